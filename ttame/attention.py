@@ -1,0 +1,189 @@
+"""The attention mechanism: from feature maps to explanation maps (T-TAME §III-B, `ttame`).
+
+Every architectural ablation is a field of `AttentionConfig`; there is one mechanism.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttame.errors import TTameError
+from ttame.features import Tokens
+from ttame.masking import upsample
+
+_ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda maps: maps}
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """What the mechanism looks like; the defaults are the papers'.
+
+    Attributes:
+        branch: Whether each layer has a feature branch at all; without, feature maps go to the
+            fusion as they are (a multi-layer L-CAM).
+        skip: Add the branch's input to its normalised convolution.
+        batch_norm: Normalise the convolution's output.
+        activation: Last step of a branch: `"relu"`, `"sigmoid"` or `"identity"`.
+        width: Channels that a branch puts out; `None` keeps each layer's own count.
+        resolution: Maps are brought to the size of the `"largest"` or `"smallest"` layer.
+        max_size: Upper bound of the map's height and width, cells.
+        tokens: Transformers: `"drop"` prefix tokens, or multiply patches by the `"cls"` token.
+    """
+
+    branch: bool = True
+    skip: bool = True
+    batch_norm: bool = True
+    activation: Literal["relu", "sigmoid", "identity"] = "relu"
+    width: int | None = None
+    resolution: Literal["largest", "smallest"] = "largest"
+    max_size: int = 56
+    tokens: Tokens = "drop"
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that have no meaning.
+
+        Raises:
+            TTameError: Naming the field, its value and what is possible.
+        """
+        allowed = {
+            "activation": tuple(_ACTIVATIONS),
+            "resolution": ("largest", "smallest"),
+            "tokens": ("drop", "cls"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise TTameError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        if self.max_size < 1 or (self.width is not None and self.width < 1):
+            raise TTameError(
+                f"max_size and width must be positive, got {self.max_size} and {self.width}"
+            )
+        if self.width is not None and self.branch and self.skip:
+            raise TTameError(
+                f"width={self.width} changes the channel count, so the input cannot be added: "
+                "pass skip=False with it"
+            )
+
+
+class FeatureBranch(nn.Module):
+    """1×1 convolution, batch norm, plus the input, ReLU; each step can be switched off."""
+
+    def __init__(self, channels: int, config: AttentionConfig) -> None:
+        super().__init__()
+        width = config.width or channels
+        self.skip, self.activation = config.skip, config.activation
+        self.convolution = nn.Conv2d(channels, width, kernel_size=1)
+        self.norm = nn.BatchNorm2d(width) if config.batch_norm else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """`(B, C, h, w)` -> `(B, width, h, w)`."""
+        hidden: Tensor = self.norm(self.convolution(maps))
+        if self.skip:
+            hidden = hidden + maps
+        return _ACTIVATIONS[self.activation](hidden)
+
+
+class AttentionMechanism(nn.Module):
+    """Feature maps of L layers -> one explanation map a target class, before the sigmoid.
+
+    Args:
+        channels: C_l of every layer, in the order of the feature maps.
+        classes: Number of classes K.
+        config: The architecture.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], classes: int, config: AttentionConfig | None = None
+    ) -> None:
+        super().__init__()
+        if not channels or classes < 1:
+            raise TTameError(f"need layers and classes, got {list(channels)} and {classes}")
+        self.config = config or AttentionConfig()
+        self.channels, self.classes = tuple(channels), classes
+        branches = [
+            FeatureBranch(count, self.config) if self.config.branch else nn.Identity()
+            for count in channels
+        ]
+        self.branches = nn.ModuleList(branches)
+        self.widths = tuple(
+            (self.config.width or count) if self.config.branch else count for count in channels
+        )
+        self.fusion = nn.Conv2d(sum(self.widths), classes, kernel_size=1)
+
+    def output_size(self, maps: Sequence[Tensor]) -> tuple[int, int]:
+        """Height and width of the explanation map for these feature maps, cells."""
+        pick = max if self.config.resolution == "largest" else min
+        height, width = pick((tuple(found.shape[-2:]) for found in maps), key=lambda s: s[0] * s[1])
+        return min(height, self.config.max_size), min(width, self.config.max_size)
+
+    def branch_outputs(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The output of every feature branch at its own resolution, `(B, width_l, h_l, w_l)`.
+
+        Raises:
+            TTameError: If the number of maps, or of their channels, is not the mechanism's.
+        """
+        found = tuple(item.shape[1] for item in maps)
+        if found != self.channels:
+            raise TTameError(
+                f"the mechanism was built for maps of {self.channels} channels, got {found}; "
+                "use the layers it was trained on"
+            )
+        return [branch(item) for branch, item in zip(self.branches, maps, strict=True)]
+
+    def forward(self, maps: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
+        """Explanation maps of the target classes, fused before upsampling.
+
+        Upsampling and the 1×1 fusion are linear and act on different axes, so they commute
+        (the weights of bilinear interpolation sum to one, so the bias does too): each branch
+        is fused at its own resolution for the wanted classes only, and the T resulting
+        channels are resized instead of all ΣC_l.
+
+        Args:
+            maps: Feature maps, `(B, C_l, h_l, w_l)` each.
+            targets: Class indices `(B, T)`, int64; `None` for all K classes.
+
+        Returns:
+            Raw maps before the sigmoid, `(B, T, h, w)`; T = K without targets.
+        """
+        size = self.output_size(maps)
+        weight, bias = self.fusion.weight[:, :, 0, 0], self.fusion.bias
+        assert bias is not None
+        total: Tensor | None = None
+        offset = 0
+        for hidden in self.branch_outputs(maps):
+            rows = weight[:, offset : offset + hidden.shape[1]]  # (K, C_l)
+            offset += hidden.shape[1]
+            if targets is None:
+                fused = torch.einsum("kc,bchw->bkhw", rows, hidden)
+            else:
+                fused = torch.einsum("btc,bchw->bthw", rows[targets], hidden)
+            fused = resize(fused, size)
+            total = fused if total is None else total + fused
+        assert total is not None
+        chosen = bias.expand(maps[0].shape[0], -1) if targets is None else bias[targets]
+        return total + chosen[..., None, None]
+
+    def textbook(self, maps: Sequence[Tensor]) -> Tensor:
+        """The papers' order of operations: upsample everything, concatenate, fuse to K maps.
+
+        The same function as `forward(maps)`, at a many times higher cost; for teaching and
+        checking.
+
+        Returns:
+            Raw maps of all classes, `(B, K, h, w)`.
+        """
+        size = self.output_size(maps)
+        upsampled = [resize(hidden, size) for hidden in self.branch_outputs(maps)]
+        return self.fusion(torch.cat(upsampled, dim=1))
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring `(B, C, h, w)` to `size`: bilinear where it grows, average pooling where it shrinks."""
+    if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
+        return maps if tuple(maps.shape[-2:]) == size else F.adaptive_avg_pool2d(maps, size)
+    return upsample(maps, size)

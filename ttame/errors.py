@@ -1,0 +1,22 @@
+"""The one exception family that `ttame` raises for bad input, and its wording helpers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TTameError(ValueError):
+    """Input that cannot be used. The message names the thing, the value and the remedy."""
+
+
+def suggest(value: str, known: Iterable[str], limit: int = 3) -> str:
+    """Return `" Did you mean 'a' or 'b'?"`, or `""` when nothing known is near `value`.
+
+    Args:
+        value: What the user wrote.
+        known: The names that exist.
+        limit: How many suggestions at most.
+    """
+    near = difflib.get_close_matches(value, list(known), n=limit, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

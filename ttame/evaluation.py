@@ -1,0 +1,179 @@
+"""Methods side by side on the same photos: streamed, resumable, every sample recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from ttame.data import PhotoDataset, PhotoList
+from ttame.explainer import Explainer
+from ttame.masking import degenerate
+from ttame.methods import build
+from ttame.metrics import (
+    PERCENTAGES,
+    average_drop,
+    increase_in_confidence,
+    masked_probabilities,
+)
+from ttame.results import ResultsFile, provenance, read_results
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    explainer: Explainer,
+    photos: PhotoList,
+    out: Path | str,
+    *,
+    methods: Sequence[str] = ("T-TAME", "Grad-CAM", "Grad-CAM++", "random", "all ones"),
+    percentages: Sequence[int] = PERCENTAGES,
+    batch_size: int = 16,
+    seed: int = 0,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Measure methods on photos and write one record a photo and method.
+
+    The target is the classifier's own prediction. A run that was killed goes on where it
+    stopped when it is started again with the same arguments.
+
+    Args:
+        explainer: T-TAME's explainer; the other methods explain its classifier.
+        photos: The photos, in the order they are measured.
+        out: The results file, `.jsonl`.
+        methods: Names in `ttame.methods.METHODS`.
+        percentages: Shares of pixels to keep, percent.
+        batch_size: Photos at a time.
+        seed: Seed of tie-breaks.
+        command: Recorded command; default: this process's.
+        progress: Called with (photos done, photos in all).
+
+    Returns:
+        The path of the complete results file.
+
+    Raises:
+        TTameError: An unknown method, an unreadable photo, a file of another run.
+    """
+    explainer = explainer.eval()
+    bound = {name: build(name, explainer) for name in methods}
+    config = {
+        "backbone": explainer.spec.name,
+        "weights": explainer.spec.source,
+        "space": explainer.spec.space,
+        "layers": list(explainer.layers),
+        "cam_layer": explainer.spec.cam_layer,
+        "explainer": explainer.record.get("name", "untitled"),
+        "data": photos.name,
+        "photos": list(photos.names),
+        "methods": list(methods),
+        "percentages": list(percentages),
+        "seed": seed,
+    }
+    # A photo counts as done when all its methods are recorded.
+    results = ResultsFile(out, config, provenance(seed, command), group=len(bound))
+    complete = len(results.records) // len(bound)
+    device = next(explainer.parameters()).device
+    remaining = Subset(PhotoDataset(photos, explainer.spec), range(complete, len(photos)))
+    for images, indices in DataLoader(remaining, batch_size=batch_size):
+        batch = images.to(device)
+        rows = _measure(explainer, bound, batch, percentages, seed)
+        results.append(
+            {"photo": photos.names[index], **row}
+            for position, index in enumerate(indices.tolist())
+            for row in rows[position]
+        )
+        complete += len(indices)
+        if progress:
+            progress(complete, len(photos))
+    return results.finish()
+
+
+def _measure(
+    explainer: Explainer,
+    methods: dict[str, Callable[[Tensor, Tensor], Tensor]],
+    images: Tensor,
+    percentages: Sequence[int],
+    seed: int,
+) -> list[list[dict[str, Any]]]:
+    """Records of one batch: for every photo one a method."""
+    with torch.inference_mode():
+        scores = explainer.classifier(images).float().softmax(dim=1)
+    original, targets = (found.clone() for found in scores.max(dim=1))
+    rows: list[list[dict[str, Any]]] = [[] for _ in images]
+    for name, method in methods.items():
+        start = time.perf_counter()
+        maps = method(images, targets)
+        seconds = (time.perf_counter() - start) / len(images)
+        flat = degenerate(maps)[:, 0]
+        finite = maps.isfinite().all(dim=-1).all(dim=-1)[..., None, None]
+        maps = torch.where(finite, maps, torch.zeros_like(maps))  # NaN explains nothing
+        masked = masked_probabilities(
+            explainer.classifier, explainer.spec, images, maps, targets, percentages, seed
+        )
+        for index, row in enumerate(rows):
+            row.append(
+                {
+                    "method": name,
+                    "target": int(targets[index]),
+                    "probability": float(original[index]),
+                    **{
+                        f"masked_{percentage}": float(value)
+                        for percentage, value in zip(percentages, masked[index], strict=True)
+                    },
+                    "degenerate": bool(flat[index]),
+                    "seconds": seconds,
+                }
+            )
+    return rows
+
+
+def per_sample(records: pd.DataFrame) -> pd.DataFrame:
+    """AD and IC of every record, in long form.
+
+    Args:
+        records: Records of a results file.
+
+    Returns:
+        Columns photo, method, percentage, metric (`"AD"` or `"IC"`), value (percent).
+    """
+    original = torch.tensor(records["probability"].to_numpy())
+    pieces = []
+    for column in (name for name in records if name.startswith("masked_")):
+        masked = torch.tensor(records[column].to_numpy())
+        for metric, function in (("AD", average_drop), ("IC", increase_in_confidence)):
+            piece = records[["photo", "method"]].copy()
+            piece["percentage"] = int(column.removeprefix("masked_"))
+            piece["metric"], piece["value"] = metric, function(original, masked).numpy()
+            pieces.append(piece)
+    return pd.concat(pieces, ignore_index=True)
+
+
+def summary(path: Path | str) -> pd.DataFrame:
+    """The papers' table: AD and IC at every percentage, a method a row.
+
+    Args:
+        path: A results file.
+
+    Returns:
+        Means in percent under columns like `"AD 50%"`, then photos, degenerate maps and
+        median milliseconds per image of making the map.
+    """
+    _, records = read_results(path)
+    long = per_sample(records)
+    long["column"] = long["metric"] + " " + long["percentage"].astype(str) + "%"
+    order, methods = list(dict.fromkeys(long["column"])), list(dict.fromkeys(records["method"]))
+    table = long.pivot_table(index="method", columns="column", values="value", aggfunc="mean")
+    table = table.loc[methods, sorted(order, key=lambda name: (name[:2], order.index(name)))]
+    grouped = records.groupby("method")
+    table["photos"] = grouped.size()
+    table["degenerate"] = grouped["degenerate"].sum()
+    table["ms"] = 1000 * grouped["seconds"].median()
+    table.columns.name = None
+    return table

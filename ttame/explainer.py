@@ -1,0 +1,337 @@
+"""The `Explainer`: a frozen classifier and its attention mechanism, explained in one pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ttame.attention import AttentionConfig, AttentionMechanism
+from ttame.backbones import (
+    Backbone,
+    BackboneSpec,
+    Space,
+    backbone_spec,
+    derive_spec,
+    freeze,
+    load_backbone,
+    weight_digest,
+)
+from ttame.errors import TTameError, suggest
+from ttame.explanation import Explanation
+from ttame.features import FeatureExtractor, choose_layers
+from ttame.files import replacing, shipped
+from ttame.images import ImageLike, normalize, to_batch
+from ttame.targets import Targets, resolve_targets
+
+FORMAT, VERSION = "ttame-explainer", 1
+
+
+class Explainer(nn.Module):
+    """A frozen classifier with an attention mechanism on its feature maps.
+
+    The classifier stays in `eval()` and without gradients whatever mode the explainer is in.
+
+    Args:
+        backbone: The classifier and its facts.
+        mechanism: The attention mechanism, built for the channels of `layers`.
+        layers: Dotted module names; default: those of the backbone's spec.
+        record: How the mechanism was trained; saved along.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mechanism: AttentionMechanism,
+        layers: Sequence[str] | None = None,
+        record: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = backbone.spec
+        self.classifier = backbone.model.eval().requires_grad_(False)
+        self.mechanism = mechanism
+        self.layers = tuple(layers or backbone.spec.layers)
+        self.record = dict(record or {})
+        self.extract = FeatureExtractor(self.classifier, self.layers, mechanism.config.tokens)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mechanism's mode; the classifier remains in `eval()` (paper-exact frozen)."""
+        super().train(mode)
+        self.classifier.eval()
+        return self
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Explain a batch that is normalised already; differentiable in the mechanism.
+
+        Args:
+            images: Normalised images, `(B, 3, H, W)`.
+            targets: Target classes `(B, T)` int64, or `None` for the predicted class.
+
+        Returns:
+            Logits `(B, K)`, targets `(B, T)` and raw maps before the sigmoid `(B, T, h, w)`.
+        """
+        with torch.no_grad():
+            logits, maps = self.extract(images)
+        if targets is None:
+            targets = logits.argmax(dim=1, keepdim=True)
+        return logits, targets, self.mechanism(maps, targets)
+
+    @torch.inference_mode()
+    def explain(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        targets: Targets = None,
+        *,
+        top_k: int | None = None,
+    ) -> Explanation:
+        """Explain photos: one forward pass of the classifier, any class.
+
+        Args:
+            images: A path, Pillow image, array or tensor (raw, in [0, 1]), or a sequence of
+                these, of any size; preprocessed as the classifier expects.
+            targets: `None` (the predicted class), a class index or name for all images, a
+                sequence or tensor `(B,)`, or `(B, T)`.
+            top_k: Explain the k most probable classes instead of naming targets.
+
+        Returns:
+            Logits, targets and raw maps, with ways to show them.
+
+        Raises:
+            TTameError: An image that cannot be read, a class that does not exist.
+        """
+        if self.mechanism.training:
+            raise TTameError("the explainer is in training mode; call explainer.eval() first")
+        raw = to_batch(images, self.spec)
+        parameter = next(self.mechanism.parameters())
+        prepared = normalize(raw, self.spec).to(parameter.device, parameter.dtype)
+        logits, maps = self.extract(prepared)
+        wanted = resolve_targets(targets, logits, self.classes, top_k)
+        return Explanation(
+            logits=logits.cpu(),
+            targets=wanted.cpu(),
+            maps=self.mechanism(maps, wanted).cpu(),
+            images=raw,
+            classes=self.classes,
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in index order; plain numbers where the spec names another count."""
+        names = self.spec.classes
+        count = self.mechanism.classes
+        return names if len(names) == count else tuple(f"class {i}" for i in range(count))
+
+    def save(self, path: Path | str, dtype: torch.dtype = torch.float32) -> Path:
+        """Write the mechanism and a JSON header to one `safetensors` file, whole or not at all.
+
+        The classifier's weights are not written, only their digest.
+
+        Args:
+            path: Where to; ends in `.safetensors`.
+            dtype: Storage type; float16 halves the file and costs about 1e-3 relative.
+
+        Raises:
+            TTameError: If the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise TTameError(f"an explainer's file ends in .safetensors, got {path.name!r}")
+        facts = ("input_size", "resize", "mean", "std", "interpolation", "space", "head")
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "backbone": self.spec.name,
+            "backbone_digest": weight_digest(self.classifier),
+            "layers": self.layers,
+            "attention": asdict(self.mechanism.config),
+            "channels": self.mechanism.channels,
+            "class_count": self.mechanism.classes,
+            "spec": {name: getattr(self.spec, name) for name in facts},
+            # ImageNet's names are known everywhere; a user's own classes travel along.
+            "classes": None if self.mechanism.classes == 1000 else self.classes,
+            "training": self.record,
+        }
+        state = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in self.mechanism.state_dict().items()
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
+        return path
+
+    @classmethod
+    def load(
+        cls, path: Path | str, model: nn.Module | None = None, weights: Path | str | None = None
+    ) -> Explainer:
+        """Read a saved explainer and check that it belongs to the classifier at hand.
+
+        Args:
+            path: The `safetensors` file.
+            model: The classifier, for one that is not registered.
+            weights: A local state dict for a registered classifier.
+
+        Raises:
+            TTameError: If the file is damaged, of another format or version, or made for
+                another classifier, weights, layers or class count; the first mismatch is named.
+        """
+        path = Path(path)
+        header, state = _read(path)
+        if model is None:
+            backbone = load_backbone(header["backbone"], weights)
+        else:
+            spec = derive_spec(
+                model, header["layers"], name=header["backbone"], classes=header["classes"],
+                input_size=header["spec"]["input_size"],
+            )  # fmt: skip
+            backbone = freeze(spec, model)
+        spec = _with_facts(backbone.spec, header)
+        digest = weight_digest(backbone.model)
+        if digest != header["backbone_digest"]:
+            raise TTameError(
+                f"{str(path)!r} was trained on {header['backbone']} with weights "
+                f"{header['backbone_digest']}, the classifier at hand has {digest}; load the "
+                "same weights or train an explainer for these"
+            )
+        mechanism = AttentionMechanism(
+            header["channels"], header["class_count"], AttentionConfig(**header["attention"])
+        )
+        expected = {name: tuple(value.shape) for name, value in mechanism.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise TTameError(
+                    f"{str(path)!r}: tensor {name!r} has shape {found.get(name)}, its header "
+                    f"asks for {expected.get(name)}; the file is inconsistent"
+                )
+        mechanism.load_state_dict({name: value.float() if value.is_floating_point() else value
+                                   for name, value in state.items()})  # fmt: skip
+        return cls(
+            Backbone(spec, backbone.model), mechanism, header["layers"], header["training"]
+        ).eval()
+
+
+def attach(
+    model: nn.Module | str,
+    layers: Sequence[str] | str = "auto",
+    *,
+    config: AttentionConfig | None = None,
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    space: Space = "raw",
+    head: str = "",
+    weights: Path | str | None = None,
+) -> Explainer:
+    """Put an untrained attention mechanism on a classifier.
+
+    Args:
+        model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`, or the name
+            of a registered backbone.
+        layers: Dotted module names, shallow to deep; `"auto"`: the registered ones, or a choice
+            by resolution (`ttame.features.list_layers`).
+        config: The mechanism's architecture.
+        classes: Class names in index order.
+        input_size: Height and width, pixels; timm models know theirs.
+        mean: Mean of the normalisation, default timm's entry or ImageNet's.
+        std: Its standard deviation.
+        space: Masking space.
+        head: Name of the classifier's last linear layer, for `init="classifier"`.
+        weights: A local state dict, for a registered backbone.
+
+    Raises:
+        TTameError: If a layer does not exist or gives no spatial map.
+    """
+    if isinstance(model, str):
+        backbone = load_backbone(model, weights)
+        names = backbone.spec.layers if isinstance(layers, str) else tuple(layers)
+    else:
+        probe = derive_spec(model, (), input_size=input_size)
+        model = model.eval()
+        names = (
+            choose_layers(model, probe.input_size) if isinstance(layers, str) else tuple(layers)
+        )
+        spec = derive_spec(
+            model, names, classes=classes, input_size=input_size, mean=mean, std=std,
+            space=space, head=head,
+        )  # fmt: skip
+        backbone = freeze(spec, model)
+    config = config or AttentionConfig()
+    parameter = next(backbone.model.parameters(), torch.zeros(()))
+    image = torch.zeros(
+        1, 3, *backbone.spec.input_size, device=parameter.device, dtype=parameter.dtype
+    )
+    with torch.inference_mode():
+        logits, maps = FeatureExtractor(backbone.model, names, config.tokens)(image)
+    mechanism = AttentionMechanism([found.shape[1] for found in maps], logits.shape[1], config)
+    mechanism = mechanism.to(parameter.device)
+    return Explainer(backbone, mechanism, names).eval()
+
+
+def load(
+    name: str | Path, model: nn.Module | None = None, weights: Path | str | None = None
+) -> Explainer:
+    """Load an explainer that ships with `ttame`, by name, or one of your own, by path.
+
+    Args:
+        name: A shipped explainer (`ttame.explainers()` lists them), or a `.safetensors` path.
+        model: The classifier, for one that is not registered.
+        weights: A local state dict for a registered classifier.
+
+    Raises:
+        TTameError: If there is no such explainer, or the file does not fit (`Explainer.load`).
+    """
+    if Path(name).suffix == ".safetensors":
+        return Explainer.load(name, model, weights)
+    if str(name) not in explainers():
+        backbone_spec(str(name))  # an unknown backbone deserves its own message
+        raise TTameError(
+            f"no explainer named {str(name)!r} ships with ttame; there are "
+            f"{', '.join(explainers())}.{suggest(str(name), explainers())} Train one with "
+            f"`ttame train --backbone {name}`, or pass the path of a .safetensors file"
+        )
+    return Explainer.load(shipped("explainers") / f"{name}.safetensors", model, weights)
+
+
+def explainers() -> tuple[str, ...]:
+    """Names of the explainers that ship with this installation."""
+    return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))
+
+
+def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
+    """The spec as it was in training: a later change of the registry must not move masks."""
+    facts = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in header["spec"].items()
+    }
+    return replace(spec, layers=tuple(header["layers"]), **facts)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of an explainer's file."""
+    if not path.is_file():
+        raise TTameError(f"explainer file {str(path)!r} does not exist")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = json.loads((handle.metadata() or {}).get(FORMAT, "null"))
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TTameError(
+            f"{str(path)!r} is truncated or not a safetensors file ({error})"
+        ) from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise TTameError(f"{str(path)!r} is a safetensors file, but not a saved explainer")
+    if header.get("version") != VERSION:
+        raise TTameError(
+            f"{str(path)!r} has explainer format {header.get('version')}, this ttame reads "
+            f"{VERSION}; save it again with a matching version"
+        )
+    return header, state

@@ -1,0 +1,99 @@
+"""What an explainer returns: raw explanation maps and the ways to look at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ttame.files import replacing
+from ttame.masking import normalize_maps, upsample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Explanation maps of a batch of photos.
+
+    Attributes:
+        logits: `(B, K)` float32.
+        targets: Explained classes, `(B, T)` int64.
+        maps: Raw maps before the sigmoid, `(B, T, h, w)`: neither scaled nor clipped.
+        images: The photos as the classifier saw them, raw, `(B, 3, H, W)` in [0, 1].
+        classes: K class names.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    maps: Tensor
+    images: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of photos B."""
+        return int(self.maps.shape[0])
+
+    def probabilities(self) -> Tensor:
+        """Softmax probabilities of the explained classes, `(B, T)` in [0, 1]."""
+        return self.logits.softmax(dim=1).gather(1, self.targets)
+
+    def names(self) -> list[list[str]]:
+        """Names of the explained classes, B lists of T; of synonyms the first."""
+        return [
+            [self.classes[index].split(",")[0] for index in row] for row in self.targets.tolist()
+        ]
+
+    def normalized(self) -> Tensor:
+        """Maps scaled to [0, 1] one by one, `(B, T, h, w)`."""
+        return normalize_maps(self.maps)
+
+    def upsampled(self) -> Tensor:
+        """Normalised maps at the size of the photos, `(B, T, H, W)` in [0, 1]."""
+        return upsample(self.normalized(), self.images.shape[-2:])
+
+    def overlay(self, opacity: float = 0.5) -> Tensor:
+        """Photos under their coloured maps, `(B, T, 3, H, W)` in [0, 1].
+
+        Args:
+            opacity: Of the colours, 0 (photo only) to 1 (map only).
+        """
+        from ttame.plotting import colorize
+
+        blended = (1 - opacity) * self.images[:, None] + opacity * colorize(self.upsampled())
+        return blended.clamp(0, 1)
+
+    def plot(self) -> Figure:
+        """A figure with one row a photo: the photo, then one overlay an explained class."""
+        from ttame.plotting import plot_explanation
+
+        return plot_explanation(self)
+
+    def save(self, folder: Path | str, stems: list[str] | None = None) -> list[Path]:
+        """Write one overlay PNG a photo and class into `folder`, named after photo and class.
+
+        Args:
+            folder: Made if missing.
+            stems: Base names of the B photos, default `photo_0`, ...
+
+        Returns:
+            The files written.
+
+        Raises:
+            TTameError: If a file cannot be written.
+        """
+        from torchvision.transforms.v2.functional import to_pil_image
+
+        written = []
+        stems = stems or [f"photo_{index}" for index in range(len(self))]
+        for stem, row, names in zip(stems, self.overlay(), self.names(), strict=True):
+            for image, name in zip(row, names, strict=True):
+                slug = "".join(c if c.isalnum() else "_" for c in name.lower())
+                path = Path(folder) / f"{stem}.{slug}.png"
+                with replacing(path) as temporary:
+                    to_pil_image(image).save(temporary, format="PNG")
+                written.append(path)
+        return written

@@ -1,0 +1,62 @@
+"""Writing files whole or not at all, and finding the files that ship with `ttame`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ttame.errors import TTameError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
+
+    On any failure, an interrupt or a full disk the temporary file is removed and whatever was
+    at `path` before stays as it was.
+
+    Raises:
+        TTameError: If the operating system refuses to write (named with its reason).
+    """
+    final = Path(path)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=final.parent, prefix=f".{final.stem}.", suffix=final.suffix
+        )
+        os.close(handle)
+    except OSError as error:
+        raise TTameError(f"cannot write {str(final)!r}: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)  # mkstemp makes files that only the owner can read
+        temporary.replace(final)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise TTameError(
+                f"cannot write {str(final)!r}: {error.strerror or error}; nothing was changed"
+            ) from error
+        raise
+
+
+def shipped(kind: str) -> Path:
+    """The folder of `samples` or `explainers` that came with this installation.
+
+    Inside a wheel they lie beside the modules; in a checkout in the repository's `data/`.
+
+    Raises:
+        TTameError: If neither exists.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here / "_data" / kind, here.parent / "data" / kind):
+        if folder.is_dir():
+            return folder
+    raise TTameError(f"this installation of ttame has no {kind}; reinstall the wheel")

@@ -1,0 +1,183 @@
+"""Photos in, batches out: reading whatever image a user has, and preparing it for a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import v2
+
+from ttame.backbones import BackboneSpec
+from ttame.errors import TTameError
+from ttame.masking import channel_tensor
+
+ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+
+# Only the central square survives the crop; a panorama is cut to this aspect before resizing.
+_MAX_ASPECT = 4
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read a photo as 8-bit RGB, upright.
+
+    Greyscale, 16-bit, CMYK, palette and transparent images are converted (transparency over
+    white), EXIF rotation is applied, of an animation the first frame is taken.
+
+    Raises:
+        TTameError: If the file is missing, empty, truncated, no image, or beyond Pillow's
+            limit for decompression bombs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TTameError(f"image {str(path)!r} does not exist or is not a file")
+    if path.stat().st_size == 0:
+        raise TTameError(f"image {str(path)!r} is empty (0 bytes)")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise TTameError(
+            f"{str(path)!r} is not an image that Pillow can read; expected JPEG, PNG, WebP, ..."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise TTameError(f"image {str(path)!r} is too large ({error}); reduce it first") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise TTameError(f"image {str(path)!r} is damaged or truncated: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Bring any Pillow image to upright 8-bit RGB; the argument is not changed."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit files fill 0..65535; anything beyond is scaled by its own maximum.
+        top = 65535.0 if 1 < values.max() <= 65535 else max(float(values.max()), 1e-12)
+        image = Image.fromarray((values.clip(0) / top * 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def to_batch(images: ImageLike | Sequence[ImageLike], spec: BackboneSpec) -> Tensor:
+    """Prepare one image or many for a classifier, without normalising.
+
+    Args:
+        images: Paths, Pillow images, arrays `(H, W)` or `(H, W, 3)` (uint8, or float in
+            [0, 1]), tensors `(3, H, W)` (uint8, or float in [0, 1]), or a sequence of these; a
+            tensor or array with a leading batch axis counts as a sequence.
+        spec: The classifier's facts: input size, resize and interpolation.
+
+    Returns:
+        Raw images, `(B, 3, H, W)`, float32 in [0, 1].
+
+    Raises:
+        TTameError: For anything that cannot be read as an image, naming its position.
+    """
+    items = list(images) if _is_many(images) else [images]
+    if not items:
+        raise TTameError("got no images; pass at least one")
+    return torch.stack([eval_transform(spec)(_to_pil(item, i)) for i, item in enumerate(items)])
+
+
+def normalize(images: Tensor, spec: BackboneSpec) -> Tensor:
+    """Raw `(B, 3, H, W)` in [0, 1] -> what the classifier takes."""
+    return (images - channel_tensor(spec.mean, images)) / channel_tensor(spec.std, images)
+
+
+def denormalize(images: Tensor, spec: BackboneSpec) -> Tensor:
+    """The inverse of `normalize`, clamped to [0, 1]."""
+    raw = images * channel_tensor(spec.std, images) + channel_tensor(spec.mean, images)
+    return raw.clamp(0, 1)
+
+
+def eval_transform(spec: BackboneSpec) -> v2.Compose:
+    """Resize the shorter side, centre crop, to a `(3, H, W)` float tensor in [0, 1]."""
+    return v2.Compose(
+        [
+            v2.Lambda(_limit_aspect),
+            _resize(spec, spec.resize),
+            v2.CenterCrop(list(spec.input_size)),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+
+
+def train_transform(spec: BackboneSpec) -> v2.Compose:
+    """As `eval_transform`, with a random crop and a horizontal flip (the papers' augmentation)."""
+    return v2.Compose(
+        [
+            v2.Lambda(_limit_aspect),
+            _resize(spec, spec.resize),
+            v2.RandomCrop(list(spec.input_size)),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+
+
+def _resize(spec: BackboneSpec, shorter: int) -> v2.Resize:
+    return v2.Resize(shorter, interpolation=v2.InterpolationMode(spec.interpolation))
+
+
+def _limit_aspect(image: Image.Image) -> Image.Image:
+    """Cut extreme panoramas about their centre, so that resizing stays within memory."""
+    width, height = image.size
+    short = min(width, height)
+    if max(width, height) <= _MAX_ASPECT * short:
+        return image
+    keep_w, keep_h = min(width, _MAX_ASPECT * short), min(height, _MAX_ASPECT * short)
+    left, top = (width - keep_w) // 2, (height - keep_h) // 2
+    return image.crop((left, top, left + keep_w, top + keep_h))
+
+
+def _is_many(images: object) -> bool:
+    if isinstance(images, (Tensor, np.ndarray)):
+        return images.ndim == 4
+    return isinstance(images, (list, tuple))
+
+
+def _to_pil(item: ImageLike, position: int) -> Image.Image:
+    where = f"image {position}"
+    if isinstance(item, (str, Path)):
+        return read_image(item)
+    if isinstance(item, Image.Image):
+        return to_rgb(item)
+    if isinstance(item, np.ndarray):
+        if item.ndim == 2:
+            item = np.stack([item] * 3, axis=-1)
+        if item.ndim != 3 or item.shape[-1] != 3:
+            raise TTameError(f"{where}: expected an array (H, W, 3) or (H, W), got {item.shape}")
+        item = torch.from_numpy(np.ascontiguousarray(item)).permute(2, 0, 1)
+    if not isinstance(item, Tensor):
+        raise TTameError(
+            f"{where}: cannot read a {type(item).__name__}; pass a path, a Pillow image, an "
+            "array or a tensor"
+        )
+    if item.ndim != 3 or item.shape[0] != 3 or item.numel() == 0:
+        raise TTameError(f"{where}: expected a tensor (3, H, W), got {tuple(item.shape)}")
+    if item.is_floating_point():
+        _check_range(item, where)
+        item = (item * 255).round().to(torch.uint8)
+    elif item.dtype != torch.uint8:
+        raise TTameError(f"{where}: integers must be uint8, got {item.dtype}")
+    return v2.functional.to_pil_image(item.cpu())
+
+
+def _check_range(values: Tensor, where: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise TTameError(f"{where}: holds NaN or infinite values; mend the data first")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise TTameError(
+            f"{where}: float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for an "
+            "input that is normalised already call explainer(tensor, targets)"
+        )

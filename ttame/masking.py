@@ -1,0 +1,147 @@
+"""From explanation maps to masks, and from masks to masked images: pure functions.
+
+The order is the papers': min-max each map at its own resolution, upsample it to the image,
+keep the top pixels, multiply (T-TAME §IV-A, `ttame`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttame.backbones import Space
+from ttame.errors import TTameError
+
+
+def normalize_maps(maps: Tensor) -> Tensor:
+    """Scale every map to [0, 1] by its own minimum and maximum.
+
+    A constant map has no range to scale: its value, clamped to [0, 1], is kept, so that the
+    all-ones map stays the mask that changes nothing. `degenerate` tells which maps those are.
+
+    Args:
+        maps: Raw explanation maps, `(..., h, w)`, any float dtype.
+
+    Returns:
+        `(..., h, w)` in [0, 1], same dtype; the argument is not changed.
+    """
+    low = maps.amin(dim=(-2, -1), keepdim=True)
+    span = maps.amax(dim=(-2, -1), keepdim=True) - low
+    constant = span <= 0
+    scaled = (maps - low) / torch.where(constant, torch.ones_like(span), span)
+    return torch.where(constant, maps.clamp(0, 1), scaled)
+
+
+def degenerate(maps: Tensor) -> Tensor:
+    """Which maps carry no ranking: constant, or with a value that is not finite.
+
+    Args:
+        maps: Raw explanation maps, `(..., h, w)`.
+
+    Returns:
+        Booleans, `(...)`.
+    """
+    flat = maps.flatten(-2)
+    return ~flat.isfinite().all(-1) | (flat.amax(-1) <= flat.amin(-1))
+
+
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps bilinearly (`align_corners=False`) to `size` = (H, W).
+
+    Args:
+        maps: `(B, T, h, w)`.
+        size: Target height and width, pixels.
+
+    Returns:
+        `(B, T, H, W)`.
+    """
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def rank_pixels(masks: Tensor, seed: int = 0) -> Tensor:
+    """Order the pixels of every mask from most to least relevant, ties broken by a seeded shuffle.
+
+    The shuffle is the same for every image, so a result does not depend on how images were
+    batched; it is drawn on the CPU, so not on the device either.
+
+    Args:
+        masks: `(..., H, W)`, finite.
+        seed: Seed of the tie-break.
+
+    Returns:
+        Flat pixel indices, `(..., H·W)`, int64, most relevant first.
+    """
+    flat = masks.flatten(-2)
+    generator = torch.Generator().manual_seed(seed)
+    shuffle = torch.randperm(flat.shape[-1], generator=generator).to(flat.device)
+    order = flat[..., shuffle].argsort(dim=-1, descending=True, stable=True)
+    return shuffle[order]
+
+
+def keep_top(masks: Tensor, fraction: float, seed: int = 0) -> Tensor:
+    """Keep the values of exactly the top `fraction` of pixels per mask, set all others to 0.
+
+    Args:
+        masks: `(..., H, W)`.
+        fraction: Share of pixels to keep, in (0, 1]; round(fraction·H·W) pixels are kept.
+        seed: Seed of the tie-break (`rank_pixels`).
+
+    Returns:
+        `(..., H, W)`; kept pixels keep their soft values.
+
+    Raises:
+        TTameError: If `fraction` is outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise TTameError(f"the retained fraction must lie in (0, 1], got {fraction!r}")
+    if fraction == 1:
+        return masks
+    flat = masks.flatten(-2)
+    count = round(fraction * flat.shape[-1])
+    kept = rank_pixels(masks, seed)[..., :count]
+    selected = torch.zeros_like(flat).scatter(-1, kept, 1.0)
+    return (flat * selected).unflatten(-1, masks.shape[-2:])
+
+
+def channel_tensor(values: Sequence[float], like: Tensor) -> Tensor:
+    """Per-channel constants as `(1, C, 1, 1)`, in the dtype and on the device of `like`."""
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+def apply_mask(
+    images: Tensor, masks: Tensor, space: Space, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Multiply normalised images by masks, in the stated space.
+
+    Args:
+        images: Normalised images, `(B, C, H, W)`.
+        masks: `(B, 1, H, W)` in [0, 1].
+        space: `"normalized"`: multiply as they are, masked pixels take the mean colour.
+            `"raw"`: multiply in [0, 1], masked pixels turn black, then normalise again.
+        mean: Mean of the normalisation.
+        std: Standard deviation of the normalisation.
+
+    Returns:
+        Normalised masked images, `(B, C, H, W)`.
+
+    Raises:
+        TTameError: If the batch or image sizes differ, or the space is unknown.
+    """
+    if images.shape[0] != masks.shape[0] or images.shape[-2:] != masks.shape[-2:]:
+        raise TTameError(
+            f"images {tuple(images.shape)} and masks {tuple(masks.shape)} must agree in batch "
+            "and size; upsample the masks to the images first"
+        )
+    if space == "normalized":
+        return images * masks
+    if space == "raw":
+        # ((x·s + m)·a - m)/s = x·a + (m/s)·(a - 1): one pass less over the image.
+        return images * masks + (channel_tensor(mean, images) / channel_tensor(std, images)) * (
+            masks - 1
+        )
+    raise TTameError(f"unknown masking space {space!r}; expected 'raw' or 'normalized'")

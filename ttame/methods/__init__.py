@@ -1,0 +1,56 @@
+"""Explanation methods under one signature: `(images, targets) -> maps`.
+
+A method takes normalised images `(B, 3, H, W)` and target classes `(B,)` and returns maps
+`(B, 1, h, w)` at a resolution of its own. `build` makes one by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from ttame.errors import TTameError, suggest
+from ttame.explainer import Explainer
+from ttame.methods.baselines import all_ones, random_map
+from ttame.methods.cam import cam_method
+
+
+class Method(Protocol):
+    """An explanation method bound to a classifier."""
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Normalised images `(B, 3, H, W)`, classes `(B,)` -> maps `(B, 1, h, w)`."""
+
+
+def ttame_method(explainer: Explainer) -> Method:
+    """T-TAME itself: the raw maps of the target classes, from one forward pass."""
+
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        _, _, maps = explainer(images, targets[:, None])
+        return maps.detach()
+
+    return explain
+
+
+METHODS: dict[str, Callable[[Explainer], Method]] = {
+    "T-TAME": ttame_method,
+    "Grad-CAM": cam_method("GradCAM"),
+    "Grad-CAM++": cam_method("GradCAMPlusPlus"),
+    "random": lambda explainer: random_map,
+    "all ones": lambda explainer: all_ones,
+}
+
+
+def build(name: str, explainer: Explainer) -> Method:
+    """Bind the method called `name` to the explainer's classifier.
+
+    Raises:
+        TTameError: If there is no such method, or it does not apply to the classifier.
+    """
+    if name not in METHODS:
+        raise TTameError(
+            f"unknown method {name!r}; known are {', '.join(METHODS)}.{suggest(name, METHODS)}"
+        )
+    return METHODS[name](explainer)

@@ -1,0 +1,56 @@
+"""Class activation mapping from pytorch-grad-cam (`gildenblat`), one signature for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ttame.errors import TTameError
+from ttame.explainer import Explainer
+from ttame.features import prefix_tokens, to_map
+
+
+def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+    """A factory for one of pytorch-grad-cam's classes, on the backbone's `cam_layer`.
+
+    Args:
+        kind: Class name in `pytorch_grad_cam`, for example `"GradCAM"`.
+    """
+
+    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        layer = explainer.spec.cam_layer or explainer.layers[-1]
+        modules = dict(explainer.classifier.named_modules())
+        if layer not in modules:
+            raise TTameError(f"{kind}: the classifier has no layer {layer!r} (cam_layer)")
+
+        def explain(images: Tensor, targets: Tensor) -> Tensor:
+            # The library keeps hooks and activations on the object, so it lives for one call.
+            def reshape(output: Tensor) -> Tensor:
+                prefix = prefix_tokens(explainer.classifier)
+                return to_map(output, layer, images, prefix)
+
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                getattr(pytorch_grad_cam, kind)(
+                    model=explainer.classifier,
+                    target_layers=[modules[layer]],
+                    reshape_transform=reshape,
+                ) as cam,
+            ):
+                # The classifier is frozen: gradients start at the image, or nowhere.
+                tracked = images.clone().requires_grad_(True)
+                maps = cam(
+                    input_tensor=tracked,
+                    targets=[ClassifierOutputTarget(int(target)) for target in targets],
+                )
+            return torch.from_numpy(maps)[:, None].to(images.device)
+
+        return explain
+
+    return bind

@@ -1,0 +1,186 @@
+"""The training objective, as pure functions with named parts (T-TAME §III-C, `ttame`; `tame`).
+
+    L = λ₃ · cross-entropy(classifier(masked image), model truth)
+      + λ₂ · area(a)
+      + λ₁ · variation(a)
+
+with a = sigmoid(c) the explanation maps at their own resolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttame.errors import TTameError
+
+# The papers' batch size and map size; `reduction="mean"` agrees with `"paper"` there.
+_PAPER_BATCH, _PAPER_CELLS = 32, 28 * 28
+_BORDER_WEIGHT = 0.3
+_AREA_OFFSET = 5e-4
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights and readings of the objective; the defaults are the papers'.
+
+    Attributes:
+        cross_entropy: λ₃.
+        area: λ₂.
+        variation: λ₁.
+        area_exponent: λ₄, exponent of the area term.
+        labels: Which maps are regularised: for every image the maps of all labels of the
+            batch (`"batch"`, as published, B×B maps) or of its own label (`"own"`, B maps).
+        reduction: `"paper"`: the variation is a sum over maps and pixels divided by 2B, and so
+            grows with batch size and resolution. `"mean"`: per map and per pixel, scaled to
+            agree with the published one at batch size 32 and 28×28 cells.
+        own_share: With `labels="batch"`, the share of the regularisers that rests on the own
+            map. `None`, as published: every map counts the same, which is 1/B.
+    """
+
+    cross_entropy: float = 1.5
+    area: float = 2.0
+    variation: float = 0.01
+    area_exponent: float = 0.3
+    labels: Literal["batch", "own"] = "batch"
+    reduction: Literal["paper", "mean"] = "paper"
+    own_share: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse weights and modes without meaning.
+
+        Raises:
+            TTameError: Naming the field, its value and what is possible.
+        """
+        if self.labels not in ("batch", "own") or self.reduction not in ("paper", "mean"):
+            raise TTameError(
+                f"labels must be 'batch' or 'own' and reduction 'paper' or 'mean', got "
+                f"{self.labels!r} and {self.reduction!r}"
+            )
+        if min(self.cross_entropy, self.area, self.variation) < 0 or self.area_exponent <= 0:
+            raise TTameError("objective weights must not be negative, the exponent positive")
+        if self.own_share is not None and not (0 <= self.own_share <= 1 and self.labels == "batch"):
+            raise TTameError(
+                f"own_share={self.own_share} must lie in [0, 1] and goes with labels='batch'"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveParts:
+    """The objective of a batch and its unweighted parts, scalars (differentiable)."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    area: Tensor
+    variation: Tensor
+
+
+def regularized_targets(labels: Tensor, config: ObjectiveConfig) -> Tensor:
+    """The classes whose maps the regularisers see, the own label's place known (`own_maps`).
+
+    Args:
+        labels: Model truth, `(B,)` int64.
+        config: The objective.
+
+    Returns:
+        `(B, 1)` for own labels, `(B, B)` for batch labels.
+    """
+    batch = labels.shape[0]
+    return labels[:, None] if config.labels == "own" else labels[None, :].expand(batch, batch)
+
+
+def own_maps(maps: Tensor) -> Tensor:
+    """Pick every image's own map out of `(B, 1, h, w)` or `(B, B, h, w)`: `(B, 1, h, w)`."""
+    if maps.shape[1] == 1:
+        return maps
+    index = torch.arange(maps.shape[0], device=maps.device)
+    return maps[index, index][:, None]
+
+
+def area(maps: Tensor, exponent: float = 0.3) -> Tensor:
+    """Mean of (a + 0.0005)^λ₄ over the pixels of each map.
+
+    Args:
+        maps: `(..., h, w)` in [0, 1].
+        exponent: λ₄.
+
+    Returns:
+        `(...)`.
+    """
+    return ((maps + _AREA_OFFSET) ** exponent).mean(dim=(-2, -1))
+
+
+def variation(maps: Tensor) -> Tensor:
+    """Squared differences of neighbours, plus 0.3 of the squares on the border, summed per map.
+
+    The four border lines are summed one by one, so corners count twice, as published.
+
+    Args:
+        maps: `(..., h, w)` in [0, 1].
+
+    Returns:
+        `(...)`.
+    """
+    across = maps.diff(dim=-1).square().sum(dim=(-2, -1))
+    down = maps.diff(dim=-2).square().sum(dim=(-2, -1))
+    lines = (maps[..., 0, :], maps[..., -1, :], maps[..., :, 0], maps[..., :, -1])
+    border = sum((line.square().sum(dim=-1) for line in lines), torch.zeros_like(across))
+    return across + down + _BORDER_WEIGHT * border
+
+
+def objective(
+    logits: Tensor, labels: Tensor, maps: Tensor, config: ObjectiveConfig
+) -> ObjectiveParts:
+    """The objective of one batch.
+
+    Args:
+        logits: The classifier's answer to the masked images, `(B, K)`.
+        labels: Model truth, `(B,)` int64.
+        maps: Sigmoid maps of `regularized_targets`, `(B, 1, h, w)` or `(B, B, h, w)`.
+        config: Weights and readings.
+
+    Returns:
+        The weighted total and its unweighted parts.
+
+    Raises:
+        TTameError: If the maps are not those that the label mode asks for.
+    """
+    batch = labels.shape[0]
+    expected = (batch, 1) if config.labels == "own" else (batch, batch)
+    if tuple(maps.shape[:2]) != expected or logits.shape[0] != batch:
+        raise TTameError(
+            f"labels={config.labels!r} needs maps of shape {expected} + (h, w) for {batch} "
+            f"labels, got {tuple(maps.shape)} with logits {tuple(logits.shape)}"
+        )
+    weights = _map_weights(batch, config).to(maps)
+    roughness = variation(maps)  # (B, T)
+    if config.reduction == "paper":
+        scale = roughness.numel() / (2 * batch)  # a weighted mean times this is the sum over 2B
+    else:
+        scale = (_PAPER_BATCH / 2) * _PAPER_CELLS / (maps.shape[-2] * maps.shape[-1])
+    parts = {
+        "cross_entropy": F.cross_entropy(logits, labels),
+        "area": (weights * area(maps, config.area_exponent)).sum(),
+        "variation": (weights * roughness).sum() * scale,
+    }
+    total = (
+        config.cross_entropy * parts["cross_entropy"]
+        + config.area * parts["area"]
+        + config.variation * parts["variation"]
+    )
+    return ObjectiveParts(total=total, **parts)
+
+
+def _map_weights(batch: int, config: ObjectiveConfig) -> Tensor:
+    """Weights of the `(B, T)` maps in the regularisers; they sum to one."""
+    if config.labels == "own":
+        return torch.full((batch, 1), 1 / batch)
+    if config.own_share is None or batch == 1:
+        return torch.full((batch, batch), 1 / batch**2)
+    own = torch.eye(batch)
+    others = (1 - own) / (batch - 1)
+    return (config.own_share * own + (1 - config.own_share) * others) / batch
