@@ -5,7 +5,7 @@ Every architectural ablation is a field of `AttentionConfig`; there is one mecha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,11 @@ from ttame.errors import TTameError
 from ttame.features import Tokens
 from ttame.masking import upsample
 
-_ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda maps: maps}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda maps: maps,
+}
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,8 @@ class AttentionMechanism(nn.Module):
         """
         size = self.output_size(maps)
         upsampled = [resize(hidden, size) for hidden in self.branch_outputs(maps)]
-        return self.fusion(torch.cat(upsampled, dim=1))
+        every: Tensor = self.fusion(torch.cat(upsampled, dim=1))
+        return every
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

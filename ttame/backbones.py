@@ -27,7 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 @cache
 def imagenet_classes() -> tuple[str, ...]:
     """The 1,000 ImageNet-1k class names in index order (from timm's label tables)."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     return tuple(info.index_to_description(index) for index in range(1000))
@@ -199,7 +199,8 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except Exception as error:  # any parser error means the same to the user
         raise TTameError(
             f"{str(path)!r} is not a readable state dict ({type(error).__name__}: {error})"
@@ -232,7 +233,8 @@ def _lite0_weights() -> Mapping[str, Tensor]:
 def _torchvision_architecture(name: str) -> nn.Module:
     import torchvision
 
-    return torchvision.models.get_model(name)
+    model: nn.Module = torchvision.models.get_model(name)
+    return model
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
@@ -241,7 +243,8 @@ def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
 
     entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
-        return entry.get_state_dict(progress=True, check_hash=True)
+        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
+        return state
     except (OSError, RuntimeError) as error:
         raise TTameError(
             f"the weights of {name} could not be downloaded ({error}); connect to the network "

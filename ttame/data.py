@@ -199,7 +199,7 @@ def download_imagenette() -> Path:
 
 
 def _wnid_indices() -> dict[str, int]:
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     return {info.index_to_label_name(index): index for index in range(1000)}

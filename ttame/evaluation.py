@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from ttame.data import PhotoDataset, PhotoList
 from ttame.explainer import Explainer
 from ttame.masking import degenerate
-from ttame.methods import build
+from ttame.methods import Method, build
 from ttame.metrics import (
     PERCENTAGES,
     average_drop,
@@ -97,7 +97,7 @@ def evaluate(
 
 def _measure(
     explainer: Explainer,
-    methods: dict[str, Callable[[Tensor, Tensor], Tensor]],
+    methods: Mapping[str, Method],
     images: Tensor,
     percentages: Sequence[int],
     seed: int,
@@ -145,7 +145,7 @@ def per_sample(records: pd.DataFrame) -> pd.DataFrame:
     """
     original = torch.tensor(records["probability"].to_numpy())
     pieces = []
-    for column in (name for name in records if name.startswith("masked_")):
+    for column in (name for name in map(str, records) if name.startswith("masked_")):
         masked = torch.tensor(records[column].to_numpy())
         for metric, function in (("AD", average_drop), ("IC", increase_in_confidence)):
             piece = records[["photo", "method"]].copy()

@@ -67,7 +67,9 @@ class Explainer(nn.Module):
         self.classifier.eval()
         return self
 
-    def forward(self, images: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Explain a batch that is normalised already; differentiable in the mechanism.
 
         Args:
@@ -256,9 +258,7 @@ def attach(
     else:
         probe = derive_spec(model, (), input_size=input_size)
         model = model.eval()
-        names = (
-            choose_layers(model, probe.input_size) if isinstance(layers, str) else tuple(layers)
-        )
+        names = choose_layers(model, probe.input_size) if isinstance(layers, str) else tuple(layers)
         spec = derive_spec(
             model, names, classes=classes, input_size=input_size, mean=mean, std=std,
             space=space, head=head,
@@ -308,7 +308,7 @@ def explainers() -> tuple[str, ...]:
 
 def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
     """The spec as it was in training: a later change of the registry must not move masks."""
-    facts = {
+    facts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in header["spec"].items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +61,7 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
         raise TTameError(f"layer {twice!r} is given twice; name every layer once")
     outputs: dict[str, object] = {}
 
-    def recorder(name: str):  # noqa: ANN202 - the hook's type is torch's
+    def recorder(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
             outputs[name] = output
 
@@ -152,7 +152,7 @@ def to_map(
         if before == 0:
             raise TTameError(f"tokens='cls' needs a class token, layer {name!r} has none")
         patches = patches * output[:, :1]
-    return patches.transpose(1, 2).unflatten(-1, (h, w))  # (B, C, h, w)
+    return patches.transpose(1, 2).reshape(batch, -1, h, w)  # (B, C, h, w)
 
 
 class FeatureExtractor:
@@ -189,7 +189,9 @@ class FeatureExtractor:
         maps = []
         for name in self.layers:
             if name not in outputs:
-                raise TTameError(f"layer {name!r} takes no part in the forward pass; choose another")
+                raise TTameError(
+                    f"layer {name!r} takes no part in the forward pass; choose another"
+                )
             maps.append(to_map(outputs[name], name, images, prefix, self.tokens))
         return logits, maps
 

@@ -1,4 +1,4 @@
-"""Folding frozen batch norm into the convolutions before it: the same function, several times faster.
+"""Folding frozen batch norm into the convolutions before it: the same function, but faster.
 
 Training evaluates the frozen classifier forward and backward on every masked photo; on CPUs
 most of that time passes in batch-norm layers, which in `eval()` are a fixed scale and shift.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +57,14 @@ def fold_batch_norm(model: nn.Module, image: Tensor, tolerance: float = 1e-3) ->
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    """Names of (convolution, batch norm) whose tensors are handed straight from one to the other."""
+    """Names of (convolution, batch norm) where the one's output is the other's input."""
     made: dict[int, str] = {}
     alive: list[Tensor] = []  # keeps the outputs, or their ids would be reused
     pairs: list[tuple[str, str]] = []
     calls: dict[str, int] = {}
     handles = []
 
-    def record(name: str):  # noqa: ANN202 - the hook's type is torch's
+    def record(name: str) -> Callable[..., None]:
         def after(_module: nn.Module, _args: object, output: Tensor) -> None:
             calls[name] = calls.get(name, 0) + 1
             made[id(output)] = name
@@ -71,7 +72,7 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
 
         return after
 
-    def match(name: str):  # noqa: ANN202 - the hook's type is torch's
+    def match(name: str) -> Callable[..., None]:
         def before(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             calls[name] = calls.get(name, 0) + 1
             if id(args[0]) in made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ def to_batch(images: ImageLike | Sequence[ImageLike], spec: BackboneSpec) -> Ten
     Raises:
         TTameError: For anything that cannot be read as an image, naming its position.
     """
-    items = list(images) if _is_many(images) else [images]
+    items: list[Any] = list(images) if _is_many(images) else [images]  # type: ignore[arg-type]
     if not items:
         raise TTameError("got no images; pass at least one")
     return torch.stack([eval_transform(spec)(_to_pil(item, i)) for i, item in enumerate(items)])
@@ -156,7 +156,7 @@ def _to_pil(item: ImageLike, position: int) -> Image.Image:
             item = np.stack([item] * 3, axis=-1)
         if item.ndim != 3 or item.shape[-1] != 3:
             raise TTameError(f"{where}: expected an array (H, W, 3) or (H, W), got {item.shape}")
-        item = torch.from_numpy(np.ascontiguousarray(item)).permute(2, 0, 1)
+        item = torch.from_numpy(np.array(item)).permute(2, 0, 1)  # a copy: it may be read-only
     if not isinstance(item, Tensor):
         raise TTameError(
             f"{where}: cannot read a {type(item).__name__}; pass a path, a Pillow image, an "
@@ -169,7 +169,8 @@ def _to_pil(item: ImageLike, position: int) -> Image.Image:
         item = (item * 255).round().to(torch.uint8)
     elif item.dtype != torch.uint8:
         raise TTameError(f"{where}: integers must be uint8, got {item.dtype}")
-    return v2.functional.to_pil_image(item.cpu())
+    image: Image.Image = v2.functional.to_pil_image(item.cpu())
+    return image
 
 
 def _check_range(values: Tensor, where: str) -> None:

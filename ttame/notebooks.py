@@ -167,7 +167,8 @@ def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> Non
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
-        line = next((line.strip() for line in error.source.splitlines() if line.strip()), "")
+        lines = (line.strip() for line in error.source.splitlines())
+        line = next((line for line in lines if line and not line.startswith("#")), "")
         where = f"{source}: cell {progress.step} of {len(progress.headings)}, {line!r}"
         failure = NotebookError(f"{where}, failed: {error.ename}: {error.evalue}")
         failure.add_note("\n".join(error.traceback))

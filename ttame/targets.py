@@ -12,7 +12,9 @@ from torch import Tensor
 from ttame.errors import TTameError, suggest
 
 ClassLike: TypeAlias = "int | str"
-Targets: TypeAlias = "ClassLike | Sequence[ClassLike] | Sequence[Sequence[ClassLike]] | Tensor | None"
+Targets: TypeAlias = (
+    "ClassLike | Sequence[ClassLike] | Sequence[Sequence[ClassLike]] | Tensor | None"
+)
 
 
 @lru_cache(maxsize=8)
@@ -92,5 +94,5 @@ def resolve_targets(
             f"targets must be one class, ({batch},) or ({batch}, T) classes for {batch} "
             f"images, got {targets!r}"
         )
-    indices = [[class_index(target, classes) for target in row] for row in rows]
+    indices = [[class_index(target, classes) for target in row] for row in rows]  # type: ignore[arg-type]
     return torch.tensor(indices, device=logits.device)

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
@@ -69,7 +70,7 @@ class TrainingConfig:
         workers: Processes that read photos.
     """
 
-    epochs: int = 4
+    epochs: int = 6
     steps: int | None = None
     batch_size: int = 32
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -77,7 +78,7 @@ class TrainingConfig:
     weight_decay: float = 5e-4
     init: Init = "classifier"
     activation: Literal["sigmoid", "minmax"] = "sigmoid"
-    retain: tuple[float, ...] = (1.0,)
+    retain: tuple[float, ...] = (1.0, 0.5, 0.15)
     objective: ObjectiveConfig = field(
         default_factory=lambda: ObjectiveConfig(labels="own", reduction="mean", variation=0.001)
     )
@@ -106,7 +107,12 @@ class TrainingConfig:
 def published(**changes: Any) -> TrainingConfig:
     """The papers' training (paper: SGD, 8 epochs, batch 32, maximum rate 1e-3), with `changes`."""
     papers = TrainingConfig(
-        epochs=8, optimizer="sgd", learning_rate=1e-3, init="free", objective=ObjectiveConfig()
+        epochs=8,
+        optimizer="sgd",
+        learning_rate=1e-3,
+        init="free",
+        retain=(1.0,),
+        objective=ObjectiveConfig(),
     )
     return replace(papers, **changes)
 
@@ -179,7 +185,7 @@ class ExplainerModule(L.LightningModule):
         self.log_dict(dict(self.scores.compute()))
         self.scores.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The papers' groups: no decay on biases; OneCycle stepped every batch."""
         named = list(self.explainer.mechanism.named_parameters())
         groups = [
@@ -311,9 +317,7 @@ def fit(
         log_every_n_steps=5,
         default_root_dir=out,
     )
-    trainer.fit(
-        module, train, held_out, ckpt_path=last if resume else None, weights_only=True
-    )
+    trainer.fit(module, train, held_out, ckpt_path=last if resume else None, weights_only=True)
     record = {
         "name": name,
         **made,
@@ -341,7 +345,9 @@ def fit(
 
 def loss_curves(out: Path | str) -> pd.DataFrame:
     """Everything logged in a training folder, one row a logged step, resumed runs joined."""
-    files = sorted(Path(out).glob("csv/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    files = sorted(
+        Path(out).glob("csv/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime
+    )
     if not files:
         raise TTameError(f"no training log in {str(out)!r}")
     rows = pd.concat([pd.read_csv(file) for file in files])

@@ -7,7 +7,7 @@ A method takes normalised images `(B, 3, H, W)` and target classes `(B,)` and re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -16,19 +16,15 @@ from ttame.explainer import Explainer
 from ttame.methods.baselines import all_ones, random_map
 from ttame.methods.cam import cam_method
 
-
-class Method(Protocol):
-    """An explanation method bound to a classifier."""
-
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Normalised images `(B, 3, H, W)`, classes `(B,)` -> maps `(B, 1, h, w)`."""
+# Normalised images `(B, 3, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
+Method: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def ttame_method(explainer: Explainer) -> Method:
     """T-TAME itself: the raw maps of the target classes, from one forward pass."""
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        _, _, maps = explainer(images, targets[:, None])
+        maps: Tensor = explainer(images, targets[:, None])[2]
         return maps.detach()
 
     return explain

@@ -1,0 +1,64 @@
+# Every target sets up what it needs. `make` alone lists them.
+
+PYTHON ?= python3
+PROFILE ?= quick
+CORES ?= all
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# uv is pinned where everything else is.
+UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lint format bench notebooks lock clean
+.DELETE_ON_ERROR:
+
+# A package path left over in the shell would win over the pinned packages.
+unexport PYTHONPATH PYTHONHOME
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), PROFILE=$(PROFILE), CORES=$(CORES), ARGS for the called tool"
+
+setup: $(STAMP) ## Create .venv from the pinned requirements
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is not Python 3.11 or newer; run make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	@echo "Installing the pinned packages into .venv (several minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(STAMP) ## Run the notebooks and build the book
+	@$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) $(ARGS) -- book
+	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+test: $(STAMP) ## Run the tests (fast part: ARGS="-m 'not slow'")
+	@$(BIN)/pytest -q $(ARGS)
+
+lint: $(STAMP) ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Apply the style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## Time an explanation against a plain forward pass
+	@$(BIN)/ttame bench $(ARGS)
+
+notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
+	@$(BIN)/python -m ttame.notebooks convert notebooks/*.py
+
+lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \
+		pyproject.toml -o requirements.txt
+
+clean: ## Remove what was built, but not the environment
+	@rm -rf _build .snakemake dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,171 @@
+"""The book: its files exist, its names agree, and nothing names a machine or a registry."""
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+URL: str = CONFIG["repository"]["url"]
+
+
+def project_files() -> list[Path]:
+    """Everything that is or is about to be committed, as git sees it."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        found = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in found.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts() -> dict[str, str]:
+    """The text of every project file that is text, by its path in the repository."""
+    found = {}
+    for path in project_files():
+        content = path.read_bytes()
+        if b"\0" not in content[:8192]:
+            found[path.relative_to(ROOT).as_posix()] = content.decode("utf-8", errors="replace")
+    return found
+
+
+def pages() -> dict[str, str]:
+    folder = ROOT / "book"
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+
+
+# Structure
+
+
+def test_every_page_is_in_the_table_of_contents_and_exists() -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    listed = [toc["root"], *(entry["file"] for entry in entries if "file" in entry)]
+    assert len(listed) == len(set(listed))
+    assert {f"book/{Path(name).stem}" for name in pages()} == set(listed)
+    assert [entry["glob"] for entry in entries if "glob" in entry] == ["notebooks/*"]
+
+
+def test_api_page_lists_every_module() -> None:
+    package = ROOT / "ttame"
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in package.rglob("*.py")
+        # The package itself only re-exports, and the command line documents itself by --help.
+        if path not in (package / "__init__.py", package / "__main__.py", package / "cli.py")
+    }
+    listed = re.findall(r"automodule:: (\S+)", pages()["api.md"])
+    assert len(listed) == len(set(listed))
+    assert modules - set(listed) == set(), "give these modules a place in book/api.md"
+    assert set(listed) - modules == set(), "these are in book/api.md but not in the library"
+
+
+def test_citations_exist() -> None:
+    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text(), re.MULTILINE)
+    assert len(keys) == len(set(keys))
+    prose = [text for name, text in texts().items() if name.endswith((".md", ".py"))]
+    cited = {
+        key.strip()
+        for text in prose
+        for group in re.findall(r"(?:\{cite(?::\w+)?\}|:cite(?::\w+)?:)`([^`]+)`", text)
+        for key in group.split(",")
+    }
+    assert cited
+    assert cited <= set(keys)
+
+
+# Names that must agree
+
+
+def test_repository_is_named_alike_everywhere() -> None:
+    found = texts()
+    assert f'Repository = "{URL}"' in found["pyproject.toml"]
+    assert f"repository-code: {URL}\n" in found["CITATION.cff"]
+    slug = URL.removeprefix("https://github.com/")
+    host = "colab.research.google.com"  # joined below, so that this file does not find itself
+    colab = f"https://{host}/github/{slug}/blob/main/notebooks/"
+    assert colab in found["README.md"]
+    for name, text in found.items():
+        owned = re.findall(rf"github(?:\.com)?/({slug.split('/')[0]}/[\w-]+)", text)
+        assert set(owned) <= {slug}, name
+        for link in re.findall(rf"https://{host}/github/[^\s)\"'\\]+", text):
+            assert link.startswith(colab), name
+            assert (ROOT / "notebooks" / Path(link).name).is_file(), f"{name}: {link}"
+
+
+def test_readme_links_to_files_that_exist() -> None:
+    for page in ("README.md", "CONTRIBUTING.md", "data/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_pins_cover_every_requirement() -> None:
+    """The lock file is compiled by hand; a requirement added since would be missing from it."""
+    normal = re.compile(r"[-_.]+")
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    pinned = {normal.sub("-", name).lower() for name in re.findall(r"^([\w.-]+)==", lock, re.M)}
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.scripts]")[0]
+    wanted = re.findall(r'^    "([A-Za-z][\w.-]*)(?:[<>=~!][^"]*)?",?$', lines, re.MULTILINE)
+    assert {normal.sub("-", name).lower() for name in wanted} <= pinned
+
+
+# Nothing of one machine
+
+
+def test_no_machine_or_registry_is_named() -> None:
+    # Put together here so that this file does not find itself.
+    folders = "|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/[a-z]", "/Us" + "ers/[a-z]"])
+    hosts = "|".join(["pypi" + r"\.org/simple", "files" + r"\.pythonhosted", "--index" + "-url"])
+    pattern = re.compile(rf"(?<![\w.])(?:{folders})|{hosts}")
+    for name, text in texts().items():
+        found = pattern.search(text)
+        assert found is None, f"{name}: {found[0] if found else ''}"
+
+
+# Nothing from the network
+
+
+@pytest.fixture(scope="module")
+def offline() -> ModuleType:
+    path = ROOT / "book" / "_ext" / "offline.py"
+    spec = importlib.util.spec_from_file_location("offline", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("page", "fetched"),
+    [
+        ('<script src="https://cdn.example/x.js"></script>', ["https://cdn.example/x.js"]),
+        ('<img alt="" src="//images.example/x.png">', ["//images.example/x.png"]),
+        ('<link rel="stylesheet" href="http://s.example/a.css">', ["http://s.example/a.css"]),
+        ('<link rel="canonical" href="https://book.example/a.html">', []),
+        ('<a href="https://example.org">followed by readers only</a>', []),
+        ('<script src="../_static/x.js"></script><img src="data:image/png;base64,AA">', []),
+    ],
+)
+def test_requests_of_a_page_are_found(
+    offline: ModuleType, tmp_path: Path, page: str, fetched: list[str]
+) -> None:
+    built = tmp_path / "page.html"
+    built.write_text(page, encoding="utf-8")
+    assert offline.requests_of(built) == fetched
+
+
+def test_requests_of_a_style_sheet_are_found(offline: ModuleType, tmp_path: Path) -> None:
+    sheet = tmp_path / "page.css"
+    sheet.write_text(
+        '@import "https://f.example/a.css"; p {background: url(b.png)} '
+        "q {background: url('//f.example/c.png')}",
+        encoding="utf-8",
+    )
+    assert offline.requests_of(sheet) == ["https://f.example/a.css", "//f.example/c.png"]

@@ -1,0 +1,124 @@
+"""Finding photos: settings, half-present folders, seeded selections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ttame.backbones import imagenet_classes
+from ttame.data import (
+    IMAGENETTE,
+    PhotoDataset,
+    PhotoList,
+    data_root,
+    download_imagenette,
+    image_folder,
+    imagenette,
+    samples,
+)
+from ttame.errors import TTameError
+
+
+def photo(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(path)
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of Imagenette's shape, one photo a class and split."""
+    for split in ("train", "val"):
+        for wnid in IMAGENETTE:
+            photo(tmp_path / "imagenette" / split / wnid / f"{wnid}_1.JPEG")
+    monkeypatch.setenv("TTAME_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_imagenette_carries_imagenet_labels(miniature: Path) -> None:
+    found = imagenette("val")
+    assert len(found) == 10
+    names = [imagenet_classes()[label].split(",")[0] for label in found.labels or ()]
+    assert names[:3] == ["tench", "English springer", "cassette player"]
+    assert (found.labels or ())[-1] == 701
+
+
+def test_missing_folder_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTAME_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(TTameError, match="ttame data imagenette"):
+        imagenette("val")
+
+
+def test_without_the_setting_data_is_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TTAME_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    photo(tmp_path / "data" / "mine" / "a.png")
+    assert data_root("mine") == Path("data") / "mine"
+
+
+def test_half_present_data_is_refused(miniature: Path) -> None:
+    next((miniature / "imagenette" / "val" / IMAGENETTE[4]).iterdir()).unlink()
+    with pytest.raises(TTameError, match=IMAGENETTE[4]):
+        imagenette("val")
+
+
+def test_unknown_split_is_refused(miniature: Path) -> None:
+    with pytest.raises(TTameError, match="'test'"):
+        imagenette("test")
+
+
+def test_empty_and_missing_image_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TTameError, match="holds no image"):
+        image_folder(tmp_path)
+    with pytest.raises(TTameError, match="does not exist"):
+        image_folder(tmp_path / "none")
+
+
+def test_sub_folders_are_classes(tmp_path: Path) -> None:
+    for name in ("b/1.png", "a/2.jpg", "a/1.jpg"):
+        photo(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("not a photo")
+    found = image_folder(tmp_path)
+    assert found.names == ("a/1.jpg", "a/2.jpg", "b/1.png")
+    assert found.labels == (0, 0, 1)
+
+
+def test_samples_are_seeded_and_nested() -> None:
+    photos = PhotoList("x", Path(), tuple(f"{i}.png" for i in range(50)), tuple(range(50)))
+    few, many = photos.sample(5, seed=3), photos.sample(20, seed=3)
+    assert few.names == many.names[:5]
+    assert few.names != photos.sample(5, seed=4).names
+    assert len(set(many.names)) == 20
+    assert all(
+        name == f"{label}.png" for name, label in zip(many.names, many.labels or (), strict=True)
+    )
+    with pytest.raises(TTameError, match="positive"):
+        photos.sample(0)
+
+
+def test_shipped_samples_are_read(tmp_path: Path) -> None:
+    from ttame.backbones import backbone_spec
+
+    found = samples()
+    assert len(found) >= 12
+    image, index = PhotoDataset(found, backbone_spec("tf_efficientnet_lite0"))[3]
+    assert image.shape == (3, 224, 224) and index == 3
+    assert image.min() >= -1 and image.max() <= 1
+
+
+def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    def no_network(*_args: object, **_kwargs: object) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setenv("TTAME_DATA", str(tmp_path))
+    monkeypatch.setattr(torchvision.datasets, "Imagenette", no_network)
+    with pytest.raises(TTameError, match="network is unreachable"):
+        download_imagenette()
+    (tmp_path / "imagenette").mkdir()
+    with pytest.raises(TTameError, match="exists already"):
+        download_imagenette()
