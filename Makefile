@@ -39,7 +39,7 @@ book: $(STAMP) ## Run the notebooks and build the book
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 test: $(STAMP) ## Run the tests (fast part: ARGS="-m 'not slow'")
-	@$(BIN)/pytest -q $(ARGS)
+	@MPLBACKEND=Agg $(BIN)/pytest -q $(ARGS)
 
 lint: $(STAMP) ## Check style and types
 	@$(BIN)/ruff check .

@@ -153,7 +153,14 @@ class AttentionMechanism(nn.Module):
 
         Returns:
             Raw maps before the sigmoid, `(B, T, h, w)`; T = K without targets.
+
+        Raises:
+            TTameError: If maps or targets are not those of this mechanism and batch.
         """
+        if targets is not None and (targets.ndim != 2 or len(targets) != len(maps[0])):
+            raise TTameError(
+                f"targets must be (B, T) for the {len(maps[0])} images, got {tuple(targets.shape)}"
+            )
         size = self.output_size(maps)
         weight, bias = self.fusion.weight[:, :, 0, 0], self.fusion.bias
         assert bias is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -193,7 +194,7 @@ class Explainer(nn.Module):
                 model, header["layers"], name=header["backbone"], classes=header["classes"],
                 input_size=header["spec"]["input_size"],
             )  # fmt: skip
-            backbone = freeze(spec, model)
+            backbone = freeze(spec, copy.deepcopy(model))
         spec = _with_facts(backbone.spec, header)
         digest = weight_digest(backbone.model)
         if digest != header["backbone_digest"]:
@@ -236,8 +237,8 @@ def attach(
     """Put an untrained attention mechanism on a classifier.
 
     Args:
-        model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`, or the name
-            of a registered backbone.
+        model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`; a frozen copy
+            of it is explained, so that it may be trained on. Or a registered backbone's name.
         layers: Dotted module names, shallow to deep; `"auto"`: the registered ones, or a choice
             by resolution (`ttame.features.list_layers`).
         config: The mechanism's architecture.
@@ -257,7 +258,7 @@ def attach(
         names = backbone.spec.layers if isinstance(layers, str) else tuple(layers)
     else:
         probe = derive_spec(model, (), input_size=input_size)
-        model = model.eval()
+        model = copy.deepcopy(model).eval()
         names = choose_layers(model, probe.input_size) if isinstance(layers, str) else tuple(layers)
         spec = derive_spec(
             model, names, classes=classes, input_size=input_size, mean=mean, std=std,

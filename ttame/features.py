@@ -63,7 +63,8 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
 
     def recorder(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
-            outputs[name] = output
+            # A copy: a ReLU in place behind the layer would write into its output.
+            outputs[name] = output.clone() if isinstance(output, Tensor) else output
 
         return hook
 
@@ -95,7 +96,8 @@ def token_grid(tokens: int, size: Sequence[int], prefix: int | None) -> tuple[in
         TTameError: If no grid fits.
     """
     height, width = size
-    for before in range(9) if prefix is None else (prefix,):
+    # Where the count is known, a layer may still lie before the prefix tokens join (CaiT).
+    for before in range(9) if prefix is None else (prefix, 0):
         patches = tokens - before
         if patches < 1:
             continue
@@ -258,7 +260,8 @@ def _choose(rows: Sequence[LayerInfo]) -> list[str]:
     depth = min((row.name.count(".") for row in blocks), default=0)
     top = [row for row in blocks if row.name.count(".") == depth]
     sizes = sorted({row.size for row in rows}, key=lambda size: size[0] * size[1])[:3]
-    if len(sizes) < 3 and len(top) >= 4:  # repeated blocks at one resolution: a transformer
+    # Repeated blocks at one resolution: a transformer (whose attention matrices look like maps).
+    if len(top) >= 4 and len({row.size for row in top}) == 1:
         return [row.name for row in top[-4:-1]]
     chosen = []
     for size in reversed(sizes):  # large to small, that is shallow to deep

@@ -146,10 +146,10 @@ def apply_mask(
     Raises:
         TTameError: If the batch or image sizes differ, or the space is unknown.
     """
-    if images.shape[0] != masks.shape[0] or images.shape[-2:] != masks.shape[-2:]:
+    if masks.shape != (images.shape[0], 1, *images.shape[-2:]):
         raise TTameError(
             f"images {tuple(images.shape)} and masks {tuple(masks.shape)} must agree in batch "
-            "and size; upsample the masks to the images first"
+            "and size, one mask an image; upsample the masks to the images first"
         )
     if space == "normalized":
         return images * masks

@@ -89,7 +89,7 @@ def _report_requests(app: Sphinx, error: Exception | None) -> None:
     built = Path(app.outdir)
     for page in sorted([*built.rglob("*.html"), *built.rglob("*.css")]):
         for address in requests_of(page):
-            logger.warning("%s is fetched from the network", address, location=str(page))
+            logger.warning("%s fetches %s", page.relative_to(built), address)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,0 +1,315 @@
+"""Taking feature maps from networks of every kind, and leaving the networks as they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from ttame.errors import TTameError
+from ttame.features import (
+    FeatureExtractor,
+    LayerInfo,
+    capture,
+    choose_layers,
+    list_layers,
+    prefix_tokens,
+    to_map,
+    token_grid,
+)
+
+IMAGE = torch.zeros(2, 3, 64, 64)
+
+
+def count_hooks(model: nn.Module) -> int:
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
+
+
+class Awkward(nn.Module):
+    """A network with every kind of layer that cannot be explained."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, stride=4, padding=1)
+        self.activation = nn.ReLU(inplace=True)
+        self.pair = Pair()
+        self.windows = Windows()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(4, 5)
+        self.unused = nn.Conv2d(3, 3, 1)
+        self.fails = fails
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.activation(self.convolution(images))
+        self.windows(self.pair(maps)[0])
+        if self.fails:
+            raise RuntimeError("out of luck")
+        logits: Tensor = self.head(self.pool(maps).flatten(1))
+        return logits
+
+
+class Pair(nn.Module):
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        return maps, maps
+
+
+class Windows(nn.Module):
+    """Cuts every map into four windows that travel in the batch axis."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.cat([maps[..., ::2, ::2]] * 4)
+
+
+class Transformer(nn.Module):
+    """Patch tokens behind `prefix` others, numbered so that a test can tell them apart."""
+
+    def __init__(self, prefix: int, patch: int = 16) -> None:
+        super().__init__()
+        self.num_prefix_tokens, self.patch = prefix, patch
+        self.blocks = nn.Sequential(nn.Identity())
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = images.shape[-2] * images.shape[-1] // self.patch**2
+        numbers = torch.arange(self.num_prefix_tokens + patches, dtype=torch.float32)
+        scale = torch.tensor([1.0, 10.0, 100.0])
+        tokens: Tensor = self.blocks((numbers[:, None] * scale).expand(len(images), -1, -1))
+        return tokens.mean(dim=1)
+
+
+def test_maps_come_in_the_order_that_was_asked_for(toy: nn.Module) -> None:
+    extract = FeatureExtractor(toy, ("stages.2", "stages.0", "stages.1"))
+    logits, maps = extract(torch.randn(2, 3, 32, 48))
+    assert logits.shape == (2, 10)
+    assert [tuple(found.shape) for found in maps] == [
+        (2, 16, 4, 6),
+        (2, 8, 16, 24),
+        (2, 12, 8, 12),
+    ]
+
+
+def test_logits_and_maps_are_those_of_a_plain_pass(toy: nn.Module) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    logits, maps = FeatureExtractor(toy, ("stages.1",))(images)
+    assert torch.equal(logits, toy(images))
+    first = toy.get_submodule("stages.0")(images)
+    assert torch.equal(maps[0], toy.get_submodule("stages.1")(first))
+
+
+def test_hooks_are_gone_after_a_pass(toy: nn.Module) -> None:
+    before = count_hooks(toy)
+    with capture(toy, ("stages.1", "stages.2")):
+        assert count_hooks(toy) == before + 2
+    assert count_hooks(toy) == before
+    FeatureExtractor(toy, ("stages.0",))(torch.randn(1, 3, 32, 32))
+    list_layers(toy, (32, 32))
+    assert count_hooks(toy) == before
+
+
+def test_hooks_are_gone_after_an_exception() -> None:
+    model = Awkward(fails=True)
+    extract = FeatureExtractor(model, ("convolution",))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        extract(IMAGE)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        list_layers(model, (64, 64))
+    assert count_hooks(model) == 0
+
+
+def test_a_layer_that_does_not_exist_is_named_with_suggestions(toy: nn.Module) -> None:
+    with pytest.raises(TTameError, match=r"no layer 'stage\.2'.*'stages\.2'"):
+        FeatureExtractor(toy, ("stages.1", "stage.2"))
+    with pytest.raises(TTameError, match="no layer ''"):
+        FeatureExtractor(toy, ("",))
+    assert count_hooks(toy) == 0
+
+
+def test_a_layer_given_twice_is_refused(toy: nn.Module) -> None:
+    with pytest.raises(TTameError, match=r"'stages\.1' is given twice"):
+        FeatureExtractor(toy, ("stages.1", "stages.2", "stages.1"))
+
+
+def test_no_layers_at_all_are_refused(toy: nn.Module) -> None:
+    with pytest.raises(TTameError, match="at least one layer"):
+        FeatureExtractor(toy, ())
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("unused", "takes no part"),
+        ("pair", "returns a tuple"),
+        ("windows", r"\(8, 4, 8, 8\) for 2 images"),
+        ("head", r"\(2, 5\) for 2 images"),
+    ],
+)
+def test_layers_that_give_no_map_are_refused(layer: str, message: str) -> None:
+    with pytest.raises(TTameError, match=f"'{layer}'.*{message}"):
+        FeatureExtractor(Awkward(), (layer,))(IMAGE)
+
+
+@torch.no_grad()
+def test_an_in_place_layer_behind_does_not_change_the_map() -> None:
+    model, images = Awkward(), torch.randn(2, 3, 64, 64)
+    _, maps = FeatureExtractor(model, ("convolution",))(images)
+    assert torch.equal(maps[0], model.convolution(images))
+    assert float(maps[0].min()) < 0
+
+
+def test_channels_last_outputs_are_turned() -> None:
+    output = torch.randn(2, 8, 8, 24)
+    assert torch.equal(to_map(output, "x", IMAGE), output.permute(0, 3, 1, 2))
+    wide = torch.zeros(2, 3, 64, 128)
+    output = torch.randn(2, 4, 8, 24)
+    assert torch.equal(to_map(output, "x", wide), output.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 8, 8), (2, 8, 8, 8), (2, 3, 64, 64), (2, 24, 1, 1)])
+def test_channels_first_outputs_are_kept(shape: tuple[int, ...]) -> None:
+    output = torch.randn(shape)
+    assert torch.equal(to_map(output, "x", IMAGE), output)
+
+
+def test_channels_first_outputs_of_wide_images_are_kept() -> None:
+    output = torch.randn(2, 8, 4, 8)
+    assert torch.equal(to_map(output, "x", torch.zeros(2, 3, 64, 128)), output)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 48)], ids=str)
+@pytest.mark.parametrize("told", [True, False])
+def test_tokens_become_a_grid(prefix: int, size: tuple[int, int], told: bool) -> None:
+    model = Transformer(prefix)
+    if not told:
+        del model.num_prefix_tokens
+        assert prefix_tokens(model) is None
+    image = torch.zeros(2, 3, *size)
+    rows, columns = size[0] // 16, size[1] // 16
+    numbers = torch.arange(prefix + rows * columns, dtype=torch.float32)
+    tokens = (numbers[:, None] * torch.tensor([1.0, 10.0])).expand(2, -1, -1)
+    found = to_map(tokens, "x", image, prefix_tokens(model))
+    assert found.shape == (2, 2, rows, columns)
+    for y in range(rows):
+        for x in range(columns):
+            number = prefix + y * columns + x
+            assert found[1, :, y, x].tolist() == [number, 10 * number]
+
+
+def test_the_extractor_reads_the_prefix_off_the_model() -> None:
+    _, maps = FeatureExtractor(Transformer(2), ("blocks.0",))(torch.zeros(1, 3, 32, 64))
+    assert maps[0].shape == (1, 3, 2, 4)
+    assert maps[0][0, 0].flatten().tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_patches_times_the_class_token_by_hand() -> None:
+    tokens = torch.tensor([[[2.0, -1.0], [1.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]])
+    found = to_map(tokens, "x", torch.zeros(1, 3, 32, 32), prefix=1, tokens="cls")
+    assert found[0, 0].tolist() == [[2.0, 4.0], [8.0, 12.0]]
+    assert found[0, 1].tolist() == [[-1.0, -3.0], [-5.0, -7.0]]
+
+
+def test_the_class_token_is_the_first_of_several() -> None:
+    tokens = torch.randn(2, 2 + 16, 3)
+    found = to_map(tokens, "x", IMAGE, prefix=2, tokens="cls")
+    assert torch.equal(found[:, :, 0, 0], tokens[:, 2] * tokens[:, 0])
+
+
+def test_without_a_class_token_there_is_nothing_to_multiply_by() -> None:
+    with pytest.raises(TTameError, match="needs a class token"):
+        to_map(torch.randn(2, 16, 3), "x", IMAGE, prefix=0, tokens="cls")
+
+
+@pytest.mark.parametrize(("tokens", "prefix"), [(12, 0), (17, 0), (18, 1), (1, 1), (35, None)])
+def test_tokens_that_form_no_grid_are_refused(tokens: int, prefix: int | None) -> None:
+    with pytest.raises(TTameError, match=f"{tokens} tokens.*64x64"):
+        token_grid(tokens, (64, 64), prefix)
+
+
+def test_token_counts_of_the_usual_transformers() -> None:
+    assert token_grid(197, (224, 224), 1) == (1, 14, 14)
+    assert token_grid(198, (224, 224), 2) == (2, 14, 14)
+    assert token_grid(261, (224, 224), 5) == (5, 16, 16)
+    assert token_grid(197, (224, 224), None) == (1, 14, 14)
+    assert token_grid(196, (224, 224), 1) == (0, 14, 14)  # a layer before the class token
+    assert token_grid(49, (224, 224), None) == (0, 7, 7)
+    assert token_grid(1 + 14 * 28, (224, 448), None) == (1, 14, 28)
+
+
+def marked(rows: tuple[LayerInfo, ...]) -> list[tuple[str, int, tuple[int, int], float]]:
+    return [(row.name, row.channels, row.size, row.stride) for row in rows if row.chosen]
+
+
+def test_layers_of_a_residual_network() -> None:
+    model = timm.create_model("resnet18", pretrained=False).eval()
+    rows = list_layers(model, (64, 64))
+    assert marked(rows) == [
+        ("layer2", 128, (8, 8), 8.0),
+        ("layer3", 256, (4, 4), 16.0),
+        ("layer4", 512, (2, 2), 32.0),
+    ]
+    assert choose_layers(model, (64, 64)) == ("layer2", "layer3", "layer4")
+    listed = {row.name: row for row in rows}
+    assert listed["layer1.0.conv1"].kind == "Conv2d"
+    assert listed["layer1.0.conv1"].size == (16, 16)
+    assert "fc" not in listed and "global_pool" not in listed
+    assert rows[0].name == "conv1"
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_layers_of_a_vision_transformer(fused: bool) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=64, depth=6).eval()
+    for block in model.blocks:
+        block.attn.fused_attn = fused  # else attention matrices pass through a module
+    expected = [(f"blocks.{index}", 192, (4, 4), 16.0) for index in (2, 3, 4)]
+    assert marked(list_layers(model, (64, 64))) == expected
+
+
+def test_layers_of_a_wide_vision_transformer() -> None:
+    model = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, img_size=(32, 64), depth=4
+    ).eval()
+    rows = marked(list_layers(model, (32, 64)))
+    assert [(name, size) for name, _, size, _ in rows] == [
+        (f"blocks.{index}", (2, 4)) for index in (0, 1, 2)
+    ]
+    _, maps = FeatureExtractor(model, ("blocks.2",), "cls")(torch.randn(2, 3, 32, 64))
+    assert maps[0].shape == (2, 192, 2, 4)
+
+
+def test_layers_of_a_shifted_window_transformer() -> None:
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", pretrained=False, img_size=64, window_size=2,
+        depths=(1, 1, 2, 1), embed_dim=24, num_heads=(1, 2, 4, 8),
+    ).eval()  # fmt: skip
+    rows = marked(list_layers(model, (64, 64)))
+    assert [(channels, size) for _, channels, size, _ in rows] == [
+        (48, (8, 8)),
+        (96, (4, 4)),
+        (192, (2, 2)),
+    ]
+    assert [name for name, *_ in rows][:2] == ["layers.1", "layers.2"]
+
+
+def test_layers_of_the_default_backbone() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    assert choose_layers(model, (224, 224)) == ("blocks.2", "blocks.4", "bn2")
+
+
+def test_layers_of_the_toy_classifier(toy: nn.Module) -> None:
+    assert choose_layers(toy, (32, 48)) == ("stages.0", "stages.1", "stages")
+
+
+def test_a_network_without_maps_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
+    with pytest.raises(TTameError, match="no layer with a spatial feature map"):
+        choose_layers(model, (4, 4))
+
+
+def test_listing_leaves_the_model_alone(toy: nn.Module) -> None:
+    before: dict[str, Any] = {name: value.clone() for name, value in toy.state_dict().items()}
+    list_layers(toy, (32, 32))
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())

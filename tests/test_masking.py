@@ -1,0 +1,203 @@
+"""Normalising, upsampling, ranking, keeping and applying masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ttame.backbones import IMAGENET_MEAN, IMAGENET_STD
+from ttame.errors import TTameError
+from ttame.masking import (
+    apply_mask,
+    channel_tensor,
+    degenerate,
+    keep_top,
+    normalize_maps,
+    rank_pixels,
+    upsample,
+)
+
+
+def test_normalize_maps_by_hand() -> None:
+    maps = torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]], [[[10.0, 20.0], [30.0, 10.0]]]])
+    expected = torch.tensor([[[[0.0, 0.25], [0.5, 1.0]]], [[[0.0, 0.5], [1.0, 0.0]]]])
+    assert torch.allclose(normalize_maps(maps), expected)
+
+
+def test_every_map_is_normalized_by_itself() -> None:
+    maps = torch.randn(3, 2, 4, 5) * torch.tensor([1.0, 100.0])[:, None, None]
+    together = normalize_maps(maps)
+    for image in range(3):
+        for target in range(2):
+            assert torch.equal(together[image, target], normalize_maps(maps[image, target]))
+    assert torch.equal(together.amin(dim=(-2, -1)), torch.zeros(3, 2))
+    assert torch.equal(together.amax(dim=(-2, -1)), torch.ones(3, 2))
+
+
+def test_normalize_maps_leaves_its_argument_alone() -> None:
+    maps = torch.randn(2, 1, 3, 3)
+    before = maps.clone()
+    normalize_maps(maps).mul_(0)
+    assert torch.equal(maps, before)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, 1.0), (0.4, 0.4), (7.0, 1.0), (-2.0, 0.0)])
+def test_constant_maps_keep_their_value(value: float, expected: float) -> None:
+    maps = torch.stack([torch.full((1, 3, 3), value), torch.arange(9.0).view(1, 3, 3)])
+    normalized = normalize_maps(maps)
+    assert torch.equal(normalized[0], torch.full((1, 3, 3), expected))
+    assert torch.equal(normalized[1], torch.arange(9.0).view(1, 3, 3) / 8)
+
+
+def test_degenerate_finds_constant_and_non_finite_maps() -> None:
+    good = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    constant = torch.full((2, 2), 0.7)
+    holed = torch.tensor([[0.0, float("nan")], [2.0, 3.0]])
+    endless = torch.tensor([[0.0, float("inf")], [2.0, 3.0]])
+    maps = torch.stack([good, constant, holed, endless])[:, None]
+    assert degenerate(maps).tolist() == [[False], [True], [True], [True]]
+
+
+def test_upsample_by_hand() -> None:
+    maps = torch.tensor([[[[0.0, 4.0]]]])
+    # Pixel centres: a quarter and three quarters of the way, clamped at the ends.
+    assert torch.allclose(upsample(maps, (1, 4)), torch.tensor([[[[0.0, 1.0, 3.0, 4.0]]]]))
+    square = torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]])
+    grown = upsample(square, (4, 4))
+    assert float(grown[0, 0, 1, 1]) == pytest.approx(0.25 * 4 + 0.25 * 8)
+    assert float(grown[0, 0, 0, 0]) == 0.0
+
+
+def test_upsample_goes_to_non_square_sizes_and_keeps_an_equal_one() -> None:
+    maps = torch.rand(2, 3, 4, 5)
+    assert upsample(maps, (9, 21)).shape == (2, 3, 9, 21)
+    assert torch.equal(upsample(maps, (4, 5)), maps)
+
+
+def test_rank_pixels_is_a_sorted_permutation() -> None:
+    masks = torch.rand(3, 1, 5, 7)
+    order = rank_pixels(masks)
+    assert order.shape == (3, 1, 35)
+    assert torch.equal(order.sort(dim=-1).values, torch.arange(35).expand(3, 1, 35))
+    ranked = masks.flatten(-2).gather(-1, order)
+    assert bool((ranked.diff(dim=-1) <= 0).all())
+
+
+def test_ties_are_broken_by_the_seed_alone() -> None:
+    flat = torch.ones(4, 1, 6, 6)
+    first = rank_pixels(flat, seed=3)
+    assert torch.equal(first, rank_pixels(flat, seed=3))
+    assert torch.equal(first, first[:1].expand_as(first))
+    assert not torch.equal(first, rank_pixels(flat, seed=4))
+    # No reading order: the first row must not win the ties.
+    assert not torch.equal(first[0, 0], torch.arange(36))
+
+
+def test_ranking_does_not_depend_on_the_batch() -> None:
+    masks = torch.randint(0, 3, (5, 1, 6, 4)).float()
+    together = rank_pixels(masks)
+    for index in range(5):
+        assert torch.equal(rank_pixels(masks[index : index + 1]), together[index : index + 1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    fraction=st.floats(0, 1, exclude_min=True),
+    levels=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_keep_top_keeps_exactly_the_share_whatever_the_ties(
+    height: int, width: int, fraction: float, levels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.randint(1, levels + 1, (2, 1, height, width), generator=generator).float()
+    kept = keep_top(masks, fraction, seed)
+    assert kept.shape == masks.shape
+    for before, after in zip(masks, kept, strict=True):
+        chosen = after > 0
+        assert int(chosen.sum()) == round(fraction * height * width)
+        assert torch.equal(after[chosen], before[chosen])  # values stay soft
+        if bool(chosen.any()) and not bool(chosen.all()):
+            assert before[chosen].min() >= before[~chosen].max()
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.15, 24), (0.5, 80), (1.0, 160)])
+def test_keep_top_counts_of_the_protocol(fraction: float, count: int) -> None:
+    masks = torch.rand(3, 1, 10, 16) + 0.1
+    kept = keep_top(masks, fraction)
+    assert (kept > 0).sum(dim=(-2, -1)).flatten().tolist() == [count] * 3
+
+
+def test_keep_top_picks_by_value_and_does_not_change_its_argument() -> None:
+    masks = torch.tensor([[[[0.1, 0.9, 0.3], [0.8, 0.2, 0.7]]]])
+    before = masks.clone()
+    expected = torch.tensor([[[[0.0, 0.9, 0.0], [0.8, 0.0, 0.7]]]])
+    assert torch.equal(keep_top(masks, 0.5), expected)
+    assert torch.equal(masks, before)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, 15, float("nan")])
+def test_a_fraction_outside_its_range_is_refused(fraction: float) -> None:
+    with pytest.raises(TTameError, match=r"\(0, 1\]"):
+        keep_top(torch.rand(1, 1, 4, 4), fraction)
+
+
+def two_steps(raw: Tensor, masks: Tensor) -> Tensor:
+    mean, std = channel_tensor(IMAGENET_MEAN, raw), channel_tensor(IMAGENET_STD, raw)
+    return (raw * masks - mean) / std
+
+
+def normalized(raw: Tensor) -> Tensor:
+    return two_steps(raw, torch.ones(1))
+
+
+def test_raw_space_is_multiplying_before_normalising() -> None:
+    raw, masks = torch.rand(3, 3, 5, 7), torch.rand(3, 1, 5, 7)
+    got = apply_mask(normalized(raw), masks, "raw", IMAGENET_MEAN, IMAGENET_STD)
+    assert torch.allclose(got, two_steps(raw, masks), atol=1e-6)
+
+
+def test_normalized_space_is_multiplying_after_normalising() -> None:
+    raw, masks = torch.rand(3, 3, 5, 7), torch.rand(3, 1, 5, 7)
+    got = apply_mask(normalized(raw), masks, "normalized", IMAGENET_MEAN, IMAGENET_STD)
+    assert torch.equal(got, normalized(raw) * masks)
+
+
+def test_masked_pixels_turn_black_or_mean_coloured() -> None:
+    raw, nothing = torch.rand(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
+    black = apply_mask(normalized(raw), nothing, "raw", IMAGENET_MEAN, IMAGENET_STD)
+    assert torch.allclose(black, normalized(torch.zeros(2, 3, 4, 4)), atol=1e-6)
+    grey = apply_mask(normalized(raw), nothing, "normalized", IMAGENET_MEAN, IMAGENET_STD)
+    mean = channel_tensor(IMAGENET_MEAN, raw).expand(2, 3, 4, 4)
+    assert torch.allclose(grey, normalized(mean), atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["raw", "normalized"])
+def test_a_mask_of_ones_changes_nothing_at_all(space: str) -> None:
+    images = torch.randn(2, 3, 6, 6)
+    ones = torch.ones(2, 1, 6, 6)
+    assert torch.equal(
+        apply_mask(images, ones, space, IMAGENET_MEAN, IMAGENET_STD),  # type: ignore[arg-type]
+        images,
+    )
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 8, 8), (3, 1, 8, 8), (2, 1, 4, 4), (2, 1, 8, 4), (2, 3, 8, 8), (2, 8, 8)],
+    ids=str,
+)
+def test_masks_that_do_not_match_the_images_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(TTameError, match="must agree"):
+        apply_mask(torch.rand(2, 3, 8, 8), torch.rand(shape), "raw", IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_an_unknown_space_is_refused() -> None:
+    images, masks = torch.rand(1, 3, 4, 4), torch.rand(1, 1, 4, 4)
+    with pytest.raises(TTameError, match=r"'blurred'.*'raw' or 'normalized'"):
+        apply_mask(images, masks, "blurred", IMAGENET_MEAN, IMAGENET_STD)  # type: ignore[arg-type]

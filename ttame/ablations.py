@@ -1,0 +1,210 @@
+"""Ablations: a study is data, a tuple of variants that each differ from the default in one thing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ttame.attention import AttentionConfig
+from ttame.backbones import Backbone
+from ttame.data import PhotoList
+from ttame.errors import TTameError, suggest
+from ttame.explainer import Explainer, attach
+from ttame.objective import ObjectiveConfig
+from ttame.training import TrainingConfig, fit
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a study.
+
+    Attributes:
+        axis: What is varied: rows of an axis are compared with each other.
+        name: What the row is called; unique in its axis.
+        layers: How many of the backbone's layers, counted from the deepest; `None`: all.
+        attention: Changed fields of `AttentionConfig`.
+        objective: Changed fields of `ObjectiveConfig`.
+    """
+
+    axis: str
+    name: str
+    layers: int | None = None
+    attention: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse fields that do not exist.
+
+        Raises:
+            TTameError: Naming the variant, the field and near names.
+        """
+        for changes, kind in (
+            (self.attention, AttentionConfig),
+            (self.objective, ObjectiveConfig),
+        ):
+            known = [item.name for item in fields(kind)]
+            for key in changes:
+                if key not in known:
+                    raise TTameError(
+                        f"variant {self.name!r}: {kind.__name__} has no field {key!r}, known: "
+                        f"{', '.join(known)}.{suggest(key, known)}"
+                    )
+
+    @property
+    def changes(self) -> str:
+        """What differs from the default, as text."""
+        parts = [f"{key}={value!r}" for key, value in {**self.attention, **self.objective}.items()]
+        return ", ".join([*([f"layers={self.layers}"] if self.layers else []), *parts]) or "nothing"
+
+
+# The papers' axes (T-TAME §IV, `ttame`; TAME §IV, `tame`): every row changes one thing.
+STUDY = (
+    Variant("architecture", "full"),
+    Variant("architecture", "no skip connection", attention={"skip": False}),
+    Variant("architecture", "no batch norm", attention={"batch_norm": False}),
+    Variant("architecture", "sigmoid in the branch", attention={"activation": "sigmoid"}),
+    Variant("architecture", "no branch", attention={"branch": False}),
+    Variant("layers", "three"),
+    Variant("layers", "two", layers=2),
+    Variant("layers", "one", layers=1),
+    Variant("loss terms", "all terms"),
+    Variant("loss terms", "no variation", objective={"variation": 0.0}),
+    Variant("loss terms", "no area", objective={"area": 0.0}),
+    Variant("loss terms", "cross-entropy only", objective={"variation": 0.0, "area": 0.0}),
+)
+
+
+def study(variants: Iterable[Variant] = STUDY) -> tuple[Variant, ...]:
+    """Check that a study says what it means.
+
+    Args:
+        variants: Its rows.
+
+    Returns:
+        The rows.
+
+    Raises:
+        TTameError: If a name stands twice in an axis, or two rows of an axis change the same.
+    """
+    rows = tuple(variants)
+    for kind, keys in (
+        ("is named", [(row.axis, row.name) for row in rows]),
+        ("changes", [(row.axis, row.changes) for row in rows]),
+    ):
+        for key in keys:
+            if keys.count(key) > 1:
+                raise TTameError(f"the study has two rows on axis {key[0]!r} that {kind} {key[1]!r}")
+    return rows
+
+
+def study_table(variants: Sequence[Variant]) -> pd.DataFrame:
+    """A study as a table: axis, name and what differs from the default."""
+    rows = [(row.axis, row.name, row.changes) for row in variants]
+    return pd.DataFrame(rows, columns=["axis", "variant", "what differs"]).set_index("axis")
+
+
+def resized(explainer: Explainer, size: int) -> Explainer:
+    """The same classifier and layers at another input size, for runs that have to be cheap.
+
+    Args:
+        explainer: Not changed; classifier and mechanism are shared.
+        size: Height and width of the input, pixels.
+    """
+    spec = explainer.spec
+    smaller = replace(
+        spec,
+        input_size=(size, size),
+        resize=round(size * spec.resize / min(spec.input_size)),
+    )
+    return Explainer(
+        Backbone(smaller, explainer.classifier), explainer.mechanism, explainer.layers
+    ).eval()
+
+
+def build_variant(variant: Variant, backbone: str, size: int | None = None) -> Explainer:
+    """The untrained explainer of a variant.
+
+    Args:
+        variant: Its layers and architecture.
+        backbone: Name of a registered classifier.
+        size: Height and width of the input, pixels; default: the classifier's.
+
+    Raises:
+        TTameError: If the backbone has fewer layers than the variant asks for.
+    """
+    plain = attach(backbone)
+    count = variant.layers or len(plain.layers)
+    if not 1 <= count <= len(plain.layers):
+        raise TTameError(
+            f"variant {variant.name!r} asks for {count} layers, {backbone} has {plain.layers}"
+        )
+    config = replace(plain.mechanism.config, **variant.attention)
+    explainer = attach(backbone, plain.layers[-count:], config=config)
+    return resized(explainer, size) if size else explainer
+
+
+def run_variant(
+    variant: Variant,
+    backbone: str,
+    photos: PhotoList,
+    config: TrainingConfig,
+    out: Path | str,
+    *,
+    size: int | None = None,
+) -> Explainer:
+    """Train one variant.
+
+    Args:
+        variant: What differs from the default.
+        backbone: Name of a registered classifier.
+        photos: Photos to train on.
+        config: Training that all variants share.
+        out: Folder of the run.
+        size: Height and width of the input, pixels; default: the classifier's.
+
+    Returns:
+        The trained explainer, in `eval()`.
+
+    Raises:
+        TTameError: If the training fails (`ttame.training.fit`).
+    """
+    changed = replace(config, objective=replace(config.objective, **variant.objective))
+    explainer = build_variant(variant, backbone, size)
+    return fit(explainer, photos, changed, out, name=variant.name, progress=False)
+
+
+def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
+    """The same explainer, reading only some of its layers: the fusion rows of others are zero.
+
+    The map is a sum over layers, so what this leaves is exactly their contribution. It is an
+    ablation of reading, not of training: the mechanism was trained with all layers.
+
+    Args:
+        explainer: Not changed.
+        layers: Those that are kept.
+
+    Raises:
+        TTameError: If the explainer does not read such a layer.
+    """
+    for name in layers:
+        if name not in explainer.layers:
+            raise TTameError(
+                f"the explainer reads {explainer.layers}, not {name!r}."
+                f"{suggest(name, explainer.layers)}"
+            )
+    mechanism = copy.deepcopy(explainer.mechanism)
+    start = 0
+    with torch.no_grad():
+        for name, width in zip(explainer.layers, mechanism.widths, strict=True):
+            if name not in layers:
+                mechanism.fusion.weight[:, start : start + width] = 0
+            start += width
+    return Explainer(
+        Backbone(explainer.spec, explainer.classifier), mechanism, explainer.layers
+    ).eval()
