@@ -223,7 +223,7 @@ def test_without_a_class_token_there_is_nothing_to_multiply_by() -> None:
         to_map(torch.randn(2, 16, 3), "x", IMAGE, prefix=0, tokens="cls")
 
 
-@pytest.mark.parametrize(("tokens", "prefix"), [(12, 0), (17, 0), (18, 1), (1, 1), (35, None)])
+@pytest.mark.parametrize(("tokens", "prefix"), [(12, 0), (17, 0), (18, 1), (3, 1), (35, None)])
 def test_tokens_that_form_no_grid_are_refused(tokens: int, prefix: int | None) -> None:
     with pytest.raises(TTameError, match=f"{tokens} tokens.*64x64"):
         token_grid(tokens, (64, 64), prefix)

@@ -2,15 +2,39 @@
 
 >>> import ttame
 >>> ttame.load("tf_efficientnet_lite0").explain("cat.jpg").plot()  # doctest: +SKIP
+
+Names are imported when they are first used, so that `import ttame` and the command line's help
+do not wait for torch.
 """
 
-from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.backbones import BACKBONES, BackboneSpec, load_backbone
-from ttame.errors import TTameError
-from ttame.explainer import Explainer, attach, explainers, load
-from ttame.explanation import Explanation
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ttame.attention import AttentionConfig, AttentionMechanism
+    from ttame.backbones import BACKBONES, BackboneSpec, load_backbone
+    from ttame.errors import TTameError
+    from ttame.explainer import Explainer
+    from ttame.explanation import Explanation
+    from ttame.loading import attach, explainers, load
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AttentionConfig": "attention",
+    "AttentionMechanism": "attention",
+    "BACKBONES": "backbones",
+    "BackboneSpec": "backbones",
+    "load_backbone": "backbones",
+    "TTameError": "errors",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+    "attach": "loading",
+    "explainers": "loading",
+    "load": "loading",
+}
 
 __all__ = [
     "BACKBONES",
@@ -26,3 +50,14 @@ __all__ = [
     "load",
     "load_backbone",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ttame' has no attribute {name!r}")
+    return getattr(import_module(f"ttame.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

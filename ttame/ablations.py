@@ -1,4 +1,4 @@
-"""Ablations: a study is data, a tuple of variants that each differ from the default in one thing."""
+"""Ablations: a study is data, variants that each differ from the default in one thing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from ttame.attention import AttentionConfig
 from ttame.backbones import Backbone
 from ttame.data import PhotoList
 from ttame.errors import TTameError, suggest
-from ttame.explainer import Explainer, attach
+from ttame.explainer import Explainer
+from ttame.loading import attach
 from ttame.objective import ObjectiveConfig
-from ttame.training import TrainingConfig, fit
+from ttame.recipes import TrainingConfig
+from ttame.training import fit
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Variant:
         layers: How many of the backbone's layers, counted from the deepest; `None`: all.
         attention: Changed fields of `AttentionConfig`.
         objective: Changed fields of `ObjectiveConfig`.
+        training: Changed fields of `TrainingConfig`.
     """
 
     axis: str
@@ -37,6 +40,7 @@ class Variant:
     layers: int | None = None
     attention: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse fields that do not exist.
@@ -47,6 +51,7 @@ class Variant:
         for changes, kind in (
             (self.attention, AttentionConfig),
             (self.objective, ObjectiveConfig),
+            (self.training, TrainingConfig),
         ):
             known = [item.name for item in fields(kind)]
             for key in changes:
@@ -59,11 +64,14 @@ class Variant:
     @property
     def changes(self) -> str:
         """What differs from the default, as text."""
-        parts = [f"{key}={value!r}" for key, value in {**self.attention, **self.objective}.items()]
-        return ", ".join([*([f"layers={self.layers}"] if self.layers else []), *parts]) or "nothing"
+        fields = {**self.attention, **self.objective, **self.training}
+        if self.layers:
+            fields["layers"] = self.layers
+        return ", ".join(f"{key}={value!r}" for key, value in fields.items()) or "nothing"
 
 
-# The papers' axes (T-TAME §IV, `ttame`; TAME §IV, `tame`): every row changes one thing.
+# The papers' axes (T-TAME §IV, `ttame`; TAME §IV, `tame`), and where the fusion starts: every row
+# changes one thing.
 STUDY = (
     Variant("architecture", "full"),
     Variant("architecture", "no skip connection", attention={"skip": False}),
@@ -77,6 +85,8 @@ STUDY = (
     Variant("loss terms", "no variation", objective={"variation": 0.0}),
     Variant("loss terms", "no area", objective={"area": 0.0}),
     Variant("loss terms", "cross-entropy only", objective={"variation": 0.0, "area": 0.0}),
+    Variant("start", "free, as published"),
+    Variant("start", "from the classifier", training={"init": "classifier"}),
 )
 
 
@@ -99,7 +109,9 @@ def study(variants: Iterable[Variant] = STUDY) -> tuple[Variant, ...]:
     ):
         for key in keys:
             if keys.count(key) > 1:
-                raise TTameError(f"the study has two rows on axis {key[0]!r} that {kind} {key[1]!r}")
+                raise TTameError(
+                    f"the study has two rows on axis {key[0]!r} that {kind} {key[1]!r}"
+                )
     return rows
 
 
@@ -107,6 +119,30 @@ def study_table(variants: Sequence[Variant]) -> pd.DataFrame:
     """A study as a table: axis, name and what differs from the default."""
     rows = [(row.axis, row.name, row.changes) for row in variants]
     return pd.DataFrame(rows, columns=["axis", "variant", "what differs"]).set_index("axis")
+
+
+def select_axis(table: pd.DataFrame, variants: Sequence[Variant], axis: str) -> pd.DataFrame:
+    """The rows of a table that belong to one axis.
+
+    Args:
+        table: With a column `method` that holds the variants' `changes`.
+        variants: The study.
+        axis: One of its axes.
+
+    Returns:
+        Those rows in the study's order, `method` being the variants' names.
+
+    Raises:
+        TTameError: If the study has no such axis.
+    """
+    names = {row.changes: row.name for row in variants if row.axis == axis}
+    if not names:
+        axes = dict.fromkeys(row.axis for row in variants)
+        raise TTameError(f"the study has no axis {axis!r}, only {', '.join(axes)}")
+    pieces = [
+        table[table["method"] == changes].assign(method=name) for changes, name in names.items()
+    ]
+    return pd.concat(pieces, ignore_index=True)
 
 
 def resized(explainer: Explainer, size: int) -> Explainer:
@@ -174,7 +210,9 @@ def run_variant(
     Raises:
         TTameError: If the training fails (`ttame.training.fit`).
     """
-    changed = replace(config, objective=replace(config.objective, **variant.objective))
+    changed = replace(
+        config, **variant.training, objective=replace(config.objective, **variant.objective)
+    )
     explainer = build_variant(variant, backbone, size)
     return fit(explainer, photos, changed, out, name=variant.name, progress=False)
 
@@ -207,4 +245,17 @@ def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
             start += width
     return Explainer(
         Backbone(explainer.spec, explainer.classifier), mechanism, explainer.layers
+    ).eval()
+
+
+def at_layer(explainer: Explainer, layer: str) -> Explainer:
+    """The same explainer, with CAM methods bound to another layer.
+
+    Args:
+        explainer: Not changed.
+        layer: Where `ttame.methods` takes feature maps for CAM methods.
+    """
+    spec = replace(explainer.spec, cam_layer=layer)
+    return Explainer(
+        Backbone(spec, explainer.classifier), explainer.mechanism, explainer.layers
     ).eval()

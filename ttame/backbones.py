@@ -127,7 +127,7 @@ def load_backbone(name: str, weights: Path | str | None = None) -> Backbone:
     model = spec.build()
     try:
         model.load_state_dict(dict(state))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise TTameError(
             f"the weights {weights or spec.source} do not fit {name}: {first[:200]}; "

@@ -69,7 +69,7 @@ def explain(
     explainer: EXPLAINER = DEFAULT,
 ) -> None:
     """Explain photos: classes with probabilities, and an overlay picture of each class's map."""
-    from ttame.explainer import load
+    from ttame.loading import load
 
     loaded = load(explainer)
     # All photos are explained before anything is written.
@@ -112,8 +112,9 @@ def train(
     from dataclasses import replace
 
     from ttame.data import imagenette
-    from ttame.explainer import attach
-    from ttame.training import TrainingConfig, fit, published
+    from ttame.loading import attach
+    from ttame.recipes import TrainingConfig, published
+    from ttame.training import fit
 
     recipes: dict[str, Callable[[], TrainingConfig]] = {
         "ttame": TrainingConfig,
@@ -143,7 +144,9 @@ def train(
 def evaluate(
     out: Annotated[Path, typer.Option(help="Results file, .jsonl.")],
     explainer: EXPLAINER = DEFAULT,
-    methods: Annotated[str, typer.Option(help="'all', or names with commas.")] = "all",
+    methods: Annotated[
+        str, typer.Option(help="'default', 'all', or names with commas.")
+    ] = "default",
     limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
     batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
     seed: SEED = 0,
@@ -152,10 +155,11 @@ def evaluate(
     from ttame.data import imagenette
     from ttame.evaluation import evaluate as run
     from ttame.evaluation import summary
-    from ttame.explainer import load
-    from ttame.methods import METHODS
+    from ttame.loading import load
+    from ttame.methods import DEFAULT_METHODS, METHODS
 
-    names = list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")]
+    groups = {"default": list(DEFAULT_METHODS), "all": list(METHODS)}
+    names = groups.get(methods) or [name.strip() for name in methods.split(",")]
     photos = imagenette("val").sample(limit, seed)
     with _bar() as bar:
         task = bar.add_task("photos", total=len(photos))
@@ -186,7 +190,7 @@ def bench(
 ) -> None:
     """Time an explanation against a plain forward pass of the same classifier."""
     from ttame.benchmark import measure_cost, write_benchmark
-    from ttame.explainer import load
+    from ttame.loading import load
 
     rows = measure_cost(load(explainer), repeats=repeats)
     write_benchmark(rows, out)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from ttame.backbones import weight_digest
 from ttame.data import PhotoDataset, PhotoList
 from ttame.explainer import Explainer
 from ttame.masking import degenerate
-from ttame.methods import Method, build
+from ttame.methods import DEFAULT_METHODS, Method, build
 from ttame.metrics import (
     PERCENTAGES,
     average_drop,
@@ -32,7 +33,7 @@ def evaluate(
     photos: PhotoList,
     out: Path | str,
     *,
-    methods: Sequence[str] = ("T-TAME", "Grad-CAM", "Grad-CAM++", "random", "all ones"),
+    methods: Sequence[str] | Mapping[str, Method] = DEFAULT_METHODS,
     percentages: Sequence[int] = PERCENTAGES,
     batch_size: int = 16,
     seed: int = 0,
@@ -48,7 +49,7 @@ def evaluate(
         explainer: T-TAME's explainer; the other methods explain its classifier.
         photos: The photos, in the order they are measured.
         out: The results file, `.jsonl`.
-        methods: Names in `ttame.methods.METHODS`.
+        methods: Names in `ttame.methods.METHODS`, or methods of your own by name.
         percentages: Shares of pixels to keep, percent.
         batch_size: Photos at a time.
         seed: Seed of tie-breaks.
@@ -62,7 +63,11 @@ def evaluate(
         TTameError: An unknown method, an unreadable photo, a file of another run.
     """
     explainer = explainer.eval()
-    bound = {name: build(name, explainer) for name in methods}
+    bound = (
+        dict(methods)
+        if isinstance(methods, Mapping)
+        else {name: build(name, explainer) for name in methods}
+    )
     config = {
         "backbone": explainer.spec.name,
         "weights": explainer.spec.source,
@@ -70,6 +75,7 @@ def evaluate(
         "layers": list(explainer.layers),
         "cam_layer": explainer.spec.cam_layer,
         "explainer": explainer.record.get("name", "untitled"),
+        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
         "data": photos.name,
         "photos": list(photos.names),
         "methods": list(methods),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 @torch.no_grad()
-def fold_batch_norm(model: nn.Module, image: Tensor, tolerance: float = 1e-3) -> nn.Module:
+def fold_batch_norm(
+    model: nn.Module, image: Tensor, layers: Sequence[str] = (), tolerance: float = 1e-3
+) -> nn.Module:
     """Copy a classifier and fold every batch norm that directly follows a convolution.
 
     Which pairs follow each other is observed in one forward pass, so any architecture works.
@@ -24,6 +26,8 @@ def fold_batch_norm(model: nn.Module, image: Tensor, tolerance: float = 1e-3) ->
     Args:
         model: A classifier in `eval()`; not changed.
         image: An example input, `(1, 3, H, W)`.
+        layers: Modules that are tapped: a convolution that ends one is not folded, or its
+            output would be that of the batch norm behind it.
         tolerance: Largest accepted difference of the logits, relative to their range.
 
     Returns:
@@ -33,6 +37,8 @@ def fold_batch_norm(model: nn.Module, image: Tensor, tolerance: float = 1e-3) ->
     plain = copy.deepcopy(model).eval().requires_grad_(False)
     folded = copy.deepcopy(plain)
     for conv_name, norm_name in _pairs(folded, image):
+        if any(_within(conv_name, layer) and not _within(norm_name, layer) for layer in layers):
+            continue
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None
@@ -54,6 +60,10 @@ def fold_batch_norm(model: nn.Module, image: Tensor, tolerance: float = 1e-3) ->
         )
         return plain
     return folded
+
+
+def _within(name: str, layer: str) -> bool:
+    return f"{name}.".startswith(f"{layer}.")
 
 
 def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
@@ -83,8 +93,10 @@ def _pairs(model: nn.Module, image: Tensor) -> list[tuple[str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(record(name)))
-        elif type(module) is nn.BatchNorm2d or (
-            isinstance(module, nn.BatchNorm2d) and hasattr(module, "act")
+        elif (
+            isinstance(module, nn.BatchNorm2d)
+            and (type(module) is nn.BatchNorm2d or hasattr(module, "act"))
+            and module.running_mean is not None  # else its statistics are the batch's
         ):
             handles.append(module.register_forward_pre_hook(match(name)))
     try:

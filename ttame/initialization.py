@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ttame.attention import FeatureBranch
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 
@@ -27,7 +28,7 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
     """Set the starting point of an explainer's mechanism.
 
     `"free"` leaves torch's random initialisation, the papers' choice. `"classifier"` starts
-    every branch as ReLU(feature map) (the batch norm's scale is zero), copies the head's
+    every branch as the activation of its feature map (`_pass_through`), copies the head's
     weights into the fusion rows of the layer that has the head's width, leaves zero for the
     others, and centres and scales the initial own-class map over `images` to mean 0 and
     standard deviation 2, so that masks start neither all-zero nor all-one.
@@ -48,9 +49,8 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
     mechanism = explainer.mechanism
     rows = _head_rows(explainer)
     for branch in mechanism.branches:
-        norm = getattr(branch, "norm", None)
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight.zero_()
+        if isinstance(branch, FeatureBranch):
+            _pass_through(branch)
     mechanism.fusion.weight.copy_(rows[:, :, None, None])
     assert mechanism.fusion.bias is not None
     mechanism.fusion.bias.zero_()
@@ -61,6 +61,20 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
     mechanism.fusion.weight.mul_(gain)
     mechanism.fusion.bias.fill_(float(-maps.mean() * gain))
     explainer.train(mode)
+
+
+def _pass_through(branch: FeatureBranch) -> None:
+    """Start a branch as the activation of its feature map, whatever its architecture."""
+    convolution, norm = branch.convolution, branch.norm
+    assert convolution.bias is not None
+    if branch.skip and isinstance(norm, nn.BatchNorm2d):
+        norm.weight.zero_()
+        return
+    convolution.bias.zero_()
+    if branch.skip:
+        convolution.weight.zero_()
+    else:
+        nn.init.dirac_(convolution.weight)
 
 
 def _head_rows(explainer: Explainer) -> Tensor:

@@ -69,10 +69,12 @@ class SampleMetric(Metric):
                 f"expected two vectors of one length, got {tuple(original.shape)} and "
                 f"{tuple(masked.shape)}"
             )
-        for name, value in (("original", original), ("masked", masked)):
-            if not bool(((value >= 0) & (value <= 1)).all()):
+        bounds = (("original", original, original > 0), ("masked", masked, masked >= 0))
+        for name, value, above in bounds:
+            if not bool((above & (value <= 1)).all()):
                 raise TTameError(
-                    f"{name} must be softmax probabilities in [0, 1], got {value.tolist()[:4]}"
+                    f"{name} must be softmax probabilities in [0, 1], the original ones above 0, "
+                    f"got {value.tolist()[:4]}"
                 )
         self.values.append(self.sample(original, masked).detach())
 
@@ -137,8 +139,13 @@ def masked_probabilities(
         p', `(B, P)` float32.
 
     Raises:
-        TTameError: If a map is not finite; `masking.degenerate` finds those.
+        TTameError: If a map is not finite (`masking.degenerate` finds those), or images, maps
+            and targets differ in number.
     """
+    if targets.shape != images.shape[:1]:
+        raise TTameError(
+            f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must agree in batch"
+        )
     if not bool(maps.isfinite().all()):
         raise TTameError("an explanation map holds NaN or infinite values; it cannot be a mask")
     masks = upsample(normalize_maps(maps.float()), images.shape[-2:])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Perceptually uniform and readable by colour-blind people.
 MAP_COLORS = "inferno"
+SIGNED_COLORS = "RdBu_r"
 PALETTE = "colorblind"
 _CELL = 2.2  # inches a picture
 
@@ -42,13 +43,16 @@ def plot_explanation(explanation: Explanation) -> Figure:
     return plot_grid(rows)
 
 
-def plot_grid(rows: Sequence[Sequence[tuple[str, Tensor]]], cell: float = _CELL) -> Figure:
+def plot_grid(
+    rows: Sequence[Sequence[tuple[str, Tensor]]], cell: float = _CELL, signed: bool = False
+) -> Figure:
     """A grid of titled pictures.
 
     Args:
         rows: Pictures with their titles: colour `(3, H, W)` in [0, 1], or maps `(h, w)`, which
             are scaled to their own range.
         cell: Size of a picture, inches.
+        signed: Whether the sign of a map counts: zero is white, positive red, negative blue.
     """
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(cell * columns, (cell + 0.45) * len(rows)), layout="constrained")
@@ -61,7 +65,14 @@ def plot_grid(rows: Sequence[Sequence[tuple[str, Tensor]]], cell: float = _CELL)
             if values.ndim == 3:
                 axis.imshow(values.permute(1, 2, 0).clamp(0, 1).numpy())
             else:
-                axis.imshow(values.numpy(), cmap=MAP_COLORS, interpolation="nearest")
+                top = float(values.abs().max()) if signed else None
+                axis.imshow(
+                    values.numpy(),
+                    cmap=SIGNED_COLORS if signed else MAP_COLORS,
+                    vmin=None if top is None else -top,
+                    vmax=top,
+                    interpolation="nearest",
+                )
             axis.set_title(title, fontsize=9)
     return figure
 
@@ -102,19 +113,26 @@ def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
     return plot_grid(rows)
 
 
-def plot_curves(curves: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "value") -> Figure:
+def plot_curves(
+    curves: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "value", window: int = 1
+) -> Figure:
     """Logged quantities over training steps, one panel each.
 
     Args:
         curves: A row a logged step, with a column `step`.
         columns: Title by column name.
         ylabel: Label of the vertical axes.
+        window: Rows to average over; above 1, the single values are points.
     """
     figure = Figure(figsize=(3.2 * len(columns), 2.8), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         known = curves[["step", column]].dropna()
-        sns.lineplot(data=known, x="step", y=column, ax=axis, color=sns.color_palette(PALETTE)[0])
+        color, mean = sns.color_palette(PALETTE)[0], known.copy()
+        if window > 1:
+            sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.4)
+            mean[column] = known[column].rolling(window, center=True, min_periods=1).mean()
+        sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color)
         axis.set(title=title, xlabel="step", ylabel=ylabel)
     sns.despine(fig=figure)
     return figure
@@ -147,5 +165,72 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
         axis.set(title=title, xlabel="retained pixels, %", ylabel="mean over photos, %")
     if axes[1].get_legend():
         sns.move_legend(axes[1], "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+    sns.despine(fig=figure)
+    return figure
+
+
+def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
+    """The range test: loss over the learning rate, and the rate that was chosen.
+
+    Args:
+        table: `ttame.training.find_learning_rate`.
+        chosen: A rate to mark.
+    """
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axis, colors = figure.subplots(), sns.color_palette(PALETTE)
+    sns.scatterplot(data=table, x="rate", y="loss", ax=axis, color=colors[0], s=14, alpha=0.5)
+    sns.lineplot(data=table, x="rate", y="smoothed", ax=axis, color=colors[0], label="smoothed")
+    axis.axvline(chosen, color=colors[1], linestyle="--", label=f"chosen, {chosen:.1e}")
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss of a batch")
+    axis.legend(frameon=False)
+    sns.despine(fig=figure)
+    return figure
+
+
+def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
+    """Each photo's probability before and after masking, a method a panel.
+
+    Args:
+        records: Records of a results file.
+        percentage: Retained pixels, percent.
+    """
+    methods = list(dict.fromkeys(records["method"]))
+    figure = Figure(figsize=(2.5 * len(methods), 2.9), layout="constrained")
+    axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, method, color in zip(
+        axes, methods, sns.color_palette(PALETTE, len(methods)), strict=True
+    ):
+        found = records[records["method"] == method]
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        sns.scatterplot(
+            data=found, x="probability", y=f"masked_{percentage}", color=color, s=18, ax=axis
+        )
+        axis.set(title=method, xlabel="p, whole photo", ylabel=f"p', {percentage} % retained")
+        axis.set_aspect("equal")
+    sns.despine(fig=figure)
+    return figure
+
+
+def plot_drops(long: pd.DataFrame) -> Figure:
+    """The share of photos whose confidence drops by at most so much, a percentage a panel.
+
+    Args:
+        long: `ttame.evaluation.per_sample`.
+    """
+    drops = long[long["metric"] == "AD"]
+    percentages = sorted(drops["percentage"].unique(), reverse=True)
+    figure = Figure(figsize=(3.1 * len(percentages) + 1.2, 2.9), layout="constrained")
+    axes = figure.subplots(1, len(percentages), sharey=True, squeeze=False)[0]
+    for axis, percentage in zip(axes, percentages, strict=True):
+        sns.ecdfplot(
+            data=drops[drops["percentage"] == percentage],
+            x="value",
+            hue="method",
+            palette=PALETTE,
+            ax=axis,
+            legend=axis is axes[-1],
+        )
+        axis.set(title=f"{percentage} % retained", xlabel="drop, %", ylabel="share of photos")
+    sns.move_legend(axes[-1], "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
     sns.despine(fig=figure)
     return figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -111,7 +110,8 @@ class Profile:
                 for wnid in _WNIDS
             ]
             labels = tuple(label for label, rows in enumerate(chosen) for _ in rows)
-            found.append(replace(photos.select(sum(chosen, [])), labels=labels))
+            picked = photos.select([i for rows in chosen for i in rows])
+            found.append(replace(picked, labels=labels))
         return found[0], found[1], tuple(_WNIDS.values())
 
 
@@ -155,13 +155,9 @@ def _imagenet(split: str) -> PhotoList:
         ) from error
 
 
-def _crops(
-    folder: Path, each: int, seed: int
-) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
+def _crops(folder: Path, each: int, seed: int) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
     torch.manual_seed(seed)
-    crop = v2.Compose(
-        [v2.RandomResizedCrop(160, scale=(0.2, 0.6)), v2.RandomHorizontalFlip()]
-    )
+    crop = v2.Compose([v2.RandomResizedCrop(160, scale=(0.2, 0.6)), v2.RandomHorizontalFlip()])
     paths = {path.stem: path for path in samples().paths}
     for name in _CROPPED:
         image = read_image(paths[name])

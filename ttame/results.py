@@ -120,7 +120,10 @@ def _lines(records: Iterable[Mapping[str, Any]]) -> str:
 def _parse(path: Path, torn: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not path.is_file():
         raise TTameError(f"results file {str(path)!r} does not exist")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise TTameError(f"{str(path)!r} is damaged: {error}") from error
     parsed: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -129,7 +132,7 @@ def _parse(path: Path, torn: bool) -> tuple[dict[str, Any], list[dict[str, Any]]
             if torn and number == len(lines) and number > 1:
                 break  # a kill in the middle of a write leaves half a line
             raise TTameError(f"{str(path)!r} is damaged in line {number}: {error}") from error
-    header = parsed[0] if parsed else {}
+    header = parsed[0] if parsed and isinstance(parsed[0], dict) else {}
     if header.get("format") != FORMAT or header.get("version") != VERSION:
         raise TTameError(
             f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}; "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,9 +41,9 @@ def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
         TTameError: If there is no such class (near names are suggested) or the name is
             ambiguous.
     """
-    if isinstance(target, bool) or not isinstance(target, (int, str)):
+    if isinstance(target, bool) or not isinstance(target, (Integral, str)):
         raise TTameError(f"a class is an index or a name, got {target!r}")
-    if isinstance(target, int) or target.strip().lstrip("-").isdigit():
+    if not isinstance(target, str) or target.strip().lstrip("-").isdigit():
         index = int(target)
         if not 0 <= index < len(classes):
             raise TTameError(f"class index {index} is out of range 0..{len(classes) - 1}")
@@ -80,6 +82,8 @@ def resolve_targets(
         return logits.topk(top_k, dim=1).indices
     if targets is None:
         return logits.argmax(dim=1, keepdim=True)
+    if isinstance(targets, (np.ndarray, np.generic)):
+        targets = targets.tolist()
     if isinstance(targets, (int, str)):
         return torch.full((batch, 1), class_index(targets, classes), device=logits.device)
     if isinstance(targets, Tensor):
@@ -88,6 +92,8 @@ def resolve_targets(
         targets = targets.tolist()
         if isinstance(targets, int):
             return resolve_targets(targets, logits, classes)
+    if not isinstance(targets, Sequence):
+        raise TTameError(f"targets must be classes, got {targets!r}")
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in targets]
     if len(rows) != batch or len({len(row) for row in rows}) != 1 or not rows[0]:
         raise TTameError(

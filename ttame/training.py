@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,7 +29,7 @@ from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.files import replacing
 from ttame.folding import fold_batch_norm
-from ttame.initialization import Init, initialize
+from ttame.initialization import initialize
 from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
 from ttame.metrics import (
     PERCENTAGES,
@@ -35,86 +39,16 @@ from ttame.metrics import (
     masked_probabilities,
 )
 from ttame.objective import (
-    ObjectiveConfig,
     ObjectiveParts,
     objective,
     own_maps,
     regularized_targets,
 )
+from ttame.recipes import TrainingConfig
 from ttame.results import provenance
 
 # Photos that the classifier-initialised map is centred and scaled on.
 _CALIBRATION = 192
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a mechanism is trained. `published()` gives the papers' settings.
-
-    Attributes:
-        epochs: Passes over the photos.
-        steps: Optimiser steps instead of epochs.
-        batch_size: Photos a step.
-        optimizer: `"sgd"` (Nesterov, momentum 0.9) or `"adamw"`; both under OneCycle.
-        learning_rate: Its maximum.
-        weight_decay: On everything but biases.
-        init: Start of the fusion (`ttame.initialization`).
-        activation: From raw map to training mask: `"sigmoid"` (papers) or `"minmax"`, which is
-            what display and metrics use.
-        retain: Shares of top pixels that the training mask keeps, one after the other from
-            step to step; `(1.0,)`, the papers', keeps all.
-        objective: The loss.
-        augment: Random crop and flip instead of the centre crop.
-        precision: As Lightning names it.
-        seed: Of initialisation, order and augmentation.
-        workers: Processes that read photos.
-    """
-
-    epochs: int = 6
-    steps: int | None = None
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 5e-4
-    init: Init = "classifier"
-    activation: Literal["sigmoid", "minmax"] = "sigmoid"
-    retain: tuple[float, ...] = (1.0, 0.5, 0.15)
-    objective: ObjectiveConfig = field(
-        default_factory=lambda: ObjectiveConfig(labels="own", reduction="mean", variation=0.001)
-    )
-    augment: bool = True
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    seed: int = 0
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse settings without meaning.
-
-        Raises:
-            TTameError: Naming the field, its value and what is possible.
-        """
-        if min(self.epochs, self.batch_size, self.steps or 1) < 1 or self.learning_rate <= 0:
-            raise TTameError("epochs, steps, batch_size and learning_rate must be positive")
-        if self.optimizer not in ("sgd", "adamw") or self.activation not in ("sigmoid", "minmax"):
-            raise TTameError(
-                f"optimizer must be 'sgd' or 'adamw' and activation 'sigmoid' or 'minmax', got "
-                f"{self.optimizer!r} and {self.activation!r}"
-            )
-        if not self.retain or not all(0 < share <= 1 for share in self.retain):
-            raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
-
-
-def published(**changes: Any) -> TrainingConfig:
-    """The papers' training (paper: SGD, 8 epochs, batch 32, maximum rate 1e-3), with `changes`."""
-    papers = TrainingConfig(
-        epochs=8,
-        optimizer="sgd",
-        learning_rate=1e-3,
-        init="free",
-        retain=(1.0,),
-        objective=ObjectiveConfig(),
-    )
-    return replace(papers, **changes)
 
 
 class ExplainerModule(L.LightningModule):
@@ -242,7 +176,7 @@ def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> 
     spec = explainer.spec
     dataset = PhotoDataset(photos.sample(_CALIBRATION, config.seed), spec)
     calibration = torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
-    folded = fold_batch_norm(explainer.classifier, calibration[:1])
+    folded = fold_batch_norm(explainer.classifier, calibration[:1], explainer.layers)
     folded = folded.to(memory_format=torch.channels_last)
     mechanism = type(explainer.mechanism)(
         explainer.mechanism.channels, explainer.mechanism.classes, explainer.mechanism.config
@@ -314,7 +248,7 @@ def fit(
         ],
         enable_progress_bar=progress,
         enable_model_summary=False,
-        log_every_n_steps=5,
+        log_every_n_steps=min(5, total),  # a run of a few steps has curves, too
         default_root_dir=out,
     )
     trainer.fit(module, train, held_out, ckpt_path=last if resume else None, weights_only=True)
@@ -367,3 +301,60 @@ def _loader(
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
     )
+
+
+def find_learning_rate(
+    explainer: Explainer,
+    photos: PhotoList,
+    config: TrainingConfig,
+    *,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    steps: int = 100,
+) -> pd.DataFrame:
+    """The learning-rate range test: the loss while the rate grows geometrically.
+
+    Lightning's tuner runs it on a copy; neither the explainer nor any file is changed. What the
+    tuner reports is a running average with a memory of 50 steps (and its first half is biased
+    low: it corrects for one step too many), so the losses themselves are recovered from it.
+
+    Args:
+        explainer: Classifier, layers and architecture.
+        photos: Photos to train on.
+        config: How to train; its rate is not used.
+        lowest: First rate.
+        highest: Last rate; the test ends early where the loss has grown fourfold.
+        steps: Rates to try, one optimiser step each.
+
+    Returns:
+        Columns rate, loss and smoothed (average over a fifth of the steps, weighted by nearness).
+    """
+    L.seed_everything(config.seed, verbose=False)
+    module = ExplainerModule(prepare(explainer, photos, config), config, steps)
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+        trainer = L.Trainer(
+            max_steps=steps,
+            precision=config.precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        found = Tuner(trainer).lr_find(
+            module,
+            train_dataloaders=_loader(photos, explainer, config, train=True),
+            min_lr=lowest,
+            max_lr=highest,
+            num_training=steps,
+            update_attr=False,
+        )
+    assert found is not None
+    table = pd.DataFrame({"rate": found.results["lr"], "loss": found.results["loss"]})
+    memory = 0.98
+    running = table["loss"] * (1 - memory ** (table.index + 2))
+    table["loss"] = (running - memory * running.shift(fill_value=0.0)) / (1 - memory)
+    width = max(steps // 5, 3)
+    rolling = table["loss"].rolling(width, center=True, min_periods=1, win_type="gaussian")
+    table["smoothed"] = rolling.mean(std=width / 4)
+    return table

@@ -1,0 +1,493 @@
+"""The explainer: one pass, a classifier that never changes, files that are checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import ttame
+from ttame.attention import AttentionConfig
+from ttame.backbones import imagenet_classes, weight_digest
+from ttame.errors import TTameError
+from ttame.explainer import FORMAT, VERSION, Explainer
+from ttame.images import normalize
+from ttame.objective import ObjectiveConfig, objective
+from ttame.targets import class_index, resolve_targets
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
+LAYERS = ("stages.0", "stages.1", "stages.2")
+
+MakeToy = Callable[[int], nn.Module]
+MakeExplainer = Callable[[nn.Module], Explainer]
+
+
+def count_calls(model: nn.Module) -> list[int]:
+    calls: list[int] = []
+    model.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
+    return calls
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    after = model.state_dict()
+    return after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
+
+
+# Explaining
+
+
+@pytest.mark.parametrize("options", [{}, {"targets": 3}, {"targets": "cat"}, {"top_k": 5}], ids=str)
+def test_one_pass_of_the_classifier_an_explanation(
+    explainer: Explainer, raw_images: Tensor, options: dict[str, Any]
+) -> None:
+    calls = count_calls(explainer.classifier)
+    explainer.explain(raw_images, **options)
+    assert calls == [6]
+    explainer(raw_images)
+    assert calls == [6, 6]
+
+
+def test_an_explanation_holds_what_the_classifier_saw(
+    explainer: Explainer, raw_images: Tensor
+) -> None:
+    found = explainer.explain(raw_images, top_k=3)
+    assert found.images.shape == (6, 3, 32, 32)
+    assert 0 <= float(found.images.min()) < float(found.images.max()) <= 1
+    logits = explainer.classifier(normalize(found.images, explainer.spec))
+    assert torch.allclose(found.logits, logits, atol=1e-5)
+    assert found.maps.shape == (6, 3, 16, 16)
+    assert torch.equal(found.targets, found.logits.topk(3).indices)
+    assert found.names()[0] == [CLASSES[index] for index in found.targets[0].tolist()]
+    assert len(found) == 6
+
+
+@torch.no_grad()
+def test_maps_are_those_of_the_mechanism_untouched(explainer: Explainer, images: Tensor) -> None:
+    logits, targets, maps = explainer(images)
+    assert torch.equal(targets[:, 0], logits.argmax(dim=1))
+    assert len(set(targets[:, 0].tolist())) > 1  # else the test shows little
+    _, features = explainer.extract(images)
+    every = explainer.mechanism.textbook(features)
+    for index in range(6):
+        expected = every[index, targets[index, 0]]
+        assert torch.allclose(maps[index, 0], expected, atol=1e-5)
+    assert float(maps.min()) < 0 or float(maps.max()) > 1
+
+
+@torch.no_grad()
+def test_a_batch_gives_the_maps_of_its_images(explainer: Explainer, images: Tensor) -> None:
+    _, targets, together = explainer(images)
+    for index in range(6):
+        _, target, alone = explainer(images[index : index + 1])
+        assert torch.equal(target, targets[index : index + 1])
+        assert torch.allclose(alone, together[index : index + 1], atol=1e-5)
+
+
+def test_pictures_of_every_kind_are_the_same_picture(explainer: Explainer, tmp_path: Path) -> None:
+    array = (np.random.default_rng(0).random((40, 60, 3)) * 255).astype(np.uint8)
+    picture = Image.fromarray(array)
+    picture.save(tmp_path / "picture.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    reference = explainer.explain(picture)
+    for form in (
+        array, tensor, tensor / 255, tmp_path / "picture.png", str(tmp_path / "picture.png"),
+        [picture], tensor[None],
+    ):  # fmt: skip
+        assert torch.equal(explainer.explain(form).maps, reference.maps)
+
+
+def test_inputs_of_another_shape_work(explainer: Explainer) -> None:
+    logits, _, maps = explainer(torch.randn(2, 3, 64, 48))
+    assert logits.shape == (2, 10)
+    assert maps.shape == (2, 1, 32, 24)
+
+
+def test_explaining_in_training_mode_is_refused(explainer: Explainer, raw_images: Tensor) -> None:
+    explainer.train()
+    with pytest.raises(TTameError, match=r"eval\(\)"):
+        explainer.explain(raw_images)
+    explainer.eval().explain(raw_images)
+
+
+# The frozen classifier
+
+
+def test_the_callers_network_stays_its_own(toy: nn.Module) -> None:
+    toy.train()
+    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32))
+    assert explainer.classifier is not toy
+    assert toy.training and all(value.requires_grad for value in toy.parameters())
+    before = snapshot(explainer.classifier)
+    next(toy.parameters()).data.zero_()
+    assert same(explainer.classifier, before)
+
+
+def test_the_classifier_is_frozen_in_every_mode(explainer: Explainer) -> None:
+    for mode in (True, False, True):
+        explainer.train(mode)
+        assert explainer.mechanism.training is mode
+        assert not any(module.training for module in explainer.classifier.modules())
+    assert not any(value.requires_grad for value in explainer.classifier.parameters())
+    assert all(value.requires_grad for value in explainer.mechanism.parameters())
+
+
+def test_training_leaves_the_classifier_as_it_was(explainer: Explainer, images: Tensor) -> None:
+    before, learned = snapshot(explainer.classifier), snapshot(explainer.mechanism)
+    answer = explainer.classifier(images)
+    optimizer = torch.optim.SGD(explainer.parameters(), lr=0.1, weight_decay=0.1)
+    explainer.train()
+    for _ in range(3):
+        _, _, maps = explainer(images)
+        masks = torch.sigmoid(maps)
+        labels = answer.argmax(dim=1)
+        loss = objective(answer, labels, masks, ObjectiveConfig(labels="own")).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert same(explainer.classifier, before)
+    assert torch.equal(explainer.classifier(images), answer)
+    assert not same(explainer.mechanism, learned)
+
+
+# Targets
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (4, [[4], [4], [4]]),
+        ("eel", [[4], [4], [4]]),
+        ("Eel ", [[4], [4], [4]]),
+        ("4", [[4], [4], [4]]),
+        ([4, 0, 9], [[4], [0], [9]]),
+        (["eel", "ant", 9], [[4], [0], [9]]),
+        (torch.tensor([4, 0, 9]), [[4], [0], [9]]),
+        (torch.tensor(4), [[4], [4], [4]]),
+        (torch.tensor([[4, 1], [0, 2], [9, 9]]), [[4, 1], [0, 2], [9, 9]]),
+        ([("eel", 1), ("ant", "cat"), (9, 9)], [[4, 1], [0, 2], [9, 9]]),
+    ],
+    ids=str,
+)
+def test_forms_of_targets(
+    explainer: Explainer, raw_images: Tensor, targets: Any, expected: list[list[int]]
+) -> None:
+    found = explainer.explain(raw_images[:3], targets)
+    assert found.targets.tolist() == expected
+    assert found.maps.shape[:2] == (3, len(expected[0]))
+
+
+def test_without_targets_the_prediction_is_explained(
+    explainer: Explainer, raw_images: Tensor
+) -> None:
+    found = explainer.explain(raw_images)
+    assert torch.equal(found.targets[:, 0], found.logits.argmax(dim=1))
+    first = explainer.explain(raw_images, top_k=1)
+    assert torch.equal(found.maps, first.maps)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "ell"}, r"'ell' among 10.*'eel'"),
+        ({"targets": 10}, r"10 is out of range 0\.\.9"),
+        ({"targets": -1}, "-1 is out of range"),
+        ({"targets": "-1"}, "-1 is out of range"),
+        ({"targets": [0, 1, 10]}, "10 is out of range"),
+        ({"targets": torch.tensor([0, 1, 10])}, "10 is out of range"),
+        ({"targets": [0, 1]}, "for 3 images"),
+        ({"targets": torch.zeros(4, dtype=torch.int64)}, "for 3 images"),
+        ({"targets": torch.zeros(1, 3, dtype=torch.int64)}, "for 3 images"),
+        ({"targets": [[0, 1], [2], [3]]}, "for 3 images"),
+        ({"targets": [[], [], []]}, "for 3 images"),
+        ({"targets": []}, "for 3 images"),
+        ({"targets": torch.zeros(3)}, "float32"),
+        ({"targets": torch.ones(3, dtype=torch.bool)}, "bool"),
+        ({"targets": True}, "True"),
+        ({"targets": 2.0}, "2.0"),
+        ({"targets": [1.0, 2.0, 3.0]}, "1.0"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 11}, "top_k=11"),
+        ({"top_k": 2, "targets": 1}, "excludes targets"),
+    ],
+    ids=str,
+)
+def test_targets_that_do_not_exist_are_refused(
+    explainer: Explainer, raw_images: Tensor, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TTameError, match=message):
+        explainer.explain(raw_images[:3], **options)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+def test_numpy_integers_are_indices(kind: Any) -> None:
+    logits = torch.zeros(2, 10)
+    assert resolve_targets(kind(3), logits, CLASSES).tolist() == [[3], [3]]
+    assert resolve_targets(np.array([3, 4], dtype=kind), logits, CLASSES).tolist() == [[3], [4]]
+    assert resolve_targets([kind(3), kind(4)], logits, CLASSES).tolist() == [[3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "indices"), [("crane", (134, 517)), ("maillot", (638, 639)), ("Crane", (134, 517))]
+)
+def test_ambiguous_imagenet_names_are_refused(name: str, indices: tuple[int, int]) -> None:
+    with pytest.raises(TTameError, match=f"ambiguous: {indices[0]} .*{indices[1]} .*index"):
+        class_index(name, imagenet_classes())
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("maillot, tank suit", 639), ("tank suit", 639), ("Egyptian cat", 285), ("tabby cat", 281)],
+)
+def test_imagenet_names_and_their_synonyms(name: str, index: int) -> None:
+    assert class_index(name, imagenet_classes()) == index
+
+
+def test_classes_without_names_are_numbered(toy: nn.Module, raw_images: Tensor) -> None:
+    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32))
+    assert explainer.classes == tuple(f"class {index}" for index in range(10))
+    assert explainer.explain(raw_images, "class 7").targets[0].tolist() == [7]
+
+
+# Attaching
+
+
+def test_attaching_chooses_layers_and_reads_the_facts(toy: nn.Module) -> None:
+    explainer = ttame.attach(
+        toy, input_size=(32, 48), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), space="normalized",
+        config=AttentionConfig(max_size=5),
+    )  # fmt: skip
+    assert explainer.layers == ("stages.0", "stages.1", "stages")
+    assert explainer.mechanism.channels == (8, 12, 16)
+    assert explainer.mechanism.classes == 10
+    assert explainer.spec.mean == (0.1, 0.2, 0.3) and explainer.spec.std == (0.4, 0.5, 0.6)
+    assert explainer.spec.input_size == (32, 48) and explainer.spec.space == "normalized"
+    assert explainer(torch.randn(1, 3, 32, 48))[2].shape == (1, 1, 5, 5)
+
+
+def test_a_single_layer_may_be_named_without_a_list(toy: nn.Module) -> None:
+    assert ttame.attach(toy, "stages.1", input_size=(32, 32)).layers == ("stages.1",)
+    with pytest.raises(TTameError, match="no layer 'stage9'"):
+        ttame.attach(toy, "stage9", input_size=(32, 32))
+
+
+def test_attaching_needs_an_input_size(toy: nn.Module) -> None:
+    with pytest.raises(TTameError, match=r"input_size=\(H, W\)"):
+        ttame.attach(toy, LAYERS)
+
+
+# Files
+
+
+@pytest.fixture
+def saved(explainer: Explainer, tmp_path: Path) -> Path:
+    return explainer.save(tmp_path / "toy.safetensors")
+
+
+def tamper(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> Path:
+    """Rewrite a saved explainer with a changed header or changed tensors."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[FORMAT])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(header, state)
+    other = path.with_name("tampered.safetensors")
+    save_file(state, other, metadata={FORMAT: json.dumps(header)})
+    return other
+
+
+@torch.no_grad()
+def test_a_saved_explainer_gives_the_same_maps(
+    explainer: Explainer, make_toy: MakeToy, saved: Path, raw_images: Tensor
+) -> None:
+    explainer.record = {"seed": 7}
+    explainer.save(saved)
+    loaded = Explainer.load(saved, make_toy(0))
+    before, after = explainer.explain(raw_images, top_k=3), loaded.explain(raw_images, top_k=3)
+    assert torch.equal(before.maps, after.maps)
+    assert torch.equal(before.targets, after.targets)
+    assert loaded.layers == LAYERS and loaded.classes == CLASSES
+    assert loaded.record == {"seed": 7}
+    facts = ("input_size", "resize", "mean", "std", "interpolation", "space", "head", "classes")
+    for name in facts:
+        assert getattr(loaded.spec, name) == getattr(explainer.spec, name)
+    assert not loaded.mechanism.training
+    assert ttame.load(saved, make_toy(0)).layers == LAYERS
+
+
+def test_the_architecture_travels_along(toy: nn.Module, tmp_path: Path) -> None:
+    config = AttentionConfig(skip=False, width=3, activation="sigmoid", max_size=9)
+    explainer = ttame.attach(
+        toy, LAYERS[1:], config=config, input_size=(32, 48), space="normalized"
+    )
+    loaded = Explainer.load(explainer.save(tmp_path / "x.safetensors"), toy)
+    assert loaded.mechanism.config == config
+    assert loaded.layers == LAYERS[1:]
+    assert loaded.spec.input_size == (32, 48) and loaded.spec.space == "normalized"
+    images = torch.randn(2, 3, 32, 48)
+    assert torch.equal(loaded(images)[2], explainer(images)[2])
+
+
+@torch.no_grad()
+def test_half_precision_halves_the_file_and_keeps_the_maps(
+    explainer: Explainer, toy: nn.Module, saved: Path, images: Tensor, tmp_path: Path
+) -> None:
+    half = explainer.save(tmp_path / "half.safetensors", dtype=torch.float16)
+    with safe_open(half, framework="pt") as file:
+        assert file.get_tensor("fusion.weight").dtype == torch.float16
+        sizes = [file.get_tensor(name).nbytes for name in file.keys()]  # noqa: SIM118
+    assert sum(sizes) < 0.55 * sum(v.nbytes for v in explainer.mechanism.state_dict().values())
+    loaded = Explainer.load(half, toy)
+    floats = [v for v in loaded.mechanism.state_dict().values() if v.is_floating_point()]
+    assert {value.dtype for value in floats} == {torch.float32}
+    exact, close = explainer(images)[2], loaded(images)[2]
+    assert not torch.equal(exact, close)
+    assert torch.allclose(exact, close, atol=5e-3 * float(exact.abs().max()))
+    assert explainer.mechanism.fusion.weight.dtype == torch.float32
+
+
+def test_the_header_says_what_the_file_belongs_to(saved: Path, toy: nn.Module) -> None:
+    with safe_open(saved, framework="pt") as file:
+        header = json.loads(file.metadata()[FORMAT])
+    assert header["format"] == FORMAT and header["version"] == VERSION
+    assert header["backbone_digest"] == weight_digest(toy)
+    assert header["layers"] == list(LAYERS)
+    assert header["channels"] == [8, 12, 16] and header["class_count"] == 10
+    assert header["classes"] == list(CLASSES)
+
+
+def test_a_file_of_another_ending_is_refused(explainer: Explainer, tmp_path: Path) -> None:
+    with pytest.raises(TTameError, match=r"ends in \.safetensors"):
+        explainer.save(tmp_path / "toy.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_named(toy: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(TTameError, match=r"nothing\.safetensors.*does not exist"):
+        Explainer.load(tmp_path / "nothing.safetensors", toy)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(saved: Path, toy: nn.Module, share: float) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(TTameError, match="truncated or not a safetensors file"):
+        Explainer.load(saved, toy)
+
+
+def test_another_kind_of_file_is_refused(toy: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "pickled.safetensors"
+    torch.save(toy.state_dict(), path)
+    with pytest.raises(TTameError, match="truncated or not a safetensors file"):
+        Explainer.load(path, toy)
+    path.write_text("no tensors at all\n")
+    with pytest.raises(TTameError, match="truncated or not a safetensors file"):
+        Explainer.load(path, toy)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"format": "pt"}, {FORMAT: "[]"}, {FORMAT: '{"format": "other", "version": 1}'}],
+    ids=str,
+)
+def test_safetensors_of_something_else_are_refused(
+    toy: nn.Module, tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(toy.state_dict(), path, metadata=metadata)
+    with pytest.raises(TTameError, match="not a saved explainer"):
+        Explainer.load(path, toy)
+
+
+def test_a_header_that_is_no_json_is_refused(toy: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(toy.state_dict(), path, metadata={FORMAT: "{"})
+    with pytest.raises(TTameError, match="truncated or not"):
+        Explainer.load(path, toy)
+
+
+def test_other_weights_of_the_classifier_are_refused(saved: Path, make_toy: MakeToy) -> None:
+    with pytest.raises(TTameError, match=r"trained on ToyClassifier with weights .*same weights"):
+        Explainer.load(saved, make_toy(5))
+    touched = make_toy(0)
+    next(touched.parameters()).data.view(-1)[0] += 1e-3
+    with pytest.raises(TTameError, match="same weights"):
+        Explainer.load(saved, touched)
+
+
+def test_an_unregistered_classifier_must_be_passed(saved: Path) -> None:
+    with pytest.raises(TTameError, match="unknown backbone 'ToyClassifier'"):
+        Explainer.load(saved)
+
+
+Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header, state: header.update(version=VERSION + 1), "format 2, this ttame reads 1"),
+        (lambda header, state: header.update(class_count=11), r"fusion\.bias.*\(10,\).*\(11,\)"),
+        (lambda header, state: header.update(channels=[8, 12, 17]), r"branches\.2"),
+        (lambda header, state: header.update(channels=[8, 12]), r"branches\.2"),
+        (lambda header, state: state.pop("fusion.bias"), r"fusion\.bias.*None"),
+        (lambda header, state: state.update(extra=torch.zeros(2)), "'extra'"),
+        (
+            lambda header, state: state.update({"fusion.bias": torch.zeros(9)}),
+            r"fusion\.bias.*\(9,\)",
+        ),
+        (lambda header, state: header["attention"].update(batch_norm=False), r"norm"),
+        (lambda header, state: header["attention"].update(activation="tanh"), "tanh"),
+        (lambda header, state: header["attention"].update(novelty=1), "novelty"),
+        (lambda header, state: header.pop("layers"), "layers"),
+        (lambda header, state: header.pop("spec"), "spec"),
+        (lambda header, state: header.pop("backbone_digest"), "backbone_digest"),
+    ],
+    ids=[
+        "version", "class count", "channels", "fewer layers", "missing tensor", "extra tensor",
+        "tensor shape", "architecture", "activation", "unknown field", "no layers", "no spec",
+        "no digest",
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_together_are_refused(
+    saved: Path, toy: nn.Module, change: Change, message: str
+) -> None:
+    other = tamper(saved, change)
+    with pytest.raises(TTameError, match=message):
+        Explainer.load(other, toy)
+
+
+def test_tampering_alone_does_not_break_a_file(saved: Path, toy: nn.Module) -> None:
+    assert Explainer.load(tamper(saved, lambda header, state: None), toy).layers == LAYERS
+
+
+def test_names_that_do_not_ship_are_refused() -> None:
+    with pytest.raises(TTameError, match=r"unknown backbone 'resnet5'.*'resnet50'"):
+        ttame.load("resnet5")
+
+
+def test_a_failed_save_leaves_the_old_file(
+    explainer: Explainer, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved.read_bytes()
+
+    def fail(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ttame.explainer.save_file", fail)
+    with pytest.raises(TTameError, match="No space left"):
+        explainer.save(saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]

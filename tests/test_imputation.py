@@ -1,0 +1,155 @@
+"""Imputation against an independent dense solve, and ROAD against a slow re-implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ttame.backbones import BackboneSpec
+from ttame.degradation import area_under_curve, road
+from ttame.errors import TTameError
+from ttame.imputation import impute
+
+WEIGHTS = {
+    (dy, dx): 1 / 6 if dy == 0 or dx == 0 else 1 / 12
+    for dy in (-1, 0, 1)
+    for dx in (-1, 0, 1)
+    if (dy, dx) != (0, 0)
+}
+
+
+def slow_impute(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Solve x = weighted mean of its neighbours for every unknown pixel, equation by equation."""
+    height, width = known.shape
+    unknowns = [(y, x) for y in range(height) for x in range(width) if not known[y, x]]
+    index = {place: number for number, place in enumerate(unknowns)}
+    matrix, right = np.zeros((len(unknowns), len(unknowns))), np.zeros((len(unknowns), len(image)))
+    for row, (y, x) in enumerate(unknowns):
+        for (dy, dx), weight in WEIGHTS.items():
+            place = (y + dy, x + dx)
+            if not (0 <= place[0] < height and 0 <= place[1] < width):
+                continue
+            matrix[row, row] += weight
+            if place in index:
+                matrix[row, index[place]] -= weight
+            else:
+                right[row] += weight * image[:, place[0], place[1]]
+    filled = image.copy()
+    for place, values in zip(unknowns, np.linalg.solve(matrix, right), strict=True):
+        filled[:, place[0], place[1]] = values
+    return filled
+
+
+@pytest.mark.parametrize("size", [(12, 10), (17, 31), (32, 32), (9, 40)])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_imputation_is_the_exact_solution(size: tuple[int, int], share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, 3, *size, generator=generator)
+    known = torch.rand(2, 1, *size, generator=generator) >= share
+    found = impute(images, known, tolerance=1e-6)
+    for image, mask, filled in zip(images, known, found, strict=True):
+        expected = slow_impute(image.double().numpy(), mask[0].numpy())
+        assert np.abs(filled.numpy() - expected).max() < 1e-4
+    assert torch.equal(found[known.expand_as(found)], images[known.expand_as(images)])
+
+
+def test_large_holes_are_exact_to_a_thousandth() -> None:
+    """One blob of 70 % of the image, the hardest case for an iterative solver."""
+    images = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+    known = torch.ones(1, 1, 48, 48, dtype=torch.bool)
+    known[..., 4:44, 3:45] = False
+    expected = slow_impute(images[0].double().numpy(), known[0, 0].numpy())
+    assert np.abs(impute(images, known)[0].numpy() - expected).max() < 1e-3
+
+
+def test_a_constant_image_stays_constant() -> None:
+    known = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(3)) > 0.8
+    assert torch.allclose(impute(torch.full((1, 1, 20, 20), 0.4), known), torch.tensor(0.4), atol=1e-4)
+
+
+def test_noise_is_seeded_and_of_the_stated_size() -> None:
+    images, known = torch.zeros(2, 3, 64, 64), torch.ones(2, 1, 64, 64, dtype=torch.bool)
+    known[..., :, 1:] = False
+    found = impute(images, known, noise=0.01, seed=5)
+    assert torch.equal(found, impute(images, known, noise=0.01, seed=5))
+    assert torch.equal(found[0], found[1])
+    assert found[..., 1:].std().item() == pytest.approx(0.01, rel=0.05)
+    assert (found[..., 0] == 0).all()
+
+
+def test_bad_masks_are_refused() -> None:
+    images = torch.rand(1, 3, 8, 8)
+    with pytest.raises(TTameError, match="no known pixel"):
+        impute(images, torch.zeros(1, 1, 8, 8, dtype=torch.bool))
+    with pytest.raises(TTameError, match="bool"):
+        impute(images, torch.ones(1, 1, 8, 8))
+    with pytest.raises(TTameError, match="known must be"):
+        impute(images, torch.ones(1, 1, 8, 9, dtype=torch.bool))
+
+
+SPEC = BackboneSpec(
+    name="toy", build=None, weights=None, layers=(), head="", input_size=(6, 6),
+    mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), classes=("a", "b"),
+)  # fmt: skip
+
+
+class Toy(nn.Module):
+    """Class 0 is the brightness of the left half, class 1 of the right half."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        halves = images.mean(dim=1).unflatten(-1, (2, -1)).mean(dim=(1, 3))
+        return 4 * halves
+
+
+def test_road_removes_exactly_the_stated_pixels_in_both_orders() -> None:
+    generator = torch.Generator().manual_seed(4)
+    images = torch.rand(2, 3, 6, 6, generator=generator)
+    mean, std = torch.tensor(SPEC.mean).view(1, 3, 1, 1), torch.tensor(SPEC.std).view(1, 3, 1, 1)
+    maps, targets = torch.rand(2, 1, 6, 6, generator=generator), torch.tensor([0, 1])
+    scores = road(Toy(), SPEC, (images - mean) / std, maps, targets, levels=(10, 50, 90), seed=7)
+    noise = 0.01 * torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(7))
+    for photo in range(2):
+        order = maps[photo].flatten().argsort(descending=True)
+        for column, count in enumerate((4, 18, 32)):  # round(level * 36 / 100)
+            for found, kept, removed in (
+                (scores.morf, scores.morf_kept, order[:count]),
+                (scores.lerf, scores.lerf_kept, order[-count:]),
+            ):
+                known = torch.ones(36, dtype=torch.bool)
+                known[removed] = False
+                known = known.view(6, 6)
+                filled = torch.from_numpy(
+                    slow_impute(images[photo].double().numpy(), known.numpy())
+                ).float()
+                filled = torch.where(known, filled, filled + noise[0])
+                probability = Toy()((filled[None] - mean) / std).softmax(dim=1)[0]
+                assert found[photo, column].item() == pytest.approx(
+                    float(probability[targets[photo]]), abs=1e-3
+                )
+                assert bool(kept[photo, column]) == bool(probability.argmax() == targets[photo])
+
+
+def test_road_does_not_depend_on_the_batch() -> None:
+    images, maps = torch.rand(3, 3, 6, 6), torch.rand(3, 1, 2, 2)
+    targets = torch.tensor([0, 1, 0])
+    together = road(Toy(), SPEC, images, maps, targets)
+    for index in range(3):
+        part = slice(index, index + 1)
+        alone = road(Toy(), SPEC, images[part], maps[part], targets[part])
+        assert torch.allclose(together.morf[part], alone.morf, atol=1e-5)
+
+
+def test_road_refuses_bad_levels_and_maps() -> None:
+    images, targets = torch.rand(1, 3, 6, 6), torch.tensor([0])
+    with pytest.raises(TTameError, match=r"1\.\.99"):
+        road(Toy(), SPEC, images, torch.rand(1, 1, 2, 2), targets, levels=(100,))
+    with pytest.raises(TTameError, match="NaN"):
+        road(Toy(), SPEC, images, torch.full((1, 1, 2, 2), float("nan")), targets)
+
+
+def test_area_under_the_curve_by_hand() -> None:
+    # Trapezoids: (1 + .5)/2 * 10 + (.5 + .1)/2 * 80 = 7.5 + 24, over a width of 90.
+    values = torch.tensor([1.0, 0.5, 0.1])
+    assert area_under_curve(values, (0, 10, 90)).item() == pytest.approx(31.5 / 90)

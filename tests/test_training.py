@@ -1,0 +1,522 @@
+"""Training: only the mechanism learns, from a start that is known, into files that are whole."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+import ttame
+from ttame.attention import AttentionConfig
+from ttame.data import PhotoList
+from ttame.errors import TTameError
+from ttame.explainer import Explainer
+from ttame.features import FeatureExtractor
+from ttame.folding import fold_batch_norm
+from ttame.initialization import initialize
+from ttame.objective import ObjectiveConfig
+from ttame.recipes import TrainingConfig, published
+from ttame.training import ExplainerModule, fit, loss_curves
+
+LAYERS = ("stages.0", "stages.1", "stages.2")
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    return {name for name in before if not torch.equal(after[name], before[name])}
+
+
+def quick(**changes: Any) -> TrainingConfig:
+    return replace(TrainingConfig(epochs=1, batch_size=4, workers=0), **changes)
+
+
+# Recipes
+
+
+def test_published_holds_the_papers_values() -> None:
+    config = published()
+    assert (config.epochs, config.steps, config.batch_size) == (8, None, 32)
+    assert (config.optimizer, config.learning_rate, config.weight_decay) == ("sgd", 1e-3, 5e-4)
+    assert (config.init, config.activation, config.retain) == ("free", "sigmoid", (1.0,))
+    assert asdict(config.objective) == {
+        "cross_entropy": 1.5, "area": 2.0, "variation": 0.01, "area_exponent": 0.3,
+        "labels": "batch", "reduction": "paper", "own_share": None,
+    }  # fmt: skip
+    assert published(epochs=4, learning_rate=1e-4) == replace(config, epochs=4, learning_rate=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0},
+        {"steps": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"optimizer": "adam"},
+        {"activation": "softmax"},
+        {"retain": ()},
+        {"retain": (1.0, 0.0)},
+        {"retain": (15,)},
+    ],
+    ids=str,
+)
+def test_recipes_without_meaning_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(TTameError, match=next(iter(fields))):
+        TrainingConfig(**fields)
+
+
+# One step
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        published(),
+        TrainingConfig(),
+        TrainingConfig(activation="minmax"),
+        published(objective=ObjectiveConfig(own_share=0.5)),
+    ],
+    ids=["papers", "default", "minmax", "shared"],
+)
+def test_a_step_changes_the_mechanism_alone(
+    explainer: Explainer, images: Tensor, config: TrainingConfig
+) -> None:
+    classifier = snapshot(explainer.classifier)
+    mechanism = snapshot(explainer.mechanism)
+    module = ExplainerModule(explainer, config, total_steps=10).train()
+    assert explainer.mechanism.training and not explainer.classifier.training
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.parts(images).total.backward()
+    optimizer.step()
+    assert changed(explainer.classifier, classifier) == set()
+    touched = changed(explainer.mechanism, mechanism)
+    # Everything learns; the statistics of the mechanism's own batch norm move along. The bias
+    # before a batch norm has no effect, so no gradient beyond rounding.
+    assert touched >= {name for name in mechanism if not name.endswith("convolution.bias")}
+    assert all(value.grad is None for value in explainer.classifier.parameters())
+
+
+def test_the_parts_of_the_objective_by_hand(explainer: Explainer, images: Tensor) -> None:
+    config = TrainingConfig(objective=ObjectiveConfig(labels="own"))
+    module = ExplainerModule(explainer, config, total_steps=10).eval()
+    with torch.no_grad():
+        parts = module.parts(images, retain=0.5)
+        logits, _, maps = explainer(images)
+        masks = F.interpolate(torch.sigmoid(maps), size=(32, 32), mode="bilinear")
+        level = masks.flatten(1).kthvalue(512, dim=1).values[:, None, None, None]
+        masks = torch.where(masks > level, masks, 0.0)  # the upper 512 of 1,024 pixels
+        assert (masks > 0).sum(dim=(1, 2, 3)).tolist() == [512] * 6
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in (explainer.spec.mean, explainer.spec.std)
+        )
+        masked = ((images * std + mean) * masks - mean) / std
+        expected = F.cross_entropy(explainer.classifier(masked), logits.argmax(dim=1))
+    assert float(parts.cross_entropy) == pytest.approx(float(expected), abs=1e-4)
+    area = ((torch.sigmoid(maps) + 0.0005) ** 0.3).mean()
+    assert float(parts.area) == pytest.approx(float(area), rel=1e-5)
+
+
+def test_optimizer_of_the_papers(explainer: Explainer) -> None:
+    module = ExplainerModule(explainer, published(), total_steps=100)
+    found = module.configure_optimizers()
+    optimizer = found["optimizer"]
+    assert isinstance(optimizer, torch.optim.SGD)
+    decayed, free = optimizer.param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
+    names = {id(value): name for name, value in explainer.mechanism.named_parameters()}
+    assert all(names[id(value)].endswith("bias") for value in free["params"])
+    assert all(names[id(value)].endswith("weight") for value in decayed["params"])
+    assert len(free["params"]) + len(decayed["params"]) == len(names)
+    assert any("norm.weight" in names[id(value)] for value in decayed["params"])
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+    assert decayed["lr"] == pytest.approx(1e-3 / 25)
+    schedule = found["lr_scheduler"]
+    assert isinstance(schedule, dict) and schedule["interval"] == "step"
+    rates = []
+    for _ in range(99):
+        optimizer.step()
+        schedule["scheduler"].step()
+        rates.append(decayed["lr"])
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) in (28, 29)  # three tenths of the way
+    assert rates[-1] < 1e-7
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason(
+    explainer: Explainer, images: Tensor
+) -> None:
+    module = ExplainerModule(explainer, TrainingConfig(learning_rate=0.5), total_steps=10)
+    assert explainer.mechanism.fusion.bias is not None
+    explainer.mechanism.fusion.bias.data.fill_(float("nan"))
+    with pytest.raises(TTameError, match=r"the loss became nan at step 0.*learning rate \(0\.5\)"):
+        module.training_step([images], 0)
+
+
+# Folding
+
+
+def randomized(name: str) -> nn.Module:
+    model: nn.Module = timm.create_model(name, pretrained=False).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet10t", ("layer2", "layer3", "layer4")),
+        ("tf_efficientnet_lite0", ("blocks.2", "blocks.4", "bn2")),
+    ],
+)
+@torch.no_grad()
+def test_folding_is_the_same_function(name: str, layers: tuple[str, ...]) -> None:
+    model, images = randomized(name), torch.randn(2, 3, 64, 64)
+    before = snapshot(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folded = fold_batch_norm(model, images[:1], layers)
+    assert norms(model) > 0 and norms(folded) == 0
+    assert changed(model, before) == set()
+    for found, expected in zip(
+        FeatureExtractor(folded, layers)(images)[1],
+        FeatureExtractor(model, layers)(images)[1],
+        strict=True,
+    ):
+        assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+    logits = model(images)
+    assert torch.allclose(folded(images), logits, atol=1e-3 * float(logits.abs().max()))
+    assert not any(value.requires_grad for value in folded.parameters())
+
+
+class Twice(nn.Module):
+    """One convolution that serves two batch norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.first(self.convolution(images)).relu()
+        logits: Tensor = self.second(self.convolution(hidden)).mean(dim=(2, 3))
+        return logits
+
+
+class Shared(nn.Module):
+    """Two convolutions into one batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.norm(self.second(self.norm(self.first(images)))).mean(dim=(2, 3))
+        return logits
+
+
+class Branching(nn.Module):
+    """The convolution's output goes past the batch norm, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.convolution(images)
+        logits: Tensor = (self.norm(hidden) * hidden).mean(dim=(2, 3))
+        return logits
+
+
+class Between(nn.Module):
+    """Something lies between convolution and batch norm."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, **options)
+        self.between = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.norm(self.between(self.convolution(images))).mean(dim=(2, 3))
+        return logits
+
+
+class Untracked(nn.Module):
+    """A batch norm that always takes the batch's own statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = (self.norm(self.convolution(images)) ** 3).mean(dim=(2, 3))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Twice, Shared, Between, Untracked])
+@torch.no_grad()
+def test_what_cannot_be_folded_stays(kind: Callable[[], nn.Module]) -> None:
+    model, images = kind().eval(), torch.randn(2, 3, 8, 8)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.fill_(0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folded = fold_batch_norm(model, images[:1])
+    assert norms(folded) == norms(model)
+    assert torch.equal(folded(images), model(images))
+
+
+@torch.no_grad()
+def test_a_fold_that_changes_the_logits_is_taken_back() -> None:
+    model, images = Branching().eval(), torch.randn(2, 3, 8, 8)
+    assert model.norm.running_mean is not None
+    model.norm.running_mean.fill_(2.0)
+    with pytest.warns(UserWarning, match="moves the logits of Branching"):
+        folded = fold_batch_norm(model, images[:1])
+    assert norms(folded) == 1
+    assert torch.equal(folded(images), model(images))
+
+
+@pytest.mark.parametrize("layer", ["stages.1.0", "stages.1.1", "stages.1.2", "stages.1"])
+@torch.no_grad()
+def test_tapped_layers_keep_their_maps(toy: nn.Module, images: Tensor, layer: str) -> None:
+    folded = fold_batch_norm(toy, images[:1], (layer,))
+    assert norms(folded) == (1 if layer == "stages.1.0" else 0)
+    found = FeatureExtractor(folded, (layer,))(images)[1][0]
+    assert torch.allclose(found, FeatureExtractor(toy, (layer,))(images)[1][0], atol=1e-5)
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AttentionConfig(),
+        AttentionConfig(batch_norm=False),
+        AttentionConfig(skip=False),
+        AttentionConfig(skip=False, batch_norm=False),
+        AttentionConfig(branch=False),
+        AttentionConfig(activation="identity"),
+    ],
+    ids=["default", "no norm", "no skip", "neither", "no branch", "identity"],
+)
+@torch.no_grad()
+def test_the_classifier_start_is_class_activation_mapping(
+    toy: nn.Module, images: Tensor, config: AttentionConfig
+) -> None:
+    explainer = ttame.attach(toy, LAYERS, config=config, input_size=(32, 32), head="head")
+    initialize(explainer, images, "classifier")
+    _, targets, own = explainer(images)
+    assert float(own.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(own.std()) == pytest.approx(2, rel=1e-3)
+    # CAM: the class's head weights over the last maps, here for classes that nobody predicts, too.
+    head = explainer.classifier.get_submodule("head")
+    last = explainer.classifier.get_submodule("stages")(images)
+    cams = torch.einsum("kc,bchw->bkhw", head.weight, last)
+    cams = F.interpolate(cams, size=(16, 16), mode="bilinear")
+    chosen = cams[torch.arange(6), targets[:, 0]]
+    gain, shift = 2 / chosen.std(), chosen.mean()
+    every = explainer.mechanism.textbook(explainer.extract(images)[1])
+    assert torch.allclose(every, (cams - shift) * gain, atol=1e-3)
+
+
+def test_a_free_start_is_left_alone(explainer: Explainer, images: Tensor) -> None:
+    before = snapshot(explainer.mechanism)
+    initialize(explainer, images, "free")
+    assert changed(explainer.mechanism, before) == set()
+
+
+def test_initialising_keeps_mode_and_statistics(explainer: Explainer, images: Tensor) -> None:
+    before = snapshot(explainer.mechanism)
+    explainer.train()
+    initialize(explainer, images, "classifier")
+    assert explainer.mechanism.training
+    touched = changed(explainer.mechanism, before)
+    assert not any("running" in name for name in touched)
+    assert not any(value.requires_grad for value in explainer.classifier.parameters())
+    assert all(value.requires_grad for value in explainer.mechanism.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": ""}, "head=.*"),
+        ({"head": "nothing"}, "'nothing' is NoneType"),
+        ({"head": "stages"}, "'stages' is Sequential"),
+        ({"head": "head", "layers": LAYERS[:2]}, "head's 16 channels"),
+        (
+            {"head": "head", "config": AttentionConfig(skip=False, width=16)},
+            "head's 16 channels",
+        ),
+    ],
+    ids=["no head", "unknown head", "no linear head", "no fitting layer", "other width"],
+)
+def test_a_start_without_a_head_is_refused(
+    toy: nn.Module, images: Tensor, options: dict[str, Any], message: str
+) -> None:
+    explainer = ttame.attach(toy, **{"layers": LAYERS, "input_size": (32, 32), **options})
+    with pytest.raises(TTameError, match=message):
+        initialize(explainer, images, "classifier")
+
+
+def test_an_unknown_start_is_refused(explainer: Explainer, images: Tensor) -> None:
+    with pytest.raises(TTameError, match="'random'"):
+        initialize(explainer, images, "random")  # type: ignore[arg-type]
+
+
+# Whole runs
+
+
+class Interrupt(Callback):
+    """Kills the run at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("power cut")
+
+
+def run(explainer: Explainer, photos: PhotoList, out: Path, **options: Any) -> Explainer:
+    config = options.pop("config", quick())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers
+        return fit(explainer, photos, config, out, progress=False, name="toy", **options)
+
+
+def test_a_run_writes_an_explainer_and_its_record(
+    explainer: Explainer, make_toy: Callable[[int], nn.Module], photos: PhotoList, tmp_path: Path,
+    images: Tensor,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    classifier, untrained = snapshot(explainer.classifier), snapshot(explainer.mechanism)
+    trained = run(explainer, photos, out, validation=photos.select(range(5)), command="ttame train")
+    assert changed(explainer.classifier, classifier) == set()
+    assert changed(explainer.mechanism, untrained) == set()
+    assert changed(trained.classifier, classifier) == set()
+    assert not trained.mechanism.training
+
+    loaded = Explainer.load(out / "toy.safetensors", make_toy(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(images)[2], trained(images)[2])
+        assert bool(loaded(images)[2].isfinite().all())
+
+    record = json.loads((out / "toy.json").read_text(encoding="utf-8"))
+    assert (record["steps"], record["photos"], record["name"]) == (3, 12, "toy")
+    assert record["command"] == "ttame train" and record["layers"] == list(LAYERS)
+    assert record["config"]["batch_size"] == 4
+    curves = record.pop("curves")
+    assert loaded.record == record
+    names = {f"train/{part}" for part in ("total", "cross_entropy", "area", "variation")}
+    names |= {f"val/{metric} {p}%" for metric in ("AD", "IC") for p in (100, 50, 15)}
+    assert names <= set(curves[0])
+    for column in names:
+        assert any(isinstance(row[column], float) for row in curves)
+    assert list(loss_curves(out)["step"]) == [row["step"] for row in curves]
+    assert not list(out.glob(".*"))
+
+
+def test_the_same_seed_trains_the_same_explainer(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    runs = [
+        run(explainer, photos, tmp_path / str(i), config=quick(steps=2, seed=seed))
+        for i, seed in enumerate((3, 3, 4))
+    ]
+    first, second, third = (one.mechanism.state_dict() for one in runs)
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    assert not torch.allclose(first["fusion.weight"], third["fusion.weight"], atol=1e-6)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    out, config = tmp_path / "run", quick(epochs=2)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(explainer, photos, out, config=config, callbacks=[Interrupt(4)])
+    last = out / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert not (out / "toy.safetensors").exists()
+
+    with pytest.raises(TTameError, match="holds an earlier run"):
+        run(explainer, photos, out, config=config)
+    steps: list[int] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(
+            self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            steps.append(trainer.global_step)
+
+    run(explainer, photos, out, config=config, resume=True, callbacks=[Watch()])
+    assert steps == [3, 4, 5]
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+    assert (out / "toy.safetensors").is_file()
+
+
+def test_checkpoints_leave_the_classifier_out(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    run(explainer, photos, tmp_path / "run")
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]
+    assert all(name.startswith("explainer.mechanism.") for name in saved["state_dict"])
+
+
+def test_resuming_with_another_architecture_is_refused(
+    explainer: Explainer, toy: nn.Module, photos: PhotoList, tmp_path: Path
+) -> None:
+    run(explainer, photos, tmp_path / "run")
+    other = ttame.attach(toy, LAYERS[1:], input_size=(32, 32), head="head")
+    with pytest.raises(TTameError, match="this mechanism needs"):
+        run(other, photos, tmp_path / "run", resume=True)
+
+
+def test_resuming_nothing_is_refused(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    with pytest.raises(TTameError, match="nothing to resume"):
+        run(explainer, photos, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_photo_is_named(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    (photos.root / photos.names[7]).write_bytes(b"")
+    with pytest.raises(TTameError, match=photos.names[7]):
+        run(explainer, photos, tmp_path / "run")
+    assert not (tmp_path / "run" / "toy.safetensors").exists()

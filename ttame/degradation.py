@@ -1,0 +1,120 @@
+"""ROAD: how fast the classifier's answer degrades as pixels are removed and imputed (`road`).
+
+Pixels are removed in the map's order, most relevant first (MoRF: a good map loses the answer
+early, lower is better) or least relevant first (LeRF: a good map keeps it long, higher is
+better), and filled by noisy linear imputation, so that the hole itself tells little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ttame.backbones import BackboneSpec
+from ttame.errors import TTameError
+from ttame.images import denormalize, normalize
+from ttame.imputation import impute
+from ttame.masking import normalize_maps, rank_pixels, upsample
+
+# The papers' levels: percent of pixels removed.
+LEVELS = (10, 20, 30, 40, 50, 70, 90)
+_NOISE = 0.01  # standard deviation in raw [0, 1] units, whatever the classifier's normalisation
+
+
+@dataclass(frozen=True)
+class RoadScores:
+    """What the classifier says of degraded photos.
+
+    Attributes:
+        morf: Probability of the target class, most relevant pixels removed first, `(B, L)`.
+        lerf: The same, least relevant first, `(B, L)`.
+        morf_kept: Whether the target class is still the predicted one, `(B, L)` bool.
+        lerf_kept: The same, least relevant first, `(B, L)` bool.
+    """
+
+    morf: Tensor
+    lerf: Tensor
+    morf_kept: Tensor
+    lerf_kept: Tensor
+
+
+@torch.inference_mode()
+def road(
+    classifier: nn.Module,
+    spec: BackboneSpec,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    levels: Sequence[int] = LEVELS,
+    seed: int = 0,
+) -> RoadScores:
+    """Degrade photos by their maps in both orders and classify them.
+
+    Exactly round(level·H·W / 100) pixels are removed at each level; ties in the map are broken
+    by a seeded shuffle; imputation happens on raw images, the noise is in raw units.
+
+    Args:
+        classifier: The bare classifier, in `eval()`.
+        spec: Its facts.
+        images: Normalised photos, `(B, 3, H, W)`.
+        maps: Raw explanation maps, `(B, 1, h, w)`.
+        targets: Target classes, `(B,)` int64.
+        levels: Percent of pixels removed, each in 1..99.
+        seed: Of the tie-break and of the noise.
+
+    Raises:
+        TTameError: If a level leaves no pixel, or a map is not finite.
+    """
+    if not all(0 < level < 100 for level in levels):
+        raise TTameError(f"ROAD levels are percentages in 1..99, got {tuple(levels)}")
+    if not bool(maps.isfinite().all()):
+        raise TTameError("an explanation map holds NaN or infinite values; it cannot be ranked")
+    masks = upsample(normalize_maps(maps.float()), images.shape[-2:])
+    known = _known(rank_pixels(masks, seed)[:, 0], levels)  # (B, 2L, HW)
+    raw = denormalize(images.float(), spec)
+    scores, hits = [], []
+    for image, stays, target in zip(raw, known, targets, strict=True):  # bounds the memory
+        degraded = impute(
+            image.expand(len(stays), -1, -1, -1),
+            stays.reshape(-1, 1, *image.shape[-2:]),
+            noise=_NOISE,
+            seed=seed,
+        )
+        found = classifier(normalize(degraded, spec).to(images.dtype)).float().softmax(dim=1)
+        scores.append(found[:, target])
+        hits.append(found.argmax(dim=1) == target)
+    probability, kept = torch.stack(scores), torch.stack(hits)
+    half = len(levels)
+    return RoadScores(
+        morf=probability[:, :half],
+        lerf=probability[:, half:],
+        morf_kept=kept[:, :half],
+        lerf_kept=kept[:, half:],
+    )
+
+
+def area_under_curve(values: Tensor, levels: Sequence[int] = LEVELS) -> Tensor:
+    """Mean height of the curve over the measured levels (trapezoids, no endpoint assumed).
+
+    Args:
+        values: `(..., L)`.
+        levels: L percentages, ascending.
+
+    Returns:
+        `(...)`, in the units of `values`.
+    """
+    where = torch.as_tensor(levels, dtype=values.dtype, device=values.device)
+    return torch.trapezoid(values, where, dim=-1) / (where[-1] - where[0])
+
+
+def _known(order: Tensor, levels: Sequence[int]) -> Tensor:
+    """Pixels that stay: for every level MoRF, then for every level LeRF, `(B, 2L, HW)` bool."""
+    pixels = order.shape[-1]
+    place = torch.empty_like(order).scatter(-1, order, torch.arange(pixels).expand_as(order))
+    removed = [round(level / 100 * pixels) for level in levels]
+    morf = [place >= count for count in removed]
+    lerf = [place < pixels - count for count in removed]
+    return torch.stack(morf + lerf, dim=1)

@@ -1,0 +1,79 @@
+"""RISE: the average of random masks, weighted by what the classifier still sees (`rise`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttame.explainer import Explainer
+from ttame.masking import apply_mask
+
+
+def rise_method(
+    masks: int = 4000, cells: int = 7, keep: float = 0.5, chunk: int = 64, seed: int = 0
+) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+    """A factory for RISE with softmax scores, in the backbone's masking space.
+
+    Masks are drawn, upsampled and used chunk by chunk, so memory does not grow with their
+    number. Every image sees the same masks, so results do not depend on batching.
+
+    Args:
+        masks: Random masks an image, each one forward pass (8,000 in T-TAME's comparison).
+        cells: Cells a side of the coarse random grid.
+        keep: Probability that a cell is on.
+        chunk: Masked images at a time.
+        seed: Of the masks.
+    """
+
+    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+        @torch.inference_mode()
+        def explain(images: Tensor, targets: Tensor) -> Tensor:
+            spec, size = explainer.spec, images.shape[-2:]
+            generator = torch.Generator().manual_seed(seed)
+            total = images.new_zeros(len(images), 1, *size)
+            for start in range(0, masks, chunk):
+                drawn = _draw(min(chunk, masks - start), cells, keep, size, generator)
+                drawn = drawn.to(images)
+                for index, image in enumerate(images):
+                    masked = apply_mask(
+                        image.expand(len(drawn), -1, -1, -1),
+                        drawn,
+                        spec.space,
+                        spec.mean,
+                        spec.std,
+                    )
+                    scores = explainer.classifier(masked).float().softmax(dim=1)
+                    weights = scores[:, targets[index]]
+                    total[index] += torch.einsum("n,nchw->chw", weights.to(drawn), drawn)
+            return total / (masks * keep)
+
+        return explain
+
+    return bind
+
+
+def _draw(
+    count: int, cells: int, keep: float, size: torch.Size, generator: torch.Generator
+) -> Tensor:
+    """Smooth random masks `(count, 1, H, W)` in [0, 1]: coarse grids, upsampled and shifted."""
+    height, width = size
+    step_h, step_w = -(-height // cells), -(-width // cells)  # ceiling
+    # One cell more than needed, then a random crop: the grid's lines fall anywhere.
+    grid = (torch.rand(count, 1, cells + 1, cells + 1, generator=generator) < keep).float()
+    large = F.interpolate(
+        grid,
+        size=((cells + 1) * step_h, (cells + 1) * step_w),
+        mode="bilinear",
+        align_corners=False,
+    )
+    tops = torch.randint(step_h, (count,), generator=generator).tolist()
+    lefts = torch.randint(step_w, (count,), generator=generator).tolist()
+    return torch.stack(
+        [
+            mask[:, top : top + height, left : left + width]
+            for mask, top, left in zip(large, tops, lefts, strict=True)
+        ]
+    )
