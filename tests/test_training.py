@@ -456,6 +456,8 @@ def test_the_same_seed_trains_the_same_explainer(
         run(explainer, photos, tmp_path / str(i), config=quick(steps=2, seed=seed))
         for i, seed in enumerate((3, 3, 4))
     ]
+    ends = torch.load(tmp_path / "0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert ends["global_step"] == 2  # in the middle of an epoch
     first, second, third = (one.mechanism.state_dict() for one in runs)
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
     assert not torch.allclose(first["fusion.weight"], third["fusion.weight"], atol=1e-6)

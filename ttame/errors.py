@@ -18,5 +18,7 @@ def suggest(value: str, known: Iterable[str], limit: int = 3) -> str:
         known: The names that exist.
         limit: How many suggestions at most.
     """
-    near = difflib.get_close_matches(value, list(known), n=limit, cutoff=0.5)
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(value.lower(), names, n=limit, cutoff=0.5)
+    near = [names[name] for name in close]
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

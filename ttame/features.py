@@ -49,14 +49,8 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
     Raises:
         TTameError: A name that does not exist (near names are suggested), or one given twice.
     """
-    modules = dict(model.named_modules())
-    for name in layers:
-        if name not in modules or name == "":
-            raise TTameError(
-                f"{type(model).__name__} has no layer {name!r};{suggest(name, modules)} "
-                "`ttame layers MODEL` lists those that can be used"
-            )
-    if len(set(layers)) != len(layers):
+    modules = {name: _submodule(model, name) for name in layers}
+    if len(modules) != len(layers):
         twice = next(name for name in layers if list(layers).count(name) > 1)
         raise TTameError(f"layer {twice!r} is given twice; name every layer once")
     outputs: dict[str, object] = {}
@@ -155,6 +149,20 @@ def to_map(
             raise TTameError(f"tokens='cls' needs a class token, layer {name!r} has none")
         patches = patches * output[:, :1]
     return patches.transpose(1, 2).reshape(batch, -1, h, w)  # (B, C, h, w)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    """Look a layer up by its path; listing all modules at every pass would cost as much as one."""
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    hint = suggest(name, [known for known, _ in model.named_modules()])
+    raise TTameError(
+        f"{type(model).__name__} has no layer {name!r};{hint} "
+        "`ttame layers MODEL` lists those that can be used"
+    )
 
 
 class FeatureExtractor:

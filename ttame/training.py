@@ -92,7 +92,7 @@ class ExplainerModule(L.LightningModule):
         parts = self.parts(batch[0], retain)
         if not bool(parts.total.isfinite()):
             raise TTameError(
-                f"the loss became {float(parts.total)} at step {self.global_step}; lower the "
+                f"the loss became {parts.total.item()} at step {self.global_step}; lower the "
                 f"learning rate ({self.config.learning_rate})"
             )
         logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
@@ -242,7 +242,10 @@ def fit(
         precision=config.precision,
         logger=[CSVLogger(out, "csv"), TensorBoardLogger(out, "tensorboard")],
         callbacks=[
-            ModelCheckpoint(out / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1),
+            # `save_last` alone would write nothing before the end of training.
+            ModelCheckpoint(
+                last.parent, last.stem, save_on_train_epoch_end=True, enable_version_counter=False
+            ),
             *([TQDMProgressBar(refresh_rate=10)] if progress else []),
             *callbacks,
         ],
