@@ -29,7 +29,8 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
             n_steps=50,
             internal_batch_size=_CHUNK,
         )
-        return found.abs().sum(dim=1, keepdim=True).float().detach()
+        maps: Tensor = found.abs().sum(dim=1, keepdim=True).float().detach()
+        return maps
 
     return explain
 
@@ -78,6 +79,7 @@ def occlusion(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
                 baselines=0,  # the mean colour, as inputs are normalised
                 perturbations_per_eval=_CHUNK,
             )
-        return found.mean(dim=1, keepdim=True).float()
+        maps: Tensor = found.mean(dim=1, keepdim=True).float()
+        return maps
 
     return explain

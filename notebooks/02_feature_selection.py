@@ -1,0 +1,191 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Feature selection
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/02_feature_selection.ipynb)
+#
+# **Shows** which layers of a classifier can feed the attention mechanism, what their feature maps
+# look like, and what each contributes to an explanation map.
+#
+# **Costs** well under a minute on a CPU; nothing is trained or downloaded.
+#
+# **Data and model.** EfficientNet-Lite0 with its ImageNet weights and the shipped explainer.
+# Photos are those of Imagenette's validation split where that is available, else the sample
+# photos; the output says which. The larger profiles take more photos.
+
+# %% tags=["remove-cell"]
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ttame @ git+https://github.com/ttame-companion/ttame"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% tags=["parameters"]
+profile = "quick"
+photos = None  # how many are measured; None: as the profile sets
+channels = 5  # feature maps that are shown of a layer
+seed = 0
+
+# %% [markdown]
+# ## Which layers there are
+#
+# Any module whose output is a grid can be tapped: feature maps of a convolutional network, or the
+# patch tokens of a transformer laid out on their grid. One forward pass of a blank image finds
+# them all.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import ttame
+from ttame.ablations import at_layer, keep_layers
+from ttame.data import samples
+from ttame.evaluation import evaluate, per_sample, summary
+from ttame.features import list_layers
+from ttame.methods import build, ttame_method
+from ttame.plotting import plot_feature_maps, plot_grid, plot_methods, plot_metrics
+from ttame.profiles import open_profile
+from ttame.results import read_results
+
+setting = open_profile(profile)
+explainer = ttame.load(setting.backbone)
+found = list_layers(explainer.classifier, explainer.spec.input_size)
+layers = pd.DataFrame([vars(row) for row in found]).set_index("name")
+layers["registered"] = layers.index.isin(explainer.layers)
+print(f"{explainer.spec.name}: {len(layers)} modules with a spatial output")
+layers.groupby(["size", "stride"]).agg(
+    modules=("kind", "size"), channels=("channels", lambda column: sorted(set(column)))
+).sort_index(ascending=False)
+
+# %% [markdown]
+# *The modules of the classifier by the size of their maps, in cells. The stride is the width of a
+# cell in pixels of the input: deeper layers have more channels and larger cells.*
+#
+# ## The choice
+#
+# The papers take the ends of the last three resolutions. `layers="auto"` makes this choice for any
+# network; for a registered classifier, the registered layers are taken instead, which somebody
+# chose by looking.
+
+# %%
+layers[layers["chosen"] | layers["registered"]].rename(columns={"chosen": "automatic"})
+
+# %% [markdown]
+# *The layers of either choice. Where two rows have the same size, the automatic and the registered
+# choice tap the same resolution at different places.*
+#
+# ## Feature maps
+
+# %%
+batch = explainer.explain(samples().paths, top_k=1)
+names = [path.stem for path in samples().paths]
+cat, dog = names.index("cat"), names.index("german_shepherd")
+plot_grid([[("cat", batch.images[cat]), ("german_shepherd", batch.images[dog])]])
+
+# %%
+from ttame.images import normalize
+
+images = normalize(batch.images[[cat, dog]], explainer.spec)
+with torch.inference_mode():
+    logits, maps = explainer.extract(images)
+for name, values in zip(explainer.layers, maps, strict=True):
+    print(f"{name:10} {tuple(values.shape[1:])}  (channels, height, width)")
+tapped = dict(zip(explainer.layers, maps, strict=True))
+plot_feature_maps({name: values[:1] for name, values in tapped.items()}, channels)
+
+# %% [markdown]
+# *The channels of strongest response to the photo of the cat, a registered layer a row, shallow to
+# deep. Shallow maps draw edges and textures; deep ones mark places, coarsely.*
+
+# %%
+plot_feature_maps({name: values[1:] for name, values in tapped.items()}, channels)
+
+# %% [markdown]
+# *The same for the photo of the dog: other channels respond.*
+#
+# ## How much each layer says about the class
+#
+# Grad-CAM {cite}`gradcam` weights the channels of one layer by their gradients, with no training,
+# so it can probe any layer. It is applied here to the output of each stage, and scored by Average
+# Drop and Increase in Confidence ([definitions](../book/method.md)).
+
+# %%
+count = photos if photos is not None else setting.pick(quick=20, imagenette=200, imagenet=1000)
+measured = setting.photos("val").sample(count, seed)
+print(f"{len(measured)} photos of {measured.name}, classifier {explainer.spec.name}")
+probes = [*explainer.layers, explainer.spec.cam_layer]  # the last: where CAM methods work best
+methods = {f"Grad-CAM at {name}": build("Grad-CAM", at_layer(explainer, name)) for name in probes}
+with tempfile.TemporaryDirectory() as folder:
+    depth = evaluate(explainer, measured, Path(folder) / "depth.jsonl", methods=methods, seed=seed)
+    table = summary(depth)
+table.drop(columns=["degenerate", "ms"]).round(1)
+
+# %% [markdown]
+# *Grad-CAM on the layers that the mechanism reads, and on the one that is registered for CAM
+# methods; the number of photos is in the table. A shallow layer alone hardly knows the class: what
+# it adds to a deep one is sharpness.*
+#
+# ## What each layer contributes to an explanation
+#
+# The fusion is linear, so a raw explanation map is a sum over layers, up to a constant: the part
+# of a layer is what remains when the fusion weights of all other layers are set to zero.
+
+# %%
+readers = {"all layers": explainer}
+readers |= {f"only {name}": keep_layers(explainer, [name]) for name in explainer.layers}
+targets = logits.argmax(dim=1, keepdim=True)
+with torch.inference_mode():
+    parts = {name: reader(images, targets)[2] for name, reader in readers.items()}
+plot_methods(batch.images[[cat, dog]], parts, ["cat", "german_shepherd"])
+
+# %% [markdown]
+# *Explanation map of the predicted class by the shipped explainer, and the part of each layer,
+# every map scaled to its own range.*
+
+# %%
+spread = {name: part.flatten(1).std(dim=1) for name, part in parts.items()}
+pd.DataFrame(spread, index=["cat", "german_shepherd"]).rename_axis("standard deviation").round(2)
+
+# %% [markdown]
+# *How strongly each part varies over the photo, in raw units. A part that hardly varies hardly
+# matters.*
+#
+# Measured on more photos, with each layer alone and with each layer left out:
+
+# %%
+readers |= {
+    f"without {name}": keep_layers(
+        explainer, [other for other in explainer.layers if other != name]
+    )
+    for name in explainer.layers
+}
+methods = {name: ttame_method(reader) for name, reader in readers.items()}
+with tempfile.TemporaryDirectory() as folder:
+    out = evaluate(explainer, measured, Path(folder) / "parts.jsonl", methods=methods, seed=seed)
+    table, (_, records) = summary(out), read_results(out)
+table.drop(columns=["degenerate", "ms"]).round(1)
+
+# %%
+plot_metrics(per_sample(records))
+
+# %% [markdown]
+# *Average Drop and Increase in Confidence of the maps that some layers make, on the photos counted
+# in the table; bars are means, lines are 95 % intervals over photos. Intervals that overlap say
+# nothing about which is better: this is a look at the parts of one trained mechanism, not a
+# comparison of mechanisms trained on fewer layers. That comparison is in [the
+# ablations](06_ablations.ipynb).*

@@ -1,0 +1,243 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The attention mechanism
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/03_attention_mechanism.ipynb)
+#
+# **Shows** the way of one photo through the attention mechanism: every intermediate as a picture
+# with its shape, from the feature maps to the masked photos and what the classifier says of them.
+#
+# **Costs** seconds on a CPU; nothing is trained or downloaded.
+#
+# **Data and model.** One sample photo, an EfficientNet-Lite0 with its ImageNet weights and the
+# shipped explainer. All profiles take this photo; `imagenet` takes the papers' classifier instead.
+
+# %% tags=["remove-cell"]
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ttame @ git+https://github.com/ttame-companion/ttame"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% tags=["parameters"]
+profile = "quick"
+photo = "german_shepherd"  # a sample photo
+layer = 1  # whose branch is looked into, counted from the shallowest
+channels = 5  # feature maps that are shown of a layer
+
+# %% [markdown]
+# ## The photo and the classifier's answer
+
+# %%
+import timeit
+
+import pandas as pd
+import torch
+
+import ttame
+from ttame.attention import resize
+from ttame.data import samples
+from ttame.images import denormalize, normalize, to_batch
+from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.metrics import PERCENTAGES, average_drop
+from ttame.plotting import plot_feature_maps, plot_grid
+from ttame.profiles import open_profile
+
+torch.set_grad_enabled(False)
+setting = open_profile(profile)
+explainer = ttame.load(setting.backbone)
+spec, mechanism = explainer.spec, explainer.mechanism
+
+raw = to_batch({path.stem: path for path in samples().paths}[photo], spec)
+image = normalize(raw, spec)
+logits, maps = explainer.extract(image)
+probability, target = (found[0] for found in logits.softmax(dim=1).max(dim=1))
+name = explainer.classes[target].split(",")[0]
+print(f"photo {tuple(raw.shape)}, logits {tuple(logits.shape)}")
+print(f"model truth: {name}, probability {probability:.1%}")
+plot_grid([[(photo, raw[0])]])
+
+# %% [markdown]
+# *The photo, resized and cropped as the classifier expects. The class that the classifier
+# predicts, right or wrong, is the model truth: the target class from here on.*
+#
+# ## Feature maps
+#
+# The pass that made the logits also passed these layers, and their outputs were kept: $F_1, \dots,
+# F_L$.
+
+# %%
+for name_of, values in zip(explainer.layers, maps, strict=True):
+    print(f"F of {name_of:10} {tuple(values.shape)}")
+plot_feature_maps(dict(zip(explainer.layers, maps, strict=True)), channels)
+
+# %% [markdown]
+# *The channels of strongest response, a layer a row. All the mechanism ever sees of the photo is
+# in these maps.*
+#
+# ## The feature branch
+#
+# Each layer has its own branch, $B = \operatorname{ReLU}(\operatorname{BN}(W * F + b) + F)$: a 1×1
+# convolution that mixes channels at each place, batch normalisation, a skip connection and a
+# rectifier. Here it is step by step, for one layer and the one channel that adds most to the
+# target class.
+
+# %%
+features, branch = maps[layer], mechanism.branches[layer]
+convolved = branch.convolution(features)
+normalised = branch.norm(convolved)
+added = normalised + features
+rectified = torch.relu(added)
+print(f"equals the library's branch: {bool(torch.equal(rectified, branch(features)))}")
+
+start = sum(mechanism.widths[:layer])
+row = mechanism.fusion.weight[target, start : start + mechanism.widths[layer], 0, 0]
+channel = int((row * rectified[0].mean(dim=(-2, -1))).argmax())
+steps = {
+    "feature map F": features,
+    "1×1 convolution": convolved,
+    "batch norm": normalised,
+    "+ skip": added,
+    "ReLU: branch B": rectified,
+}
+plot_grid(
+    [[(f"{step}\n{tuple(values.shape)}", values[0, channel]) for step, values in steps.items()]],
+    signed=True,
+)
+
+# %% [markdown]
+# *One channel on its way through the branch; red is positive, blue negative, white zero, each
+# picture on its own scale. Titles give the shape of the whole tensor: a branch changes neither the
+# number of channels nor the resolution.*
+#
+# ## Fusion
+#
+# The fusion is one more 1×1 convolution with a row of weights $v_y$ for each class $y$. The row of
+# the target class turns each branch into one map, at the branch's own resolution; the maps are
+# upsampled to the largest one and added, with the class's bias.
+
+# %%
+size = mechanism.output_size(maps)
+rows = mechanism.fusion.weight[target, :, 0, 0].split(mechanism.widths)
+fused, total = [], mechanism.fusion.bias[target]
+for hidden, row in zip(mechanism.branch_outputs(maps), rows, strict=True):
+    fused.append(torch.einsum("c,bchw->bhw", row, hidden)[:, None])
+    total = total + resize(fused[-1], size)
+
+pictures = zip(explainer.layers, fused, strict=True)
+plot_grid(
+    [
+        [(f"fused {of}\n{tuple(values.shape)}", values[0, 0]) for of, values in pictures]
+        + [(f"upsampled, added: c\n{tuple(total.shape)}", total[0, 0])]
+    ],
+    signed=True,
+)
+
+# %% [markdown]
+# *What each layer says about the target class, and their sum, the explanation map before the
+# sigmoid. Red speaks for the class, blue against it.*
+
+# %%
+explanation = mechanism(maps, target.view(1, 1))
+print(f"largest difference to the library's map: {float((explanation - total).abs().max()):.1e}")
+
+# %% [markdown]
+# ## Fusing before upsampling
+#
+# The papers upsample every channel first, stack them, and fuse to the maps of all classes.
+# Upsampling and a 1×1 convolution are linear and act on different axes, so the order does not
+# change the function (see [the method](../book/method.md)), but it changes the work.
+
+# %%
+textbook = mechanism.textbook(maps)
+difference = float((textbook[:, target] - explanation[:, 0]).abs().max())
+print(f"textbook order: {tuple(textbook.shape)}; fusing first: {tuple(explanation.shape)}")
+print(f"largest difference of the target's map: {difference:.1e}")
+print(f"of maps that range from {float(explanation.min()):.1f} to {float(explanation.max()):.1f}")
+
+# %%
+one = target.view(1, 1)
+cells, wide = size[0] * size[1], sum(mechanism.widths)
+own = sum(hidden.shape[1] * hidden[0, 0].numel() for hidden in maps)
+clock = {
+    "textbook": timeit.repeat("mechanism.textbook(maps)", globals=globals(), number=1, repeat=5),
+    "fusing first": timeit.repeat("mechanism(maps, one)", globals=globals(), number=1, repeat=5),
+}
+pd.DataFrame(
+    {
+        "values upsampled": [wide * cells, len(maps) * cells],
+        "multiplications of the fusion": [wide * cells * len(explainer.classes), own],
+        "milliseconds, branches included": [1000 * sorted(values)[2] for values in clock.values()],
+    },
+    index=list(clock),
+).round(1)
+
+# %% [markdown]
+# *The cost of one explanation map in either order, on this machine: counts from the shapes, and
+# the median of a few runs.*
+#
+# ## From map to mask
+#
+# In training the raw map passes a sigmoid, $a = \sigma(c)$. For display and in the metrics it is
+# scaled to its own range instead, so that every mask runs from hidden to shown.
+
+# %%
+sigmoid, scaled = torch.sigmoid(explanation), normalize_maps(explanation)
+mask = upsample(scaled, raw.shape[-2:])
+forms = {"raw c": explanation, "sigmoid a": sigmoid, "min-max": scaled, "upsampled": mask}
+plot_grid(
+    [
+        [
+            (
+                f"{form}, {tuple(found.shape[-2:])}\n{found.min():.2f} to {found.max():.2f}",
+                found[0, 0],
+            )
+            for form, found in forms.items()
+        ]
+    ]
+)
+
+# %% [markdown]
+# *The explanation map, the mask of training, and the mask of the metrics; titles give size and
+# range.*
+#
+# ## Masked photos, and the classifier's answer to them
+#
+# The metrics keep the top share of pixels with their soft values, multiply the photo by the mask
+# and ask the classifier again.
+
+# %%
+pictures, answers = [("photo", raw[0])], []
+for percentage in PERCENTAGES:
+    kept = keep_top(mask, percentage / 100)
+    masked = apply_mask(image, kept, spec.space, spec.mean, spec.std)
+    value = explainer.classifier(masked).softmax(dim=1)[0, target]
+    drop = average_drop(probability.view(1), value.view(1))
+    answers.append((percentage, int((kept > 0).sum()), float(value), float(drop)))
+    pictures.append((f"{percentage} % retained\np' = {value:.1%}", denormalize(masked, spec)[0]))
+plot_grid([pictures])
+
+# %% [markdown]
+# *The photo, and what is left of it at each retained share, with the probability of the target
+# class. Hidden pixels take the colour of the masking space that the explainer was trained in.*
+
+# %%
+print(f"{name}: p = {float(probability):.3f} on the whole photo, masking space {spec.space!r}")
+columns = ["retained, %", "pixels left", "p'", "drop, %"]
+pd.DataFrame(answers, columns=columns).set_index("retained, %").round(3)
+
+# %% [markdown]
+# *One photo's part in the Average Drop. It would count towards the Increase in Confidence where p'
+# is larger than p.*
