@@ -66,7 +66,9 @@ def test_large_holes_are_exact_to_a_thousandth() -> None:
 
 def test_a_constant_image_stays_constant() -> None:
     known = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(3)) > 0.8
-    assert torch.allclose(impute(torch.full((1, 1, 20, 20), 0.4), known), torch.tensor(0.4), atol=1e-4)
+    assert torch.allclose(
+        impute(torch.full((1, 1, 20, 20), 0.4), known), torch.tensor(0.4), atol=1e-4
+    )
 
 
 def test_noise_is_seeded_and_of_the_stated_size() -> None:

@@ -15,7 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from ttame.errors import TTameError
 from ttame.notebooks import app as notebook_app
@@ -77,7 +77,7 @@ def explain(
         loaded.explain(photo, [target]) if target else loaded.explain(photo, top_k=top_k)
         for photo in photos
     ]
-    table = Table("photo", "class", "index", "probability", "picture")
+    table = Table("photo", "class", "index", "probability", Column("picture", overflow="fold"))
     for photo, explanation in zip(photos, found, strict=True):
         written = explanation.save(out, [photo.stem])
         for name, index, value, path in zip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -23,6 +24,15 @@ MAP_COLORS = "inferno"
 SIGNED_COLORS = "RdBu_r"
 PALETTE = "colorblind"
 _CELL = 2.2  # inches a picture
+
+
+class Picture(Figure):
+    """A figure that notebooks show by themselves, without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", bbox_inches="tight")
+        return buffer.getvalue()
 
 
 def colorize(maps: Tensor, colors: str = MAP_COLORS) -> Tensor:
@@ -55,7 +65,7 @@ def plot_grid(
         signed: Whether the sign of a map counts: zero is white, positive red, negative blue.
     """
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(cell * columns, (cell + 0.45) * len(rows)), layout="constrained")
+    figure = Picture(figsize=(cell * columns, (cell + 0.45) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -124,7 +134,7 @@ def plot_curves(
         ylabel: Label of the vertical axes.
         window: Rows to average over; above 1, the single values are points.
     """
-    figure = Figure(figsize=(3.2 * len(columns), 2.8), layout="constrained")
+    figure = Picture(figsize=(3.2 * len(columns), 2.8), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         known = curves[["step", column]].dropna()
@@ -144,7 +154,7 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
     Args:
         long: `ttame.evaluation.per_sample`, or the like with a column `method`.
     """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Picture(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     titles = {"AD": "Average Drop, % (lower is better)", "IC": "Increase in Confidence, %"}
     for axis, (metric, title) in zip(axes, titles.items(), strict=True):
@@ -176,7 +186,7 @@ def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
         table: `ttame.training.find_learning_rate`.
         chosen: A rate to mark.
     """
-    figure = Figure(figsize=(5, 3), layout="constrained")
+    figure = Picture(figsize=(5, 3), layout="constrained")
     axis, colors = figure.subplots(), sns.color_palette(PALETTE)
     sns.scatterplot(data=table, x="rate", y="loss", ax=axis, color=colors[0], s=14, alpha=0.5)
     sns.lineplot(data=table, x="rate", y="smoothed", ax=axis, color=colors[0], label="smoothed")
@@ -195,7 +205,7 @@ def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
         percentage: Retained pixels, percent.
     """
     methods = list(dict.fromkeys(records["method"]))
-    figure = Figure(figsize=(2.5 * len(methods), 2.9), layout="constrained")
+    figure = Picture(figsize=(2.5 * len(methods), 2.9), layout="constrained")
     axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     for axis, method, color in zip(
         axes, methods, sns.color_palette(PALETTE, len(methods)), strict=True
@@ -219,7 +229,7 @@ def plot_drops(long: pd.DataFrame) -> Figure:
     """
     drops = long[long["metric"] == "AD"]
     percentages = sorted(drops["percentage"].unique(), reverse=True)
-    figure = Figure(figsize=(3.1 * len(percentages) + 1.2, 2.9), layout="constrained")
+    figure = Picture(figsize=(3.1 * len(percentages) + 1.2, 2.9), layout="constrained")
     axes = figure.subplots(1, len(percentages), sharey=True, squeeze=False)[0]
     for axis, percentage in zip(axes, percentages, strict=True):
         sns.ecdfplot(
