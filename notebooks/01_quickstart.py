@@ -109,7 +109,7 @@ citrus = explainer.explain(path["citrus_fruits"], [["lemon", "orange"]])
 citrus.plot()
 
 # %% [markdown]
-# *One photo, two classes: the map follows the class.*
+# *One photo, two classes. Fruits share features, and so their maps are alike.*
 #
 # Raw maps of two classes come from the same features, so their difference says which places speak
 # for one class rather than for the other.

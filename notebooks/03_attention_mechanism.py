@@ -136,18 +136,25 @@ for hidden, row in zip(mechanism.branch_outputs(maps), rows, strict=True):
     fused.append(torch.einsum("c,bchw->bhw", row, hidden)[:, None])
     total = total + resize(fused[-1], size)
 
-pictures = zip(explainer.layers, fused, strict=True)
+parts = dict(zip([f"fused {of}" for of in explainer.layers], fused, strict=True))
+parts["upsampled, added: c"] = total
 plot_grid(
     [
-        [(f"fused {of}\n{tuple(values.shape)}", values[0, 0]) for of, values in pictures]
-        + [(f"upsampled, added: c\n{tuple(total.shape)}", total[0, 0])]
+        [
+            (
+                f"{part}, {tuple(found.shape[-2:])}\n{found.min():.2f} to {found.max():.2f}",
+                found[0, 0],
+            )
+            for part, found in parts.items()
+        ]
     ],
     signed=True,
 )
 
 # %% [markdown]
-# *What each layer says about the target class, and their sum, the explanation map before the
-# sigmoid. Red speaks for the class, blue against it.*
+# *What each layer says about the target class, and their sum with the bias, the explanation map
+# before the sigmoid. Red speaks for the class, blue against it; each picture has its own scale, so
+# the ranges in the titles say how much a layer matters.*
 
 # %%
 explanation = mechanism(maps, target.view(1, 1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 
 import torch
 from torch import Tensor
@@ -31,10 +33,12 @@ def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Te
         def explain(images: Tensor, targets: Tensor) -> Tensor:
             # The library keeps hooks and activations on the object, so it lives for one call.
             def reshape(output: Tensor) -> Tensor:
-                prefix = prefix_tokens(explainer.classifier)
-                return to_map(output, layer, images, prefix)
+                # Some methods send masked copies through, more images than there were.
+                like = images[:1].expand(len(output), -1, -1, -1)
+                return to_map(output, layer, like, prefix_tokens(explainer.classifier))
 
             with (
+                redirect_stderr(StringIO()),  # Score-CAM shows a progress bar for every image
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 getattr(pytorch_grad_cam, kind)(

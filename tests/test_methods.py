@@ -1,0 +1,122 @@
+"""Every compared method under its one signature; ours against slow re-implementations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ttame.errors import TTameError
+from ttame.explainer import Explainer
+from ttame.masking import apply_mask, degenerate
+from ttame.methods import DEFAULT_METHODS, METHODS, build
+from ttame.methods.rise import _draw, rise_method
+
+# RISE at its full number of masks has tests of its own.
+NAMES = [name for name in METHODS if name != "RISE"]
+
+
+def predictions(explainer: Explainer, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return explainer.classifier(images).argmax(dim=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_gives_one_finite_map_an_image(
+    name: str, explainer: Explainer, images: Tensor
+) -> None:
+    targets = predictions(explainer, images)
+    before = images.clone()
+    maps = build(name, explainer)(images, targets)
+    assert maps.shape[:2] == (len(images), 1) and maps.ndim == 4
+    assert bool(maps.isfinite().all()) and not maps.requires_grad
+    assert torch.equal(images, before)
+    if name != "all ones":
+        assert int(degenerate(maps).sum()) < len(images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_method_depends_on_the_batch(name: str, explainer: Explainer, images: Tensor) -> None:
+    targets = predictions(explainer, images)
+    method = build(name, explainer)
+    together = method(images, targets)
+    for index in range(2):
+        alone = method(images[index : index + 1], targets[index : index + 1])
+        assert torch.allclose(together[index : index + 1], alone, atol=1e-4), name
+
+
+@pytest.mark.parametrize("name", ["T-TAME", "Grad-CAM", "Layer-CAM", "Integrated Gradients"])
+def test_maps_follow_the_target_class(name: str, explainer: Explainer, images: Tensor) -> None:
+    method = build(name, explainer)
+    first = method(images, torch.zeros(len(images), dtype=torch.int64))
+    second = method(images, torch.ones(len(images), dtype=torch.int64))
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+def test_methods_leave_no_hook_and_no_gradient_behind(explainer: Explainer, images: Tensor) -> None:
+    hooks = {name: len(module._forward_hooks) for name, module in explainer.named_modules()}
+    for name in NAMES:
+        build(name, explainer)(images[:1], predictions(explainer, images[:1]))
+    assert hooks == {name: len(m._forward_hooks) for name, m in explainer.named_modules()}
+    assert all(value.grad is None for value in explainer.classifier.parameters())
+    assert not any(value.requires_grad for value in explainer.classifier.parameters())
+    assert not explainer.classifier.training
+
+
+def test_grad_cam_is_its_formula(explainer: Explainer, images: Tensor) -> None:
+    """ReLU(Σ_c mean(∂y/∂A_c) A_c), min-max scaled, on the deepest layer."""
+    targets = predictions(explainer, images)
+    kept: list[Tensor] = []
+    layer = explainer.classifier.get_submodule(explainer.layers[-1])
+    handle = layer.register_forward_hook(lambda _m, _i, output: kept.append(output))
+    logits = explainer.classifier(images.clone().requires_grad_(True))
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), kept[0])
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    expected = (weights * kept[0]).sum(dim=1, keepdim=True).relu().detach()
+    found = build("Grad-CAM", explainer)(images, targets)
+    for index in range(len(images)):
+        if float(expected[index].max()) == 0:
+            continue
+        small = expected[index] - expected[index].min()
+        small = small / small.max()
+        large = torch.nn.functional.interpolate(small[None], size=(32, 32), mode="bilinear")
+        # The library scales once more after enlarging.
+        large = (large - large.min()) / (large.max() - large.min())
+        assert torch.allclose(found[index], large[0], atol=1e-4)
+
+
+def test_rise_is_the_weighted_mean_of_its_masks(explainer: Explainer, images: Tensor) -> None:
+    images, targets = images[:2], predictions(explainer, images)[:2]
+    found = rise_method(masks=10, chunk=4, seed=3)(explainer)(images, targets)
+    generator, spec = torch.Generator().manual_seed(3), explainer.spec
+    drawn = torch.cat([_draw(count, 7, 0.5, images.shape[-2:], generator) for count in (4, 4, 2)])
+    assert drawn.shape == (10, 1, 32, 32)
+    assert float(drawn.min()) >= 0 and float(drawn.max()) <= 1 + 1e-6
+    for index in range(2):
+        total = torch.zeros(1, 32, 32)
+        for mask in drawn:
+            masked = apply_mask(images[index][None], mask[None], spec.space, spec.mean, spec.std)
+            with torch.no_grad():
+                score = explainer.classifier(masked).softmax(dim=1)[0, targets[index]]
+            total += score * mask
+        assert torch.allclose(found[index], total / (10 * 0.5), atol=1e-5)
+
+
+def test_baselines_by_hand(explainer: Explainer, images: Tensor) -> None:
+    targets = predictions(explainer, images)
+    assert bool((build("all ones", explainer)(images, targets) == 1).all())
+    fake = build("Fake-CAM", explainer)(images, targets)
+    assert fake.shape[-2:] == images.shape[-2:]
+    assert fake.sum(dim=(1, 2, 3)).tolist() == [32 * 32 - 1] * len(images)
+    bell = build("centre Gaussian", explainer)(images, targets)[0, 0]
+    assert torch.allclose(bell, bell.flip(0)) and torch.allclose(bell, bell.T)
+    assert float(bell[13, 13]) == float(bell.max())
+    noise = build("random", explainer)(images, targets)
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_unknown_method_suggests(explainer: Explainer) -> None:
+    with pytest.raises(TTameError, match="Score-CAM"):
+        build("ScoreCAM", explainer)
+    assert set(DEFAULT_METHODS) <= set(METHODS)
