@@ -124,6 +124,8 @@ def test_keep_top_keeps_exactly_the_share_whatever_the_ties(
         assert torch.equal(after[chosen], before[chosen])  # values stay soft
         if bool(chosen.any()) and not bool(chosen.all()):
             assert before[chosen].min() >= before[~chosen].max()
+        ranked = rank_pixels(before, seed)[0, : int(chosen.sum())]
+        assert torch.equal(ranked.sort().values, chosen.flatten().nonzero().flatten())
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.15, 24), (0.5, 80), (1.0, 160)])
