@@ -36,7 +36,7 @@ def test_one_record_a_photo_and_method(whole: pd.DataFrame, photos: PhotoList) -
     assert list(whole["method"]) == list(METHODS) * 12
     assert set(whole) == {
         "photo", "method", "target", "probability", "masked_100", "masked_50", "masked_15",
-        "degenerate",
+        "degenerate", "forward", "backward",
     }  # fmt: skip
 
 

@@ -147,6 +147,7 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="'default', 'all', or names with commas.")
     ] = "default",
+    road: Annotated[bool, typer.Option("--road", help="Measure ROAD too.")] = False,
     limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
     batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
     seed: SEED = 0,
@@ -165,6 +166,7 @@ def evaluate(
         task = bar.add_task("photos", total=len(photos))
         run(
             load(explainer), photos, out, methods=names, batch_size=batch_size, seed=seed,
+            metrics=("AD/IC", "ROAD") if road else ("AD/IC",),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     console.print(summary(out).round(2).to_string())

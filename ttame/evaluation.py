@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Subset
 
 from ttame.backbones import weight_digest
 from ttame.data import PhotoDataset, PhotoList
+from ttame.degradation import area_under_curve, road
+from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import degenerate
 from ttame.methods import DEFAULT_METHODS, Method, build
@@ -23,9 +25,11 @@ from ttame.metrics import (
     increase_in_confidence,
     masked_probabilities,
 )
+from ttame.passes import count_passes
 from ttame.results import ResultsFile, provenance, read_results
 
 Progress = Callable[[int, int], None]
+METRICS = ("AD/IC", "ROAD")
 
 
 def evaluate(
@@ -34,6 +38,7 @@ def evaluate(
     out: Path | str,
     *,
     methods: Sequence[str] | Mapping[str, Method] = DEFAULT_METHODS,
+    metrics: Sequence[str] = ("AD/IC",),
     percentages: Sequence[int] = PERCENTAGES,
     batch_size: int = 16,
     seed: int = 0,
@@ -50,6 +55,8 @@ def evaluate(
         photos: The photos, in the order they are measured.
         out: The results file, `.jsonl`.
         methods: Names in `ttame.methods.METHODS`, or methods of your own by name.
+        metrics: `"AD/IC"` always; add `"ROAD"` for degradation curves, half a second or more a
+            photo and method.
         percentages: Shares of pixels to keep, percent.
         batch_size: Photos at a time.
         seed: Seed of tie-breaks.
@@ -60,8 +67,11 @@ def evaluate(
         The path of the complete results file.
 
     Raises:
-        TTameError: An unknown method, an unreadable photo, a file of another run.
+        TTameError: An unknown method or metric, an unreadable photo, a file of another run.
     """
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown or "AD/IC" not in metrics:
+        raise TTameError(f"metrics must hold 'AD/IC' and may hold 'ROAD', got {list(metrics)}")
     explainer = explainer.eval()
     bound = (
         dict(methods)
@@ -79,6 +89,7 @@ def evaluate(
         "data": photos.name,
         "photos": list(photos.names),
         "methods": list(methods),
+        "metrics": list(metrics),
         "percentages": list(percentages),
         "seed": seed,
     }
@@ -89,7 +100,7 @@ def evaluate(
     remaining = Subset(PhotoDataset(photos, explainer.spec), range(complete, len(photos)))
     for images, indices in DataLoader(remaining, batch_size=batch_size):
         batch = images.to(device)
-        rows = _measure(explainer, bound, batch, percentages, seed)
+        rows = _measure(explainer, bound, batch, percentages, seed, "ROAD" in metrics)
         results.append(
             {"photo": photos.names[index], **row}
             for position, index in enumerate(indices.tolist())
@@ -107,6 +118,7 @@ def _measure(
     images: Tensor,
     percentages: Sequence[int],
     seed: int,
+    with_road: bool,
 ) -> list[list[dict[str, Any]]]:
     """Records of one batch: for every photo one a method."""
     with torch.inference_mode():
@@ -114,15 +126,26 @@ def _measure(
     original, targets = (found.clone() for found in scores.max(dim=1))
     rows: list[list[dict[str, Any]]] = [[] for _ in images]
     for name, method in methods.items():
-        start = time.perf_counter()
-        maps = method(images, targets)
-        seconds = (time.perf_counter() - start) / len(images)
+        with count_passes(explainer.classifier) as passes:
+            start = time.perf_counter()
+            maps = method(images, targets)
+            seconds = (time.perf_counter() - start) / len(images)
         flat = degenerate(maps)[:, 0]
         finite = maps.isfinite().all(dim=-1).all(dim=-1)[..., None, None]
         maps = torch.where(finite, maps, torch.zeros_like(maps))  # NaN explains nothing
         masked = masked_probabilities(
             explainer.classifier, explainer.spec, images, maps, targets, percentages, seed
         )
+        curves: list[dict[str, list[float]]] = [{} for _ in images]
+        if with_road:
+            scores = road(explainer.classifier, explainer.spec, images, maps, targets, seed=seed)
+            curves = [
+                {
+                    f"road_{name}": values[index].float().tolist()
+                    for name, values in vars(scores).items()
+                }
+                for index in range(len(images))
+            ]
         for index, row in enumerate(rows):
             row.append(
                 {
@@ -135,6 +158,9 @@ def _measure(
                     },
                     "degenerate": bool(flat[index]),
                     "seconds": seconds,
+                    "forward": passes.forward / len(images),
+                    "backward": passes.backward / len(images),
+                    **curves[index],
                 }
             )
     return rows
@@ -168,8 +194,10 @@ def summary(path: Path | str) -> pd.DataFrame:
         path: A results file.
 
     Returns:
-        Means in percent under columns like `"AD 50%"`, then photos, degenerate maps and
-        median milliseconds per image of making the map.
+        Means in percent under columns like `"AD 50%"`; where it was measured, ROAD's area under
+        the curve of the share of photos that keep their class, percent; then photos, degenerate
+        maps, and of making a map the median milliseconds and the passes of the classifier, per
+        image.
     """
     _, records = read_results(path)
     long = per_sample(records)
@@ -178,8 +206,16 @@ def summary(path: Path | str) -> pd.DataFrame:
     table = long.pivot_table(index="method", columns="column", values="value", aggfunc="mean")
     table = table.loc[methods, sorted(order, key=lambda name: (name[:2], order.index(name)))]
     grouped = records.groupby("method")
+    for order_name, column in (("MoRF", "road_morf_kept"), ("LeRF", "road_lerf_kept")):
+        if column in records:
+            means = grouped[column].apply(lambda rows: torch.tensor(list(rows)).mean(dim=0))
+            table[f"ROAD {order_name}"] = [
+                100 * float(area_under_curve(means[name])) for name in methods
+            ]
     table["photos"] = grouped.size()
     table["degenerate"] = grouped["degenerate"].sum()
     table["ms"] = 1000 * grouped["seconds"].median()
+    for name in [name for name in ("forward", "backward") if name in records]:
+        table[name] = grouped[name].mean()
     table.columns.name = None
     return table

@@ -16,7 +16,7 @@ from torch import Tensor
 from ttame.errors import TTameError
 
 _SMOOTHINGS = 1
-_DAMPING = .9
+_DAMPING = 0.9
 _COARSEST = 8  # cells; below, smoothing alone solves
 _COARSE_SMOOTHINGS = 12
 
