@@ -125,7 +125,7 @@ plot_feature_maps({name: values[1:] for name, values in tapped.items()}, channel
 # Drop and Increase in Confidence ([definitions](../book/method.md)).
 
 # %%
-count = photos if photos is not None else setting.pick(quick=20, imagenette=200, imagenet=1000)
+count = photos if photos is not None else setting.pick(quick=16, imagenette=200, imagenet=1000)
 measured = setting.photos("val").sample(count, seed)
 print(f"{len(measured)} photos of {measured.name}, classifier {explainer.spec.name}")
 probes = [*explainer.layers, explainer.spec.cam_layer]  # the last: where CAM methods work best
@@ -155,7 +155,7 @@ plot_methods(batch.images[[cat, dog]], parts, ["cat", "german_shepherd"])
 
 # %% [markdown]
 # *Explanation map of the predicted class by the shipped explainer, and the part of each layer,
-# every map scaled to its own range.*
+# every map scaled to its own range. A part that is dark throughout is zero.*
 
 # %%
 spread = {name: part.flatten(1).std(dim=1) for name, part in parts.items()}
@@ -165,6 +165,17 @@ pd.DataFrame(spread, index=["cat", "german_shepherd"]).rename_axis("standard dev
 # *How strongly each part varies over the photo, in raw units. A part that hardly varies hardly
 # matters.*
 #
+# A part may be exactly zero: the shipped explainer's fusion starts from the classifier's head on
+# the deepest layer and from zero on the others, and its training on few classes moved only the
+# weights of classes that the classifier saw there. Other classes keep the deepest layer's map.
+
+# %%
+weights = explainer.mechanism.fusion.weight[:, :, 0, 0].split(explainer.mechanism.widths, dim=1)
+for name, rows in zip(explainer.layers, weights, strict=True):
+    moved = int((rows != 0).any(dim=1).sum())
+    print(f"{name:10} takes part in the maps of {moved:,} of {len(rows):,} classes")
+
+# %% [markdown]
 # Measured on more photos, with each layer alone and with each layer left out:
 
 # %%

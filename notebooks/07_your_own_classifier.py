@@ -81,15 +81,15 @@ model = timm.create_model(architecture, num_classes=len(classes))
 spec = derive_spec(model, (), input_size=(size, size))
 loader = DataLoader(PhotoDataset(train, spec, augment=True), batch_size=32, shuffle=True)
 labels, truth = torch.tensor(train.labels), torch.tensor(held.labels)
-epochs = epochs or setting.pick(quick=4, imagenette=15, imagenet=15)
-optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+epochs = epochs or setting.pick(quick=6, imagenette=15, imagenet=15)
+optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.05)
 schedule = torch.optim.lr_scheduler.OneCycleLR(
-    optimizer, max_lr=2e-3, total_steps=epochs * len(loader)
+    optimizer, max_lr=4e-3, total_steps=epochs * len(loader)
 )
 for epoch in range(epochs):
     model.train()
     for images, index in loader:
-        loss = F.cross_entropy(model(images), labels[index])
+        loss = F.cross_entropy(model(images), labels[index], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -122,7 +122,7 @@ config = TrainingConfig(
     seed=seed,
 )
 explainer = fit(explainer, train, config, folder / "run", name="mine", progress=False)
-explanation = explainer.explain(held.paths[:: max(len(held) // 6, 1)][:6], top_k=len(classes))
+explanation = explainer.explain(held.paths[:: max(len(held) // 4, 1)][:4], top_k=len(classes))
 explanation.plot()
 
 # %% [markdown]
