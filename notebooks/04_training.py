@@ -56,6 +56,7 @@ import ttame
 from ttame.data import samples
 from ttame.evaluation import evaluate, per_sample, summary
 from ttame.images import normalize, to_batch
+from ttame.learning_rate import find_learning_rate
 from ttame.masking import normalize_maps
 from ttame.methods import ttame_method
 from ttame.plotting import plot_curves, plot_grid, plot_learning_rates, plot_metrics
@@ -64,7 +65,7 @@ from ttame.recipes import TrainingConfig
 from ttame.references import provenance_table, training_curves, training_record
 from ttame.results import read_results
 from ttame.snapshots import MapSnapshots
-from ttame.training import find_learning_rate, fit, loss_curves, prepare
+from ttame.training import fit, loss_curves, prepare
 
 quiet()
 setting = open_profile(profile)

@@ -121,7 +121,9 @@ def test_pins_cover_every_requirement() -> None:
 def test_no_machine_or_registry_is_named() -> None:
     # Put together here so that this file does not find itself.
     folders = "|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/[a-z]", "/Us" + "ers/[a-z]"])
-    hosts = "|".join(["pypi" + r"\.org/simple", "files" + r"\.pythonhosted", "--index" + "-url"])
+    hosts = "|".join(
+        ["pypi" + r"\.org/simple", "files" + r"\.python" + "hosted", "--index" + "-url"]
+    )
     pattern = re.compile(rf"(?<![\w.])(?:{folders})|{hosts}")
     for name, text in texts().items():
         found = pattern.search(text)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ttame.backbones import weight_digest
 from ttame.data import PhotoDataset, PhotoList
-from ttame.degradation import area_under_curve, road
+from ttame.degradation import LEVELS, area_under_curve, road
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import degenerate
@@ -183,6 +183,33 @@ def per_sample(records: pd.DataFrame) -> pd.DataFrame:
             piece = records[["photo", "method"]].copy()
             piece["percentage"] = int(column.removeprefix("masked_"))
             piece["metric"], piece["value"] = metric, function(original, masked).numpy()
+            pieces.append(piece)
+    return pd.concat(pieces, ignore_index=True)
+
+
+def road_curves(records: pd.DataFrame) -> pd.DataFrame:
+    """ROAD's curves in long form.
+
+    Args:
+        records: Records of a results file that was measured with `"ROAD"`.
+
+    Returns:
+        Columns photo, method, removed (percent of pixels), order (`"MoRF"` or `"LeRF"`), kept
+        (100 where the class is kept, else 0) and probability (of the class, percent).
+
+    Raises:
+        TTameError: If ROAD was not measured.
+    """
+    if "road_morf" not in records:
+        raise TTameError("these results hold no ROAD; measure with metrics=('AD/IC', 'ROAD')")
+    pieces = []
+    for order in ("MoRF", "LeRF"):
+        values, kept = records[f"road_{order.lower()}"], records[f"road_{order.lower()}_kept"]
+        for column, removed in enumerate(LEVELS):
+            piece = records[["photo", "method"]].copy()
+            piece["removed"], piece["order"] = removed, order
+            piece["kept"] = 100 * kept.str[column]
+            piece["probability"] = 100 * values.str[column]
             pieces.append(piece)
     return pd.concat(pieces, ignore_index=True)
 

@@ -183,7 +183,7 @@ def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
     """The range test: loss over the learning rate, and the rate that was chosen.
 
     Args:
-        table: `ttame.training.find_learning_rate`.
+        table: `ttame.learning_rate.find_learning_rate`.
         chosen: A rate to mark.
     """
     figure = Picture(figsize=(5, 3), layout="constrained")
@@ -242,5 +242,37 @@ def plot_drops(long: pd.DataFrame) -> Figure:
         )
         axis.set(title=f"{percentage} % retained", xlabel="drop, %", ylabel="share of photos")
     sns.move_legend(axes[-1], "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+    sns.despine(fig=figure)
+    return figure
+
+
+def plot_road(curves: pd.DataFrame) -> Figure:
+    """Share of photos that keep their class while pixels are removed, in both orders.
+
+    Args:
+        curves: `ttame.evaluation.road_curves`.
+    """
+    figure = Picture(figsize=(10, 3.6), layout="constrained")
+    titles = {"MoRF": "most relevant first (lower is better)", "LeRF": "least relevant first"}
+    for axis, (order, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        sns.lineplot(
+            data=curves[curves["order"] == order],
+            x="removed",
+            y="kept",
+            hue="method",
+            style="method",
+            palette=PALETTE,
+            markers=True,
+            dashes=False,
+            errorbar=("ci", 95),
+            n_boot=300,
+            seed=0,
+            ax=axis,
+            legend=order == "LeRF",
+        )
+        axis.set(title=title, xlabel="removed pixels, %", ylabel="photos that keep their class, %")
+        axis.set_ylim(0, 100)
+        if axis.get_legend():
+            sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
     sns.despine(fig=figure)
     return figure
