@@ -133,7 +133,7 @@ methods = {f"Grad-CAM at {name}": build("Grad-CAM", at_layer(explainer, name)) f
 with tempfile.TemporaryDirectory() as folder:
     depth = evaluate(explainer, measured, Path(folder) / "depth.jsonl", methods=methods, seed=seed)
     table = summary(depth)
-table.drop(columns=["degenerate", "ms"]).round(1)
+table.filter(regex="AD|IC|photos").round(1)
 
 # %% [markdown]
 # *Grad-CAM on the layers that the mechanism reads, and on the one that is registered for CAM
@@ -189,7 +189,7 @@ methods = {name: ttame_method(reader) for name, reader in readers.items()}
 with tempfile.TemporaryDirectory() as folder:
     out = evaluate(explainer, measured, Path(folder) / "parts.jsonl", methods=methods, seed=seed)
     table, (_, records) = summary(out), read_results(out)
-table.drop(columns=["degenerate", "ms"]).round(1)
+table.filter(regex="AD|IC|photos").round(1)
 
 # %%
 plot_metrics(per_sample(records))

@@ -200,7 +200,7 @@ methods = {
 out = evaluate(after, held, folder / "held_out.jsonl", methods=methods, seed=seed)
 header, records = read_results(out)
 print(f"{len(held)} photos of {held.name}, classifier {explainer.spec.name}, seed {seed}")
-summary(out).drop(columns=["degenerate", "ms"]).round(1)
+summary(out).filter(regex="AD|IC|photos").round(1)
 
 # %%
 plot_metrics(per_sample(records))

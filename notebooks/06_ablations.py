@@ -121,7 +121,7 @@ out = evaluate(full, held, folder / "study.jsonl", methods=methods, seed=seed)
 _, records = read_results(out)
 scores, long = summary(out), per_sample(records)
 print(f"{len(held)} photos of {held.name} at {size} × {size} pixels, classifier {full.spec.name}")
-scores.loc[["Grad-CAM", "random"]].drop(columns=["degenerate", "ms"]).round(1)
+scores.loc[["Grad-CAM", "random"]].filter(regex="AD|IC|photos").round(1)
 
 # %% [markdown]
 # *For orientation: Grad-CAM {cite}`gradcam` and a random map on the same photos at the same size.
@@ -130,7 +130,7 @@ scores.loc[["Grad-CAM", "random"]].drop(columns=["degenerate", "ms"]).round(1)
 # ### Architecture
 
 # %%
-shown = scores.drop(columns=["degenerate", "ms"]).reset_index()
+shown = scores.filter(regex="AD|IC|photos").reset_index()
 select_axis(shown, variants, "architecture").set_index("method").round(1)
 
 # %%

@@ -147,7 +147,7 @@ pd.DataFrame([vars(row) for row in found if row.chosen]).drop(columns="chosen").
 # %%
 out = evaluate(explainer, held, folder / "mine.jsonl", methods=("T-TAME", "Grad-CAM", "random"))
 print(f"{len(held)} photos of {held.name}, classifier {architecture} trained on this page")
-summary(out).drop(columns="ms").round(1)
+summary(out).filter(regex="AD|IC|photos").round(1)
 
 # %% [markdown]
 # *AD (lower is better) and IC on the held-out photos, for the classes that the classifier

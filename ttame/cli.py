@@ -169,7 +169,7 @@ def evaluate(
             metrics=("AD/IC", "ROAD") if road else ("AD/IC",),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    console.print(summary(out).round(2).to_string())
+    typer.echo(summary(out).round(2).to_string())
 
 
 @app.command()

@@ -1,19 +1,75 @@
-"""The learning-rate range test, by Lightning's tuner."""
+"""The learning-rate range test: what the loss does while the rate grows geometrically."""
 
 from __future__ import annotations
 
-import io
 import tempfile
-from contextlib import redirect_stderr
+from typing import Any
 
 import lightning as L
 import pandas as pd
-from lightning.pytorch.tuner.tuning import Tuner
+from lightning.pytorch.callbacks import Callback
 
 from ttame.data import PhotoList
+from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.recipes import TrainingConfig
 from ttame.training import ExplainerModule, loader, prepare
+
+# Losses averaged before the test is ended, so that one odd batch does not end it.
+_PATIENCE = 3
+
+
+class RangeTest(Callback):
+    """Raise the learning rate from step to step, and keep the rate and the loss of each.
+
+    Lightning's own tuner reports a running average with a memory of 50 steps, which hides what
+    a short test shows, and draws a progress bar that cannot be switched off.
+
+    Args:
+        lowest: First rate.
+        highest: Last rate.
+        steps: Rates to try.
+
+    Attributes:
+        rates: Learning rates tried so far.
+        losses: The loss of the batch at each.
+
+    Raises:
+        TTameError: If there is no range, or no step within it.
+    """
+
+    def __init__(self, lowest: float, highest: float, steps: int) -> None:
+        if not 0 < lowest < highest or steps < 2:
+            raise TTameError(
+                f"a range test needs 0 < lowest < highest and two steps, got {lowest}, {highest} "
+                f"and {steps}"
+            )
+        self.lowest, self.highest, self.steps = lowest, highest, steps
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's hook: set the rate of the step that follows, over the schedule's."""
+        share = len(self.rates) / (self.steps - 1)
+        self.rates.append(self.lowest * (self.highest / self.lowest) ** share)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.rates[-1]
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Lightning's hook: keep the loss; stop where it has grown fourfold (as the papers do)."""
+        self.losses.append(float(outputs["loss"]))
+        means = pd.Series(self.losses).rolling(_PATIENCE).mean()
+        if means.iloc[-1] > 4 * means.min():
+            trainer.should_stop = True
 
 
 def find_learning_rate(
@@ -25,11 +81,9 @@ def find_learning_rate(
     highest: float = 1.0,
     steps: int = 100,
 ) -> pd.DataFrame:
-    """The learning-rate range test: the loss while the rate grows geometrically.
+    """The loss at geometrically growing rates, one optimiser step each.
 
-    Lightning's tuner runs it on a copy; neither the explainer nor any file is changed. What the
-    tuner reports is a running average with a memory of 50 steps (and its first half is biased
-    low: it corrects for one step too many), so the losses themselves are recovered from it.
+    A copy is trained; neither the explainer nor any file is changed.
 
     Args:
         explainer: Classifier, layers and architecture.
@@ -37,37 +91,32 @@ def find_learning_rate(
         config: How to train; its rate is not used.
         lowest: First rate.
         highest: Last rate; the test ends early where the loss has grown fourfold.
-        steps: Rates to try, one optimiser step each.
+        steps: Rates to try.
 
     Returns:
         Columns rate, loss and smoothed (average over a fifth of the steps, weighted by nearness).
+
+    Raises:
+        TTameError: If there is no range, an unreadable photo, a loss that is not finite.
     """
+    test = RangeTest(lowest, highest, steps)
     L.seed_everything(config.seed, verbose=False)
     module = ExplainerModule(prepare(explainer, photos, config), config, steps)
-    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             max_steps=steps,
+            max_epochs=-1,
             precision=config.precision,
+            callbacks=[test],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        found = Tuner(trainer).lr_find(
-            module,
-            train_dataloaders=loader(photos, explainer, config, train=True),
-            min_lr=lowest,
-            max_lr=highest,
-            num_training=steps,
-            update_attr=False,
-        )
-    assert found is not None
-    table = pd.DataFrame({"rate": found.results["lr"], "loss": found.results["loss"]})
-    memory = 0.98
-    running = table["loss"] * (1 - memory ** (table.index + 2))
-    table["loss"] = (running - memory * running.shift(fill_value=0.0)) / (1 - memory)
-    width = max(steps // 5, 3)
+        trainer.fit(module, loader(photos, explainer, config, train=True))
+    table = pd.DataFrame({"rate": test.rates, "loss": test.losses})
+    width = max(steps // 5, _PATIENCE)
     rolling = table["loss"].rolling(width, center=True, min_periods=1, win_type="gaussian")
     table["smoothed"] = rolling.mean(std=width / 4)
     return table
