@@ -99,8 +99,8 @@ live.drop(index=blind).round(1)
 
 # %% [markdown]
 # *Means over the photos, in percent. `degenerate` counts maps that rank nothing (constant, or not
-# finite); `ms` is the median time of making a map for one photo, in batches, on this machine. The
-# random and the all-ones map look at nothing: they say what a score is worth.*
+# finite); `ms` is the median time of making a map for one photo, in batches, on this machine; `forward` and `backward`
+# count the passes of the classifier that it takes. The random and the all-ones map look at nothing: they say what a score is worth.*
 
 # %%
 long = per_sample(records)

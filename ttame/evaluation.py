@@ -69,6 +69,8 @@ def evaluate(
     Raises:
         TTameError: An unknown method or metric, an unreadable photo, a file of another run.
     """
+    if not methods:
+        raise TTameError("name at least one method")
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or "AD/IC" not in metrics:
         raise TTameError(f"metrics must hold 'AD/IC' and may hold 'ROAD', got {list(metrics)}")

@@ -65,7 +65,7 @@ class RangeTest(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Lightning's hook: keep the loss; stop where it has grown fourfold (as the papers do)."""
+        """Lightning's hook: keep the loss; stop where it has grown fourfold."""
         self.losses.append(float(outputs["loss"]))
         means = pd.Series(self.losses).rolling(_PATIENCE).mean()
         if means.iloc[-1] > 4 * means.min():

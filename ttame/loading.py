@@ -69,7 +69,7 @@ def attach(
     with torch.inference_mode():
         logits, maps = FeatureExtractor(backbone.model, names, config.tokens)(image)
     mechanism = AttentionMechanism([found.shape[1] for found in maps], logits.shape[1], config)
-    mechanism = mechanism.to(parameter.device)
+    mechanism = mechanism.to(parameter.device, parameter.dtype)
     return Explainer(backbone, mechanism, names).eval()
 
 

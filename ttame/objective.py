@@ -37,7 +37,8 @@ class ObjectiveConfig:
             batch (`"batch"`, as published, B×B maps) or of its own label (`"own"`, B maps).
         reduction: `"paper"`: the variation is a sum over maps and pixels divided by 2B, and so
             grows with batch size and resolution. `"mean"`: per map and per pixel, scaled to
-            agree with the published one at batch size 32 and 28×28 cells.
+            agree with the published one (`labels="batch"`) at batch size 32 and 28×28 cells; with
+            own labels it is the same mean over fewer maps, 32 times the published sum there.
         own_share: With `labels="batch"`, the share of the regularisers that rests on the own
             map. `None`, as published: every map counts the same, which is 1/B.
     """

@@ -24,6 +24,7 @@ MAP_COLORS = "inferno"
 SIGNED_COLORS = "RdBu_r"
 PALETTE = "colorblind"
 _CELL = 2.2  # inches a picture
+_FEW = 12  # points that a line marks one by one
 
 
 class Picture(Figure):
@@ -142,7 +143,8 @@ def plot_curves(
         if window > 1:
             sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.4)
             mean[column] = known[column].rolling(window, center=True, min_periods=1).mean()
-        sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color)
+        marker = "o" if len(mean) < _FEW else None
+        sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color, marker=marker)
         axis.set(title=title, xlabel="step", ylabel=ylabel)
     sns.despine(fig=figure)
     return figure
