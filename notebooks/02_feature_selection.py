@@ -54,11 +54,12 @@ import torch
 
 import ttame
 from ttame.ablations import at_layer, keep_layers
+from ttame.charts import plot_metrics
 from ttame.data import samples
 from ttame.evaluation import evaluate, per_sample, summary
 from ttame.features import list_layers
 from ttame.methods import build, ttame_method
-from ttame.plotting import plot_feature_maps, plot_grid, plot_methods, plot_metrics
+from ttame.plotting import plot_feature_maps, plot_grid, plot_methods
 from ttame.profiles import open_profile
 from ttame.results import read_results
 
@@ -165,9 +166,9 @@ pd.DataFrame(spread, index=["cat", "german_shepherd"]).rename_axis("standard dev
 # *How strongly each part varies over the photo, in raw units. A part that hardly varies hardly
 # matters.*
 #
-# A part may be exactly zero: the shipped explainer's fusion starts from the classifier's head on
-# the deepest layer and from zero on the others, and its training on few classes moved only the
-# weights of classes that the classifier saw there. Other classes keep the deepest layer's map.
+# A part may be exactly zero. Where the fusion starts from the classifier's head, it does so on the
+# deepest layer and from zero on the others, and training moves only the weights of classes that
+# the classifier saw in the training photos. Other classes keep the map of the deepest layer.
 
 # %%
 weights = explainer.mechanism.fusion.weight[:, :, 0, 0].split(explainer.mechanism.widths, dim=1)

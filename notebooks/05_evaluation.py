@@ -61,17 +61,12 @@ from pathlib import Path
 import torch
 
 import ttame
+from ttame.charts import plot_drops, plot_metrics, plot_probabilities, plot_road
 from ttame.comparison import paired_differences
 from ttame.evaluation import evaluate, per_sample, road_curves, summary
 from ttame.images import normalize, to_batch
 from ttame.methods import DEFAULT_METHODS, build
-from ttame.plotting import (
-    plot_drops,
-    plot_methods,
-    plot_metrics,
-    plot_probabilities,
-    plot_road,
-)
+from ttame.plotting import plot_methods
 from ttame.profiles import open_profile
 from ttame.references import provenance_table, reference
 from ttame.results import read_results
@@ -99,8 +94,9 @@ live.drop(index=blind).round(1)
 
 # %% [markdown]
 # *Means over the photos, in percent. `degenerate` counts maps that rank nothing (constant, or not
-# finite); `ms` is the median time of making a map for one photo, in batches, on this machine; `forward` and `backward`
-# count the passes of the classifier that it takes. The random and the all-ones map look at nothing: they say what a score is worth.*
+# finite); `ms` is the median time of making a map for one photo, in batches, on this machine;
+# `forward` and `backward` count the passes of the classifier that it takes. The random and the
+# all-ones map look at nothing: they say what a score is worth.*
 
 # %%
 long = per_sample(records)
@@ -138,16 +134,16 @@ plot_metrics(per_sample(reference_records))
 paired_differences(per_sample(reference_records)).round(3)
 
 # %% [markdown]
-# *T-TAME minus each other method, in percentage points: below zero is better for AD, above zero for
-# IC. `low` and `high` bound the 95 % bootstrap interval over photos; where it holds zero, these
-# photos do not tell the two apart. `p` is Wilcoxon's signed-rank test, not corrected for the number
-# of rows.*
+# *T-TAME minus each other method, in percentage points: below zero is better for AD, above zero
+# for IC. `low` and `high` bound the 95 % bootstrap interval over photos; where it holds zero,
+# these photos do not tell the two apart. `p` is Wilcoxon's signed-rank test, not corrected for the
+# number of rows.*
 #
 # ## Degradation
 #
 # ROAD {cite}`road` removes pixels in the map's order and fills the holes from what is left around
-# them. With the most relevant pixels removed first, a good map makes the classifier lose its answer
-# early; with the least relevant first, late.
+# them. With the most relevant pixels removed first, a good map makes the classifier lose its
+# answer early; with the least relevant first, late.
 
 # %%
 degraded = reference("imagenette_val_road.jsonl")

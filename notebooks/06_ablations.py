@@ -56,9 +56,9 @@ from pathlib import Path
 
 import ttame
 from ttame.ablations import STUDY, Variant, run_variant, select_axis, study, study_table
+from ttame.charts import plot_metrics
 from ttame.evaluation import evaluate, per_sample, summary
 from ttame.methods import build, ttame_method
-from ttame.plotting import plot_metrics
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import published
 from ttame.results import read_results
@@ -161,8 +161,8 @@ select_axis(shown, variants, "loss terms").set_index("method").round(1)
 plot_metrics(select_axis(long, variants, "loss terms"))
 
 # %% [markdown]
-# *The objective without some of its terms; otherwise as above. Without the area term nothing makes
-# the mask small, which AD with all pixels retained rewards.*
+# *The objective without some of its terms; otherwise as above. Without the area term nothing asks
+# for a small mask, so AD with all pixels retained is no fair judge of those rows.*
 #
 # ### Where the fusion starts
 #
