@@ -179,7 +179,7 @@ for (_, batch), row in timings.iterrows():
 timings[["forward_ms", "explanation_ms", "ratio", "threads", "repeats"]].round(2)
 
 # %%
-provenance_table(benchmark)
+provenance_table(benchmark).style
 
 # %% [markdown]
 # ## How good the maps are
@@ -195,4 +195,4 @@ summary(committed).filter(regex="AD|IC|photos").round(1)
 
 # %%
 header, _ = read_results(committed)
-provenance_table(header)
+provenance_table(header).style

@@ -69,7 +69,7 @@ found = list_layers(explainer.classifier, explainer.spec.input_size)
 layers = pd.DataFrame([vars(row) for row in found]).set_index("name")
 layers["registered"] = layers.index.isin(explainer.layers)
 print(f"{explainer.spec.name}: {len(layers)} modules with a spatial output")
-layers.groupby(["size", "stride"]).agg(
+layers.sort_values("channels").groupby(["size", "stride"]).agg(
     modules=("kind", "size"), channels=("channels", "unique")
 ).sort_index(ascending=False)
 

@@ -107,6 +107,9 @@ plot_metrics(compared)
 # *AD and IC on the photos counted above; bars are means, lines 95 % intervals over photos. On so
 # few photos the intervals are wide, and neighbours must not be ranked by them.*
 #
+# Mind the data: the shipped explainer was trained on photos of Imagenette's classes, so photos of
+# other things, such as the samples, test it further from home.
+#
 # ## The reference results
 #
 # The same evaluation on many photos, committed with its command and provenance.
@@ -117,7 +120,7 @@ reference_header, reference_records = read_results(committed)
 summary(committed).round(1)
 
 # %%
-provenance_table(reference_header)
+provenance_table(reference_header).style
 
 # %%
 plot_metrics(per_sample(reference_records))
@@ -159,7 +162,7 @@ plot_road(road_curves(road_records))
 # since every photo is imputed and classified fourteen times a method.*
 
 # %%
-provenance_table(road_header)
+provenance_table(road_header).style
 
 # %% [markdown]
 # ## Photos and methods

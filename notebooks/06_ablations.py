@@ -177,9 +177,8 @@ select_axis(shown, variants, "start").set_index("method").round(1)
 plot_metrics(select_axis(long, variants, "start"))
 
 # %% [markdown]
-# *The two starts, after the same few steps; otherwise as above. After so little training the start
-# decides more than anything else on this page, which is why the shipped explainer begins at the
-# classifier's head.*
+# *The two starts, after the same few steps; otherwise as above. A free start takes many more steps
+# to come as far, which is why the shipped explainer begins at the classifier's head.*
 #
 # ## How far to trust this
 #

@@ -108,8 +108,9 @@ pd.crosstab(
 )
 
 # %% [markdown]
-# *What the classifier says of the held-out photos. It is far from perfect, and that is fine:
-# T-TAME explains its decisions, right and wrong ones.*
+# *What the classifier says of the held-out photos. Crops of one photo are alike, so that the
+# samples make an easy task; Imagenette is harder. T-TAME explains the decisions of the classifier,
+# right and wrong ones.*
 #
 # ## Attach, train, explain
 

@@ -48,7 +48,10 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
     """
     figure = Picture(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
-    titles = {"AD": "Average Drop, % (lower is better)", "IC": "Increase in Confidence, %"}
+    titles = {
+        "AD": "Average Drop, % (lower is better)",
+        "IC": "Increase in Confidence, % (higher is better)",
+    }
     for axis, (metric, title) in zip(axes, titles.items(), strict=True):
         sns.barplot(
             data=long[long["metric"] == metric],
