@@ -145,14 +145,14 @@ def quiet() -> None:
 
 def _imagenet(split: str) -> PhotoList:
     try:
-        folder = data_root("imagenet") / split
-        return image_folder(folder, name=f"imagenet/{split}")
+        root = data_root("imagenet")
     except TTameError as error:
         raise TTameError(
             f"profile 'imagenet' needs the photos of ImageNet-1k in imagenet/{split}/<wnid>/ of "
-            "the folder that TTAME_DATA names; they cannot be fetched for you: obtain them from "
-            f"https://image-net.org, or choose another profile ({error})"
+            "the folder that TTAME_DATA names, and there are none; they cannot be fetched for you: "
+            "obtain them from https://image-net.org, or choose another profile"
         ) from error
+    return image_folder(root / split, name=f"imagenet/{split}")
 
 
 def _crops(folder: Path, each: int, seed: int) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
