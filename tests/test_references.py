@@ -1,0 +1,32 @@
+"""Committed results: found, described in full, and missed with a clear message."""
+
+from __future__ import annotations
+
+import pytest
+
+from ttame.errors import TTameError
+from ttame.references import provenance_table, reference, training_curves, training_record
+from ttame.results import read_results
+
+
+def test_reference_results_say_where_they_come_from() -> None:
+    header, records = read_results(reference("imagenette_val.jsonl"))
+    table = provenance_table(header)["provenance"]
+    assert table["photos"] == f"{records['photo'].nunique():,}"
+    assert table["command"].startswith("ttame evaluate")
+    assert {"classifier", "explainer", "data", "commit", "date", "machine"} <= set(table.index)
+
+
+def test_training_record_describes_the_shipped_explainer() -> None:
+    record = training_record("tf_efficientnet_lite0")
+    table = provenance_table(record)["provenance"]
+    assert table["explainer"] == "tf_efficientnet_lite0"
+    assert table["data"] == "imagenette/train"
+    curves = training_curves(record)
+    assert curves["train/total"].notna().sum() > 100
+    assert bool(curves["step"].is_monotonic_increasing)
+
+
+def test_missing_reference_is_named() -> None:
+    with pytest.raises(TTameError, match=r"results/nothing\.jsonl"):
+        reference("nothing.jsonl")
