@@ -106,7 +106,7 @@ def test_terms_of_a_batch_are_those_of_its_maps() -> None:
 
 def test_published_objective() -> None:
     logits, labels, maps = tensors()
-    parts = objective(logits, labels, maps, ObjectiveConfig())
+    parts = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig())
     entropy = slow_cross_entropy(LOGITS, LABELS)
     areas = [slow_area(MAPS[i][t]) for i in range(2) for t in range(2)]
     rough = sum(slow_variation(MAPS[i][t]) for i in range(2) for t in range(2)) / (2 * 2)
@@ -119,7 +119,7 @@ def test_published_objective() -> None:
 
 def test_own_labels_regularize_one_map_an_image() -> None:
     logits, labels, maps = tensors()
-    parts = objective(logits, labels, own_maps(maps), ObjectiveConfig(labels="own"))
+    parts = objective(torch.zeros_like(logits), logits, labels, own_maps(maps), ObjectiveConfig(labels="own"))
     own = [MAPS[0][0], MAPS[1][1]]
     assert float(parts.area) == pytest.approx(sum(map(slow_area, own)) / 2)
     assert float(parts.variation) == pytest.approx(sum(map(slow_variation, own)) / (2 * 2))
@@ -130,7 +130,7 @@ def test_mean_reduction_by_hand(labels: Any) -> None:
     logits, targets, maps = tensors()
     chosen = own_maps(maps) if labels == "own" else maps
     config = ObjectiveConfig(labels=labels, reduction="mean")
-    parts = objective(logits, targets, chosen, config)
+    parts = objective(torch.zeros_like(logits), logits, targets, chosen, config)
     grids = chosen.flatten(0, 1).tolist()
     per_cell = sum(map(slow_variation, grids)) / len(grids) / 6
     assert float(parts.variation) == pytest.approx(32 / 2 * 28 * 28 * per_cell)
@@ -140,8 +140,8 @@ def test_mean_reduction_by_hand(labels: Any) -> None:
 def test_reductions_agree_at_the_papers_batch_and_map_size() -> None:
     maps, labels = torch.rand(32, 32, 28, 28), torch.arange(32) % 5
     logits = torch.randn(32, 5)
-    paper = objective(logits, labels, maps, ObjectiveConfig(reduction="paper"))
-    mean = objective(logits, labels, maps, ObjectiveConfig(reduction="mean"))
+    paper = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction="paper"))
+    mean = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction="mean"))
     assert torch.allclose(paper.variation, mean.variation, rtol=1e-4)
     assert torch.allclose(paper.total, mean.total, rtol=1e-4)
     smaller = maps[:8, :8]
@@ -154,21 +154,21 @@ def test_reductions_agree_at_the_papers_batch_and_map_size() -> None:
 
 def test_weights_scale_their_own_term() -> None:
     logits, labels, maps = tensors()
-    one = objective(logits, labels, maps, ObjectiveConfig(cross_entropy=1, area=0, variation=0))
+    one = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(cross_entropy=1, area=0, variation=0))
     assert float(one.total) == pytest.approx(slow_cross_entropy(LOGITS, LABELS))
-    two = objective(logits, labels, maps, ObjectiveConfig(cross_entropy=0, area=3, variation=0))
+    two = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(cross_entropy=0, area=3, variation=0))
     assert float(two.total) == pytest.approx(3 * float(two.area))
-    three = objective(logits, labels, maps, ObjectiveConfig(cross_entropy=0, area=0, variation=5))
+    three = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(cross_entropy=0, area=0, variation=5))
     assert float(three.total) == pytest.approx(5 * float(three.variation))
-    linear = objective(logits, labels, maps, ObjectiveConfig(area_exponent=1.0))
+    linear = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(area_exponent=1.0))
     assert float(linear.area) == pytest.approx(float(maps.mean()) + 0.0005)
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean"])
 def test_an_equal_share_is_the_published_weighting(reduction: Any) -> None:
     maps, labels, logits = torch.rand(4, 4, 3, 3), torch.tensor([0, 1, 2, 1]), torch.randn(4, 3)
-    published = objective(logits, labels, maps, ObjectiveConfig(reduction=reduction))
-    shared = objective(logits, labels, maps, ObjectiveConfig(reduction=reduction, own_share=1 / 4))
+    published = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction=reduction))
+    shared = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction=reduction, own_share=1 / 4))
     for name in ("total", "area", "variation"):
         assert torch.allclose(getattr(published, name), getattr(shared, name), rtol=1e-5)
 
@@ -178,16 +178,16 @@ def test_own_share_moves_the_regularizers_to_the_own_map() -> None:
     own = (slow_area(MAPS[0][0]) + slow_area(MAPS[1][1])) / 2
     others = (slow_area(MAPS[0][1]) + slow_area(MAPS[1][0])) / 2
     for share in (0.0, 0.25, 1.0):
-        parts = objective(logits, labels, maps, ObjectiveConfig(own_share=share))
+        parts = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=share))
         assert float(parts.area) == pytest.approx(share * own + (1 - share) * others)
-    whole = objective(logits, labels, maps, ObjectiveConfig(own_share=1.0))
+    whole = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=1.0))
     rough = (slow_variation(MAPS[0][0]) + slow_variation(MAPS[1][1])) / 2
     assert float(whole.variation) == pytest.approx(rough * 4 / (2 * 2))  # a mean times B²/2B
 
 
 def test_own_share_of_a_single_photo_is_everything() -> None:
     maps, labels, logits = torch.rand(1, 1, 3, 3), torch.tensor([1]), torch.randn(1, 2)
-    parts = objective(logits, labels, maps, ObjectiveConfig(own_share=0.0))
+    parts = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=0.0))
     assert float(parts.area) == pytest.approx(float(area(maps)))
 
 
@@ -208,7 +208,7 @@ def test_gradients(config: ObjectiveConfig) -> None:
     logits = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
 
     def total(logits: Tensor, maps: Tensor) -> Tensor:
-        return objective(logits, labels, maps, config).total
+        return objective(torch.zeros_like(logits), logits, labels, maps, config).total
 
     assert torch.autograd.gradcheck(total, (logits, maps))
 

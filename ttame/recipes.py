@@ -33,17 +33,19 @@ class TrainingConfig:
         workers: Processes that read photos.
     """
 
-    epochs: int = 6
+    epochs: int = 3
     steps: int | None = None
     batch_size: int = 32
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 5e-4
     init: Init = "classifier"
-    activation: Literal["sigmoid", "minmax"] = "sigmoid"
+    activation: Literal["sigmoid", "minmax"] = "minmax"
     retain: tuple[float, ...] = (1.0, 0.5, 0.15)
     objective: ObjectiveConfig = field(
-        default_factory=lambda: ObjectiveConfig(labels="own", reduction="mean", variation=0.001)
+        default_factory=lambda: ObjectiveConfig(
+            cross_entropy=0, drop=5, labels="own", reduction="mean", variation=0.001
+        )
     )
     augment: bool = True
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -75,6 +77,7 @@ def published(**changes: Any) -> TrainingConfig:
         optimizer="sgd",
         learning_rate=1e-3,
         init="free",
+        activation="sigmoid",
         retain=(1.0,),
         objective=ObjectiveConfig(),
     )

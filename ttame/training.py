@@ -80,7 +80,8 @@ class ExplainerModule(L.LightningModule):
         maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
         masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
         masked = apply_mask(images, masks, spec.space, spec.mean, spec.std)
-        return objective(self.explainer.classifier(masked), labels, maps, config.objective)
+        answer = self.explainer.classifier(masked)
+        return objective(logits, answer, labels, maps, config.objective)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
