@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ttame
+from ttame.allocation import keep_freed_memory
 from ttame.data import PhotoList, has_imagenette, image_folder, imagenette
 from ttame.explainer import Explainer
 from ttame.images import normalize
+
+keep_freed_memory()
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 LAYERS = ("stages.0", "stages.1", "stages.2")

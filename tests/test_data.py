@@ -16,6 +16,7 @@ from ttame.data import (
     download_imagenette,
     image_folder,
     imagenette,
+    open_photos,
     samples,
 )
 from ttame.errors import TTameError
@@ -107,6 +108,33 @@ def test_shipped_samples_are_read(tmp_path: Path) -> None:
     image, index = PhotoDataset(found, backbone_spec("tf_efficientnet_lite0"))[3]
     assert image.shape == (3, 224, 224) and index == 3
     assert image.min() >= -1 and image.max() <= 1
+
+
+def test_photos_are_opened_by_name_or_folder(
+    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_photos("imagenette") == imagenette("val")
+    assert open_photos("imagenette", "train") == imagenette("train")
+    assert open_photos("samples") == samples()
+    photo(tmp_path / "mine" / "b.png")
+    photo(tmp_path / "mine" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for folder in (str(tmp_path / "mine"), "mine"):
+        found = open_photos(folder)
+        assert (found.name, found.names) == ("mine", ("a.png", "b.png"))
+        assert all(path.is_file() for path in found.paths)
+
+
+def test_photos_that_do_not_exist_are_refused_with_what_does(
+    miniature: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TTameError, match=r"'imagenete'.*'imagenette'.*'samples'.*folder"):
+        open_photos("imagenete")
+    with pytest.raises(TTameError, match="'test'"):
+        open_photos("imagenette", "test")
+    photo(tmp_path / "one.png")
+    with pytest.raises(TTameError, match=r"one\.png"):  # a file is no folder
+        open_photos(str(tmp_path / "one.png"))
 
 
 def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

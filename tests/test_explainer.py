@@ -21,6 +21,7 @@ from ttame.backbones import imagenet_classes, weight_digest
 from ttame.errors import TTameError
 from ttame.explainer import FORMAT, VERSION, Explainer
 from ttame.images import normalize
+from ttame.loading import open_explainer
 from ttame.objective import ObjectiveConfig, objective
 from ttame.targets import class_index, resolve_targets
 
@@ -153,7 +154,7 @@ def test_training_leaves_the_classifier_as_it_was(explainer: Explainer, images: 
         _, _, maps = explainer(images)
         masks = torch.sigmoid(maps)
         labels = answer.argmax(dim=1)
-        loss = objective(answer, labels, masks, ObjectiveConfig(labels="own")).total
+        loss = objective(answer, answer, labels, masks, ObjectiveConfig(labels="own")).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -475,6 +476,41 @@ def test_tampering_alone_does_not_break_a_file(saved: Path, toy: nn.Module) -> N
 def test_names_that_do_not_ship_are_refused() -> None:
     with pytest.raises(TTameError, match=r"unknown backbone 'resnet5'.*'resnet50'"):
         ttame.load("resnet5")
+
+
+# Opening
+
+
+def test_the_explainer_of_a_backbone_is_opened_as_trained() -> None:
+    found, trained = open_explainer("tf_efficientnet_lite0", "tf_efficientnet_lite0")
+    assert trained and found.spec.name == "tf_efficientnet_lite0"
+    same_one = ttame.load("tf_efficientnet_lite0")
+    assert same(found.mechanism, snapshot(same_one.mechanism))
+
+
+def test_none_is_an_untrained_explainer_that_is_the_same_each_time() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, trained = open_explainer("none", "tf_efficientnet_lite0")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    second, _ = open_explainer("none", "tf_efficientnet_lite0")
+    assert not trained and first.spec.name == "tf_efficientnet_lite0"
+    assert same(second.mechanism, snapshot(first.mechanism))
+    shipped = ttame.load("tf_efficientnet_lite0")
+    assert weight_digest(first.classifier) == weight_digest(shipped.classifier)
+    assert not same(first.mechanism, snapshot(shipped.mechanism))
+
+
+def test_opening_what_does_not_belong_together_is_refused() -> None:
+    with pytest.raises(TTameError, match="needs a backbone"):
+        open_explainer("none")
+    with pytest.raises(TTameError, match=r"'tf_efficientnet_lite0'.*not to 'resnet50'.*'none'"):
+        open_explainer("tf_efficientnet_lite0", "resnet50")
+    with pytest.raises(TTameError, match=r"unknown backbone 'resnet51'.*'resnet50'"):
+        open_explainer("none", "resnet51")
+    with pytest.raises(TTameError, match=r"unknown backbone 'resnet51'.*'resnet50'"):
+        open_explainer("resnet51")
 
 
 def test_a_failed_save_leaves_the_old_file(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.sparse import csc_matrix
+from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
 
 from ttame.backbones import BackboneSpec
@@ -62,6 +65,100 @@ def test_large_holes_are_exact_to_a_thousandth() -> None:
     known[..., 4:44, 3:45] = False
     expected = slow_impute(images[0].double().numpy(), known[0, 0].numpy())
     assert np.abs(impute(images, known)[0].numpy() - expected).max() < 1e-3
+
+
+def smooth_image(size: int) -> Tensor:
+    """A random image `(3, size, size)` as smooth as a photo, in [0, 1]."""
+    generator = torch.Generator().manual_seed(11)
+    total = torch.zeros(1, 3, size, size)
+    for cells, weight in ((4, 0.6), (16, 0.3), (64, 0.1)):
+        coarse = torch.rand(1, 3, cells, cells, generator=generator)
+        total += weight * F.interpolate(coarse, size=(size, size), mode="bicubic")
+    return total[0].clamp(0, 1)
+
+
+def without_blobs(size: int, share: float) -> Tensor:
+    """Which pixels stay `(1, size, size)` when the top of a smooth map of 7x7 cells goes."""
+    cells = torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(12))
+    relevance = F.interpolate(cells, size=(size, size), mode="bilinear").flatten()
+    known = torch.ones(size * size, dtype=torch.bool)
+    known[relevance.argsort(descending=True)[: round(share * size * size)]] = False
+    return known.view(1, size, size)
+
+
+def sparse_impute(image: Tensor, known: Tensor) -> np.ndarray:
+    """The same equations as `slow_impute`, solved by a sparse LU factorisation in doubles."""
+    height, width = known.shape
+    number = np.full(height * width, -1)
+    unknowns = np.flatnonzero(~known.numpy().ravel())
+    number[unknowns] = np.arange(len(unknowns))
+    values = image.double().numpy().reshape(len(image), -1)
+    diagonal, right = np.zeros(len(unknowns)), np.zeros((len(unknowns), len(image)))
+    entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for (dy, dx), weight in WEIGHTS.items():
+        y, x = unknowns // width + dy, unknowns % width + dx
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        rows, places = np.flatnonzero(inside), (y * width + x)[inside]
+        diagonal[rows] += weight
+        open_ = number[places] >= 0
+        entries.append((rows[open_], number[places[open_]], np.full(open_.sum(), -weight)))
+        right[rows[~open_]] += weight * values[:, places[~open_]].T
+    every = np.arange(len(unknowns))
+    entries.append((every, every, diagonal))
+    row, column, entry = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    matrix = csc_matrix((entry, (row, column)), shape=(len(unknowns), len(unknowns)))
+    filled = values.copy()
+    filled[:, unknowns] = spsolve(matrix, right).T
+    return filled.reshape(image.shape)
+
+
+def test_the_two_exact_solutions_agree() -> None:
+    image, known = smooth_image(20)[:, :, :15], without_blobs(20, 0.6)[0, :, :15]
+    dense = slow_impute(image.double().numpy(), known.numpy())
+    assert np.abs(sparse_impute(image, known) - dense).max() < 1e-10
+
+
+def test_blobs_of_a_photo_are_exact_to_a_thousandth() -> None:
+    """At full size, as ROAD asks: several levels of one image at once."""
+    image = smooth_image(224)
+    known = torch.stack([without_blobs(224, share) for share in (0.1, 0.5, 0.9)])
+    found = impute(image.expand(3, -1, -1, -1), known)
+    for filled, mask in zip(found, known, strict=True):
+        assert np.abs(filled.numpy() - sparse_impute(image, mask[0])).max() < 1e-3
+        assert torch.equal(filled[:, mask[0]], image[:, mask[0]])
+
+
+def test_images_do_not_meet_in_the_solver() -> None:
+    """Images that converge early leave the batch; the others must not notice, nor be swapped."""
+    size = 56
+    noise = torch.rand(3, size, size, generator=torch.Generator().manual_seed(13))
+    images = torch.stack([smooth_image(size), noise, smooth_image(size), noise, 1 - noise])
+    known = torch.stack(
+        [
+            without_blobs(size, 0.9),
+            without_blobs(size, 0.02),
+            torch.ones(1, size, size, dtype=torch.bool),  # nothing removed: done at once
+            without_blobs(size, 0.5),
+            torch.rand(1, size, size, generator=torch.Generator().manual_seed(14)) > 0.3,
+        ]
+    )
+    before = images.clone(), known.clone()
+    together = impute(images, known)
+    assert torch.equal(images, before[0]) and torch.equal(known, before[1])
+    assert torch.equal(together[2], images[2])
+    turned = impute(images.flip(0), known.flip(0)).flip(0)
+    for index in range(len(images)):
+        part = slice(index, index + 1)
+        alone = impute(images[part], known[part])
+        assert torch.allclose(together[part], alone, atol=1e-4)
+        assert torch.allclose(together[part], turned[part], atol=1e-4)
+        exact = sparse_impute(images[index], known[index, 0])
+        assert np.abs(together[index].numpy() - exact).max() < 1e-3
+
+
+def test_nothing_removed_anywhere_changes_nothing() -> None:
+    images, known = torch.rand(2, 3, 16, 16), torch.ones(2, 1, 16, 16, dtype=torch.bool)
+    assert torch.equal(impute(images, known, noise=0.1), images)
 
 
 def test_a_constant_image_stays_constant() -> None:

@@ -1,4 +1,4 @@
-"""Average Drop and Increase in Confidence, by hand and against plain loops."""
+"""Average Drop, Increase in Confidence and Average Gain, by hand and against plain loops."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from ttame.masking import rank_pixels
 from ttame.metrics import (
     PERCENTAGES,
     AverageDrop,
+    AverageGain,
     IncreaseInConfidence,
     SampleMetric,
     average_drop,
+    average_gain,
     increase_in_confidence,
     masked_probabilities,
 )
@@ -37,13 +39,37 @@ def test_increase_in_confidence_by_hand_is_strict() -> None:
     assert increase_in_confidence(ORIGINAL, MASKED).tolist() == [0.0, 0.0, 100.0, 0.0]
 
 
+def test_average_gain_by_hand() -> None:
+    # A drop, no change, (.7 - .4) / (1 - .4), everything lost: only the third gains.
+    assert torch.allclose(average_gain(ORIGINAL, MASKED), torch.tensor([0.0, 0.0, 50.0, 0.0]))
+    # From p = 1 nothing is left to gain; up to p' = 1 is the whole gain.
+    original, masked = torch.tensor([1.0, 1.0, 0.25]), torch.tensor([1.0, 0.3, 1.0])
+    assert average_gain(original, masked).tolist() == [0.0, 0.0, 100.0]
+
+
+def test_sample_formulas_against_loops() -> None:
+    generator = torch.Generator().manual_seed(3)
+    original, masked = torch.rand(2, 50, generator=generator, dtype=torch.float64)
+    drops, increases, gains = [], [], []
+    for p, q in zip(original.tolist(), masked.tolist(), strict=True):
+        drops.append(100 * (p - q) / p if q < p else 0.0)
+        increases.append(100.0 if q > p else 0.0)
+        gains.append(100 * (q - p) / (1 - p) if q > p else 0.0)
+    assert 0 < sum(increases) < 5000
+    assert average_drop(original, masked).tolist() == pytest.approx(drops)
+    assert increase_in_confidence(original, masked).tolist() == increases
+    assert average_gain(original, masked).tolist() == pytest.approx(gains)
+
+
 def test_metrics_are_means_over_samples() -> None:
-    drop, increase = AverageDrop(), IncreaseInConfidence()
-    for metric in (drop, increase):
+    drop, increase, gain = AverageDrop(), IncreaseInConfidence(), AverageGain()
+    for metric in (drop, increase, gain):
         metric.update(ORIGINAL, MASKED)
     assert float(drop.compute()) == pytest.approx(125 / 4)
     assert float(increase.compute()) == pytest.approx(25)
+    assert float(gain.compute()) == pytest.approx(50 / 4)
     assert AverageDrop.higher_is_better is False and IncreaseInConfidence.higher_is_better is True
+    assert AverageGain.higher_is_better is True
 
 
 @pytest.mark.parametrize("sizes", [(3, 1), (1, 3), (1, 1, 1, 1), (4,)], ids=str)
@@ -72,7 +98,7 @@ def test_the_metric_keeps_values_of_its_own() -> None:
     assert not metric.per_sample().requires_grad
 
 
-@pytest.mark.parametrize("kind", [AverageDrop, IncreaseInConfidence])
+@pytest.mark.parametrize("kind", [AverageDrop, IncreaseInConfidence, AverageGain])
 @pytest.mark.parametrize(
     ("original", "masked", "message"),
     [

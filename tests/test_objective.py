@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ttame.objective import (
     objective,
     own_maps,
     regularized_targets,
+    relative_drop,
     variation,
 )
 
@@ -117,9 +119,71 @@ def test_published_objective() -> None:
     assert float(parts.total) == pytest.approx(total)
 
 
+# Softmax (3/4, 1/4) and (1/4, 3/4) whole, (1/2, 1/2) and (1/10, 9/10) masked.
+WHOLE = [[math.log(3), 0.0], [5.0, 5.0 + math.log(3)]]
+MASKED = [[7.0, 7.0], [0.0, math.log(9)]]
+
+
+def test_the_drop_is_the_lost_share_of_the_probability() -> None:
+    whole, masked = torch.tensor(WHOLE), torch.tensor(MASKED)
+    # 1 - (1/2) / (3/4); 1 - (9/10) / (3/4), a rise; of the other classes 1 - (1/2) / (1/4) and
+    # 1 - (1/10) / (1/4).
+    found = relative_drop(whole, masked, torch.tensor([0, 1]))
+    assert found.tolist() == pytest.approx([1 / 3, -1 / 5], abs=1e-6)
+    found = relative_drop(whole, masked, torch.tensor([1, 0]))
+    assert found.tolist() == pytest.approx([-1, 3 / 5], abs=1e-6)
+    assert relative_drop(whole, whole, torch.tensor([0, 1])).tolist() == [0, 0]
+
+
+def test_the_drop_is_that_of_average_drop_where_it_drops() -> None:
+    whole, masked, labels = torch.randn(50, 4), torch.randn(50, 4), torch.arange(50) % 4
+    drops = relative_drop(whole, masked, labels).tolist()
+    for index, drop in enumerate(drops):
+        p, q = (
+            math.exp(row[labels[index]]) / sum(math.exp(value) for value in row)
+            for row in (whole[index].tolist(), masked[index].tolist())
+        )
+        assert drop == pytest.approx((p - q) / p, abs=1e-4)
+    assert min(drops) < 0 < max(drops) <= 1
+
+
+def test_the_drop_of_a_photo_that_is_lost_is_bounded() -> None:
+    masked = torch.tensor([[-1000.0, 1000.0]], requires_grad=True)
+    drop = relative_drop(torch.tensor([[1000.0, -1000.0]]), masked, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(drop.sum(), masked)
+    assert drop.tolist() == [1] and gradient.tolist() == [[0, 0]]  # cross-entropy would be 2000
+
+
+def test_gradients_of_the_drop() -> None:
+    masked = torch.tensor(MASKED, dtype=torch.float64, requires_grad=True)
+    whole = torch.tensor(WHOLE, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1])
+    (gradient,) = torch.autograd.grad(relative_drop(whole, masked, labels).sum(), masked)
+    # -q/p · (1 - q) for the label, q/p · q' for the other class.
+    expected = [[-2 / 3 * 1 / 2, 2 / 3 * 1 / 2], [6 / 5 * 1 / 10, -6 / 5 * 1 / 10]]
+    assert gradient.tolist() == [pytest.approx(row) for row in expected]
+    assert torch.autograd.gradcheck(lambda w, m: relative_drop(w, m, labels), (whole, masked))
+
+
+def test_the_drop_counts_by_its_weight() -> None:
+    maps, labels = torch.rand(2, 1, 2, 3), torch.tensor([0, 1])
+    whole, masked = torch.tensor(WHOLE), torch.tensor(MASKED)
+    only = ObjectiveConfig(cross_entropy=0, drop=5, area=0, variation=0, labels="own")
+    parts = objective(whole, masked, labels, maps, only)
+    assert float(parts.drop) == pytest.approx((1 / 3 - 1 / 5) / 2, abs=1e-6)
+    assert float(parts.total) == pytest.approx(5 * (1 / 3 - 1 / 5) / 2, abs=1e-6)
+    papers = ObjectiveConfig(labels="own")
+    with_drop = objective(whole, masked, labels, maps, replace(papers, drop=2))
+    without = objective(whole, masked, labels, maps, papers)
+    difference = float(with_drop.total - without.total)
+    assert difference == pytest.approx(2 * (1 / 3 - 1 / 5) / 2, abs=1e-5)
+
+
 def test_own_labels_regularize_one_map_an_image() -> None:
     logits, labels, maps = tensors()
-    parts = objective(torch.zeros_like(logits), logits, labels, own_maps(maps), ObjectiveConfig(labels="own"))
+    parts = objective(
+        torch.zeros_like(logits), logits, labels, own_maps(maps), ObjectiveConfig(labels="own")
+    )
     own = [MAPS[0][0], MAPS[1][1]]
     assert float(parts.area) == pytest.approx(sum(map(slow_area, own)) / 2)
     assert float(parts.variation) == pytest.approx(sum(map(slow_variation, own)) / (2 * 2))
@@ -140,13 +204,19 @@ def test_mean_reduction_by_hand(labels: Any) -> None:
 def test_reductions_agree_at_the_papers_batch_and_map_size() -> None:
     maps, labels = torch.rand(32, 32, 28, 28), torch.arange(32) % 5
     logits = torch.randn(32, 5)
-    paper = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction="paper"))
-    mean = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction="mean"))
+    paper = objective(
+        torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction="paper")
+    )
+    mean = objective(
+        torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction="mean")
+    )
     assert torch.allclose(paper.variation, mean.variation, rtol=1e-4)
     assert torch.allclose(paper.total, mean.total, rtol=1e-4)
     smaller = maps[:8, :8]
     apart = [
-        objective(logits[:8], labels[:8], smaller, ObjectiveConfig(reduction=reduction)).variation
+        objective(
+            logits[:8], logits[:8], labels[:8], smaller, ObjectiveConfig(reduction=reduction)
+        ).variation
         for reduction in ("paper", "mean")
     ]
     assert float(apart[1] / apart[0]) == pytest.approx(4, rel=1e-4)  # 32 / 8
@@ -154,21 +224,57 @@ def test_reductions_agree_at_the_papers_batch_and_map_size() -> None:
 
 def test_weights_scale_their_own_term() -> None:
     logits, labels, maps = tensors()
-    one = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(cross_entropy=1, area=0, variation=0))
+    one = objective(
+        torch.zeros_like(logits),
+        logits,
+        labels,
+        maps,
+        ObjectiveConfig(cross_entropy=1, area=0, variation=0),
+    )
     assert float(one.total) == pytest.approx(slow_cross_entropy(LOGITS, LABELS))
-    two = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(cross_entropy=0, area=3, variation=0))
+    zero = objective(
+        torch.zeros_like(logits),
+        logits,
+        labels,
+        maps,
+        ObjectiveConfig(cross_entropy=0, area=0, variation=0),
+    )
+    assert float(zero.total) == 0
+    two = objective(
+        torch.zeros_like(logits),
+        logits,
+        labels,
+        maps,
+        ObjectiveConfig(cross_entropy=0, area=3, variation=0),
+    )
     assert float(two.total) == pytest.approx(3 * float(two.area))
-    three = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(cross_entropy=0, area=0, variation=5))
+    three = objective(
+        torch.zeros_like(logits),
+        logits,
+        labels,
+        maps,
+        ObjectiveConfig(cross_entropy=0, area=0, variation=5),
+    )
     assert float(three.total) == pytest.approx(5 * float(three.variation))
-    linear = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(area_exponent=1.0))
+    linear = objective(
+        torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(area_exponent=1.0)
+    )
     assert float(linear.area) == pytest.approx(float(maps.mean()) + 0.0005)
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean"])
 def test_an_equal_share_is_the_published_weighting(reduction: Any) -> None:
     maps, labels, logits = torch.rand(4, 4, 3, 3), torch.tensor([0, 1, 2, 1]), torch.randn(4, 3)
-    published = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction=reduction))
-    shared = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction=reduction, own_share=1 / 4))
+    published = objective(
+        torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(reduction=reduction)
+    )
+    shared = objective(
+        torch.zeros_like(logits),
+        logits,
+        labels,
+        maps,
+        ObjectiveConfig(reduction=reduction, own_share=1 / 4),
+    )
     for name in ("total", "area", "variation"):
         assert torch.allclose(getattr(published, name), getattr(shared, name), rtol=1e-5)
 
@@ -178,16 +284,22 @@ def test_own_share_moves_the_regularizers_to_the_own_map() -> None:
     own = (slow_area(MAPS[0][0]) + slow_area(MAPS[1][1])) / 2
     others = (slow_area(MAPS[0][1]) + slow_area(MAPS[1][0])) / 2
     for share in (0.0, 0.25, 1.0):
-        parts = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=share))
+        parts = objective(
+            torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=share)
+        )
         assert float(parts.area) == pytest.approx(share * own + (1 - share) * others)
-    whole = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=1.0))
+    whole = objective(
+        torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=1.0)
+    )
     rough = (slow_variation(MAPS[0][0]) + slow_variation(MAPS[1][1])) / 2
     assert float(whole.variation) == pytest.approx(rough * 4 / (2 * 2))  # a mean times B²/2B
 
 
 def test_own_share_of_a_single_photo_is_everything() -> None:
     maps, labels, logits = torch.rand(1, 1, 3, 3), torch.tensor([1]), torch.randn(1, 2)
-    parts = objective(torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=0.0))
+    parts = objective(
+        torch.zeros_like(logits), logits, labels, maps, ObjectiveConfig(own_share=0.0)
+    )
     assert float(parts.area) == pytest.approx(float(area(maps)))
 
 
@@ -198,8 +310,9 @@ def test_own_share_of_a_single_photo_is_everything() -> None:
         ObjectiveConfig(reduction="mean", own_share=0.7),
         ObjectiveConfig(labels="own"),
         ObjectiveConfig(labels="own", reduction="mean", area_exponent=1.3),
+        ObjectiveConfig(labels="own", reduction="mean", cross_entropy=0, drop=5),
     ],
-    ids=["paper", "mean-share", "own", "own-mean"],
+    ids=["paper", "mean-share", "own", "own-mean", "drop"],
 )
 def test_gradients(config: ObjectiveConfig) -> None:
     labels = torch.tensor([0, 2, 1])
@@ -215,7 +328,9 @@ def test_gradients(config: ObjectiveConfig) -> None:
 
 def test_the_gradient_is_finite_where_masks_saturate() -> None:
     maps = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]], requires_grad=True)
-    parts = objective(torch.zeros(1, 2), torch.tensor([0]), maps, ObjectiveConfig())
+    parts = objective(
+        torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), maps, ObjectiveConfig()
+    )
     (gradient,) = torch.autograd.grad(parts.total, maps)
     assert bool(gradient.isfinite().all())
 
@@ -244,6 +359,7 @@ def test_own_maps_lie_where_regularized_targets_put_the_own_label() -> None:
         ({"reduction": "sum"}, "'sum'"),
         ({"area": -1.0}, "negative"),
         ({"cross_entropy": -0.1}, "negative"),
+        ({"drop": -0.1}, "negative"),
         ({"variation": -0.1}, "negative"),
         ({"area_exponent": 0.0}, "exponent"),
         ({"own_share": 1.5}, "own_share=1.5"),
@@ -274,6 +390,6 @@ def test_maps_of_another_shape_are_refused(
 ) -> None:
     with pytest.raises(TTameError, match="needs maps of shape"):
         objective(
-            torch.randn(logits), torch.tensor([0, 1, 2, 3]), torch.rand(maps),
+            torch.randn(4, 5), torch.randn(logits), torch.tensor([0, 1, 2, 3]), torch.rand(maps),
             ObjectiveConfig(labels=labels),
         )  # fmt: skip

@@ -55,10 +55,21 @@ def test_published_holds_the_papers_values() -> None:
     assert (config.optimizer, config.learning_rate, config.weight_decay) == ("sgd", 1e-3, 5e-4)
     assert (config.init, config.activation, config.retain) == ("free", "sigmoid", (1.0,))
     assert asdict(config.objective) == {
-        "cross_entropy": 1.5, "area": 2.0, "variation": 0.01, "area_exponent": 0.3,
+        "cross_entropy": 1.5, "drop": 0.0, "area": 2.0, "variation": 0.01, "area_exponent": 0.3,
         "labels": "batch", "reduction": "paper", "own_share": None,
     }  # fmt: skip
     assert published(epochs=4, learning_rate=1e-4) == replace(config, epochs=4, learning_rate=1e-4)
+
+
+def test_the_default_trains_on_what_average_drop_measures() -> None:
+    config = TrainingConfig()
+    assert (config.epochs, config.optimizer, config.init) == (3, "adamw", "classifier")
+    assert (config.activation, config.masked) == ("minmax", "image")
+    assert config.retain == (1.0, 0.5, 0.15)
+    assert asdict(config.objective) == {
+        "cross_entropy": 0, "drop": 5, "area": 2.0, "variation": 0.001, "area_exponent": 0.3,
+        "labels": "own", "reduction": "mean", "own_share": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -70,6 +81,7 @@ def test_published_holds_the_papers_values() -> None:
         {"learning_rate": 0.0},
         {"optimizer": "adam"},
         {"activation": "softmax"},
+        {"masked": "logits"},
         {"retain": ()},
         {"retain": (1.0, 0.0)},
         {"retain": (15,)},
@@ -89,10 +101,10 @@ def test_recipes_without_meaning_are_refused(fields: dict[str, Any]) -> None:
     [
         published(),
         TrainingConfig(),
-        TrainingConfig(activation="minmax"),
+        TrainingConfig(activation="sigmoid"),
         published(objective=ObjectiveConfig(own_share=0.5)),
     ],
-    ids=["papers", "default", "minmax", "shared"],
+    ids=["papers", "default", "sigmoid", "shared"],
 )
 def test_a_step_changes_the_mechanism_alone(
     explainer: Explainer, images: Tensor, config: TrainingConfig
@@ -112,13 +124,23 @@ def test_a_step_changes_the_mechanism_alone(
     assert all(value.grad is None for value in explainer.classifier.parameters())
 
 
-def test_the_parts_of_the_objective_by_hand(explainer: Explainer, images: Tensor) -> None:
-    config = TrainingConfig(objective=ObjectiveConfig(labels="own"))
+@pytest.mark.parametrize("activation", ["sigmoid", "minmax"])
+def test_the_parts_of_the_objective_by_hand(
+    explainer: Explainer, images: Tensor, activation: Any
+) -> None:
+    config = TrainingConfig(
+        activation=activation, objective=ObjectiveConfig(labels="own", drop=5, variation=0)
+    )
     module = ExplainerModule(explainer, config, total_steps=10).eval()
     with torch.no_grad():
         parts = module.parts(images, retain=0.5)
         logits, _, maps = explainer(images)
-        masks = F.interpolate(torch.sigmoid(maps), size=(32, 32), mode="bilinear")
+        if activation == "sigmoid":
+            maps = torch.sigmoid(maps)
+        else:
+            low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+            maps = (maps - low) / (high - low)
+        masks = F.interpolate(maps, size=(32, 32), mode="bilinear")
         level = masks.flatten(1).kthvalue(512, dim=1).values[:, None, None, None]
         masks = torch.where(masks > level, masks, 0.0)  # the upper 512 of 1,024 pixels
         assert (masks > 0).sum(dim=(1, 2, 3)).tolist() == [512] * 6
@@ -127,10 +149,17 @@ def test_the_parts_of_the_objective_by_hand(explainer: Explainer, images: Tensor
             for values in (explainer.spec.mean, explainer.spec.std)
         )
         masked = ((images * std + mean) * masks - mean) / std
-        expected = F.cross_entropy(explainer.classifier(masked), logits.argmax(dim=1))
-    assert float(parts.cross_entropy) == pytest.approx(float(expected), abs=1e-4)
-    area = ((torch.sigmoid(maps) + 0.0005) ** 0.3).mean()
+        answer = explainer.classifier(masked)
+        entropy = F.cross_entropy(answer, logits.argmax(dim=1))
+        p, labels = logits.softmax(dim=1).max(dim=1)
+        q = answer.softmax(dim=1)[torch.arange(6), labels]
+        drop = ((p - q) / p).mean()
+        area = ((maps + 0.0005) ** 0.3).mean()
+    assert float(parts.cross_entropy) == pytest.approx(float(entropy), abs=1e-4)
+    assert float(parts.drop) == pytest.approx(float(drop), abs=1e-4)
     assert float(parts.area) == pytest.approx(float(area), rel=1e-5)
+    total = 1.5 * entropy + 5 * drop + 2 * area
+    assert float(parts.total) == pytest.approx(float(total), abs=1e-3)
 
 
 def test_optimizer_of_the_papers(explainer: Explainer) -> None:
@@ -440,7 +469,7 @@ def test_a_run_writes_an_explainer_and_its_record(
     assert record["config"]["batch_size"] == 4
     curves = record.pop("curves")
     assert loaded.record == record
-    names = {f"train/{part}" for part in ("total", "cross_entropy", "area", "variation")}
+    names = {f"train/{part}" for part in ("total", "cross_entropy", "drop", "area", "variation")}
     names |= {f"val/{metric} {p}%" for metric in ("AD", "IC") for p in (100, 50, 15)}
     assert names <= set(curves[0])
     for column in names:

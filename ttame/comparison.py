@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from ttame.errors import TTameError
+from ttame.tables import higher_is_better
 
 
 def paired_differences(
@@ -15,41 +16,54 @@ def paired_differences(
     """Mean difference `method` minus each other method, photo by photo.
 
     Args:
-        long: `ttame.evaluation.per_sample`: a row a photo, method, metric and percentage.
+        long: `ttame.tables.scores`: a row a photo, method and score.
         method: The method that is compared with all others.
         resamples: Bootstrap resamples of the photos.
         seed: Of the bootstrap.
 
     Returns:
-        A row a metric, percentage and other method: mean difference (percentage points), the
-        bounds of its 95 % bootstrap interval over photos (percentile method), and the p-value
-        of Wilcoxon's signed-rank test (1 where every difference is zero).
+        A row a score and other method: mean difference (percentage points), the bounds of its
+        95 % bootstrap interval over photos (percentile method), the p-value of Wilcoxon's
+        signed-rank test (1 where every difference is zero), the photos, and the verdict:
+        `"better"` or `"worse"` where the interval leaves zero out, else `"open"`.
 
     Raises:
-        TTameError: If `method` was not measured, or a method lacks photos that it has.
+        TTameError: If `method` was not measured, or not on all photos of another method, or
+            there is no other.
     """
     methods = list(dict.fromkeys(long["method"]))
     if method not in methods:
         raise TTameError(f"{method!r} was not measured; there are {', '.join(methods)}")
+    if len(methods) < 2:
+        raise TTameError(f"only {method!r} was measured; there is nothing to compare it with")
     generator, rows = np.random.default_rng(seed), []
-    for (metric, percentage), group in long.groupby(["metric", "percentage"], sort=False):
+    for score, group in long.groupby("score", sort=False):
         wide = group.pivot_table(index="photo", columns="method", values="value")
-        if bool(wide.isna().any(axis=None)):
-            raise TTameError(f"{metric} at {percentage} %: not every method saw every photo")
-        drawn = generator.integers(len(wide), size=(resamples, len(wide)))
-        for other in (name for name in methods if name != method):
-            difference = (wide[method] - wide[other]).to_numpy()
+        for other in (name for name in wide.columns if name != method):
+            pairs = wide.reindex(columns=[method, other]).dropna(subset=[other])
+            if bool(pairs[method].isna().any()):
+                raise TTameError(f"{score}: {other!r} saw photos that {method!r} did not")
+            difference = (pairs[method] - pairs[other]).to_numpy()
+            drawn = generator.integers(len(difference), size=(resamples, len(difference)))
             low, high = np.percentile(difference[drawn].mean(axis=1), [2.5, 97.5])
-            still = not np.any(difference)
+            sign = 1 if higher_is_better(str(score)) else -1
+            better, worse = min(sign * low, sign * high) > 0, max(sign * low, sign * high) < 0
             rows.append(
                 {
-                    "metric": metric,
-                    "percentage": percentage,
+                    "score": score,
                     "against": other,
                     "difference": difference.mean(),
                     "low": low,
                     "high": high,
-                    "p": 1.0 if still else float(wilcoxon(difference).pvalue),
+                    "p": float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0,
+                    "photos": len(difference),
+                    "verdict": "better" if better else "worse" if worse else "open",
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["against"] = pd.Categorical(
+        table["against"], [name for name in methods if name != method]
+    )
+    return (
+        table.sort_values("against", kind="stable").astype({"against": str}).reset_index(drop=True)
+    )

@@ -170,6 +170,28 @@ def samples() -> PhotoList:
     return replace(image_folder(shipped("samples"), name="samples"), labels=None)
 
 
+def open_photos(name: str, split: str = "val") -> PhotoList:
+    """Photos by the name of a data set, or of a folder.
+
+    Args:
+        name: `"imagenette"`, `"samples"`, or the path of an image folder.
+        split: Of Imagenette.
+
+    Raises:
+        TTameError: If there is no such data set or folder.
+    """
+    if name == "imagenette":
+        return imagenette(split)
+    if name == "samples":
+        return samples()
+    if not Path(name).is_dir():
+        raise TTameError(
+            f"no data set or folder {name!r}; expected 'imagenette', 'samples' or a folder of "
+            "photos"
+        )
+    return image_folder(name)
+
+
 def download_imagenette() -> Path:
     """Fetch Imagenette (320 px edition) into `TTAME_DATA` or `data/`, checksum verified.
 

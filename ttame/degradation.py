@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -66,14 +67,12 @@ def road(
         seed: Of the tie-break and of the noise.
 
     Raises:
-        TTameError: If a level leaves no pixel, or a map is not finite.
+        TTameError: If a level leaves no pixel, a map is not finite, or images, maps and targets
+            differ in number.
     """
     if not all(0 < level < 100 for level in levels):
         raise TTameError(f"ROAD levels are percentages in 1..99, got {tuple(levels)}")
-    if not bool(maps.isfinite().all()):
-        raise TTameError("an explanation map holds NaN or infinite values; it cannot be ranked")
-    masks = upsample(normalize_maps(maps.float()), images.shape[-2:])
-    known = _known(rank_pixels(masks, seed)[:, 0], levels)  # (B, 2L, HW)
+    known = _known(pixel_places(images, maps, targets, seed), levels)  # (B, 2L, HW)
     raw = denormalize(images.float(), spec)
     scores, hits = [], []
     for image, stays, target in zip(raw, known, targets, strict=True):  # bounds the memory
@@ -96,25 +95,65 @@ def road(
     )
 
 
-def area_under_curve(values: Tensor, levels: Sequence[int] = LEVELS) -> Tensor:
+def pixel_places(images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> Tensor:
+    """The place of every pixel in its photo's ranking, 0 the most relevant.
+
+    Per image: min-max at the map's own resolution, bilinear to the image, stable sort, ties
+    broken by a seeded shuffle (`masking.rank_pixels`).
+
+    Args:
+        images: The photos, `(B, 3, H, W)`; only their size matters.
+        maps: Raw explanation maps, `(B, 1, h, w)`.
+        targets: Target classes, `(B,)`; only their number matters.
+        seed: Of the tie-break.
+
+    Returns:
+        `(B, H·W)` int64, a permutation of 0..H·W - 1 in every row.
+
+    Raises:
+        TTameError: If a map is not finite, or images, maps and targets differ in number.
+    """
+    count = images.shape[0]
+    if maps.ndim != 4 or maps.shape[:2] != (count, 1) or targets.shape != (count,):
+        raise TTameError(
+            f"images {tuple(images.shape)}, maps {tuple(maps.shape)} and targets "
+            f"{tuple(targets.shape)} must agree in batch, one map and one class an image"
+        )
+    if not bool(maps.isfinite().all()):
+        raise TTameError("an explanation map holds NaN or infinite values; it cannot be ranked")
+    masks = upsample(normalize_maps(maps.float()), images.shape[-2:])
+    order = rank_pixels(masks, seed)[:, 0]
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(-1, order, places)
+
+
+def area_under_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
     """Mean height of the curve over the measured levels (trapezoids, no endpoint assumed).
 
     Args:
         values: `(..., L)`.
-        levels: L percentages, ascending.
+        levels: L percentages or fractions, ascending.
 
     Returns:
         `(...)`, in the units of `values`.
+
+    Raises:
+        TTameError: If the levels are fewer than two, do not ascend, or are not L.
     """
+    if len(levels) < 2 or any(low >= high for low, high in pairwise(levels)):
+        raise TTameError(f"a curve needs two or more ascending levels, got {tuple(levels)}")
+    if values.shape[-1:] != (len(levels),):
+        raise TTameError(
+            f"curves {tuple(values.shape)} must have a value for each of {len(levels)} levels"
+        )
     where = torch.as_tensor(levels, dtype=values.dtype, device=values.device)
     return torch.trapezoid(values, where, dim=-1) / (where[-1] - where[0])
 
 
-def _known(order: Tensor, levels: Sequence[int]) -> Tensor:
+def _known(places: Tensor, levels: Sequence[int]) -> Tensor:
     """Pixels that stay: for every level MoRF, then for every level LeRF, `(B, 2L, HW)` bool."""
-    pixels = order.shape[-1]
-    place = torch.empty_like(order).scatter(-1, order, torch.arange(pixels).expand_as(order))
+    pixels = places.shape[-1]
     removed = [round(level / 100 * pixels) for level in levels]
-    morf = [place >= count for count in removed]
-    lerf = [place < pixels - count for count in removed]
+    morf = [places >= count for count in removed]
+    lerf = [places < pixels - count for count in removed]
     return torch.stack(morf + lerf, dim=1)

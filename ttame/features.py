@@ -70,6 +70,34 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
             handle.remove()
 
 
+@contextmanager
+def masked_features(model: nn.Module, layer: str, masks: Tensor) -> Iterator[None]:
+    """Multiply a layer's feature map by masks in the forward passes inside the block.
+
+    Args:
+        model: The classifier.
+        layer: Dotted name.
+        masks: `(B, 1, h, w)`, of the feature map's size.
+
+    Raises:
+        TTameError: If the layer's output is no feature map `(B, C, h, w)` of the masks' size.
+    """
+
+    def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        if output.ndim != 4 or output.shape[-2:] != masks.shape[-2:]:
+            raise TTameError(
+                f"the output of layer {layer!r}, {tuple(output.shape)}, cannot be multiplied by "
+                f"masks {tuple(masks.shape)}; choose one layer with a map (B, C, h, w)"
+            )
+        return output * masks
+
+    handle = _submodule(model, layer).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def prefix_tokens(model: nn.Module) -> int | None:
     """How many tokens before the patch tokens a transformer has; `None` if it does not say."""
     count = getattr(model, "num_prefix_tokens", None)  # timm

@@ -93,6 +93,10 @@ class _Grid:
         self.diagonal = _neighbours(torch.ones_like(unknown[:1]))  # border cells have fewer
         self.inverse = unknown * (_DAMPING / self.diagonal)
 
+    def select(self, images: Tensor) -> _Grid:
+        """The grid of some of the images, `(B,)` bool."""
+        return _Grid(self.unknown[images])
+
     def apply(self, values: Tensor) -> Tensor:
         """The system's matrix times values that vanish on known cells."""
         return _neighbours(values).addcmul_(self.diagonal, values, value=-1).mul_(-self.unknown)
@@ -176,20 +180,32 @@ def _pyramid_guess(given: Tensor, known: Tensor) -> Tensor:
 def _conjugate_gradients(
     grids: list[_Grid], target: Tensor, start: Tensor, tolerance: float, iterations: int
 ) -> Tensor:
-    """Solve every image and channel on its own, all in step."""
+    """Solve every image and channel on its own, in step; images that are done drop out."""
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(dim=(-2, -1), keepdim=True)
 
-    values = start
+    values = start.clone()
     residual = target - grids[0].apply(values)
     limit = tolerance * dot(target, target).sqrt().clamp_min(1e-6)
     direction = torch.zeros_like(values)
     previous = torch.ones_like(limit)
+    solved, places = torch.empty_like(values), torch.arange(len(values), device=values.device)
     for _ in range(iterations):
         active = dot(residual, residual).sqrt() > limit
-        if not bool(active.any()):
-            return values
+        busy = active.flatten(1).any(dim=1)
+        if not bool(busy.all()):
+            solved[places[~busy]] = values[~busy]
+            if not bool(busy.any()):
+                return solved
+            places, active, limit, previous = (
+                places[busy],
+                active[busy],
+                limit[busy],
+                previous[busy],
+            )
+            values, residual, direction = values[busy], residual[busy], direction[busy]
+            grids = [grid.select(busy) for grid in grids]
         corrected = _cycle(grids, residual)
         product = dot(residual, corrected)
         direction = corrected.addcmul_(product / previous, direction)

@@ -1,8 +1,8 @@
-"""Where the fusion starts: free rows as published, or rows taken from the classifier's own head.
+"""Where the fusion starts: free rows as published, or rows read from the classifier itself.
 
-A classifier that pools its last feature map linearly already holds one direction per class in
-that map's channels. Starting there (class activation mapping) gives usable maps before the
-first step, also for classes that training never sees.
+A classifier already says in which direction each channel of its last feature map moves each
+class: by its gradient. The mean gradient over photos makes a class activation map of every
+class before the first step, also of classes that training never sees.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from ttame.attention import FeatureBranch
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
+from ttame.features import prefix_tokens, to_map
 
 Init = Literal["free", "classifier"]
 
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
 # uniform grey, narrow enough that the sigmoid still passes gradients.
 _SPREAD = 2.0
+_GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
+_CHUNK = 32
 
 
 @torch.no_grad()
@@ -28,39 +31,89 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
     """Set the starting point of an explainer's mechanism.
 
     `"free"` leaves torch's random initialisation, the papers' choice. `"classifier"` starts
-    every branch as the activation of its feature map (`_pass_through`), copies the head's
-    weights into the fusion rows of the layer that has the head's width, leaves zero for the
-    others, and centres and scales the initial own-class map over `images` to mean 0 and
-    standard deviation 2, so that masks start neither all-zero nor all-one.
+    every branch as the activation of its feature map (`_pass_through`), puts into the fusion the
+    mean gradient of every class's logit with respect to the deepest layer's feature map, leaves
+    zero for the other layers, and centres and scales the initial own-class map over `images` to
+    mean 0 and standard deviation 2, so that masks start neither all-zero nor all-one. Where only
+    average pooling and a linear layer follow the feature map, that is class activation mapping;
+    elsewhere it is Grad-CAM with weights that are the same for all photos.
 
     Args:
         explainer: Changed: its mechanism's parameters are set.
-        images: Normalised photos that the scale is measured on, `(B, 3, H, W)`.
+        images: Normalised photos that gradients and scale are measured on, `(B, 3, H, W)`.
         init: Which start.
 
     Raises:
-        TTameError: If the classifier's head cannot be used: none is named, no layer has its
-            width, or the mechanism's branches change the width.
+        TTameError: If the start cannot be made: the mechanism's branches change the width, or
+            the logits do not depend on the deepest layer.
     """
     if init == "free":
         return
     if init != "classifier":
         raise TTameError(f"init must be 'free' or 'classifier', got {init!r}")
     mechanism = explainer.mechanism
-    rows = _head_rows(explainer)
+    if mechanism.widths != mechanism.channels:
+        raise TTameError(
+            f"init='classifier' needs branches that keep the channels {mechanism.channels}, these "
+            f"have {mechanism.widths}; leave width out, or use init='free'"
+        )
+    gradients = class_gradients(explainer, images[:_GRADIENT_PHOTOS])
     for branch in mechanism.branches:
         if isinstance(branch, FeatureBranch):
             _pass_through(branch)
-    mechanism.fusion.weight.copy_(rows[:, :, None, None])
+    mechanism.fusion.weight.zero_()
+    mechanism.fusion.weight[:, -gradients.shape[1] :, 0, 0] = gradients
     assert mechanism.fusion.bias is not None
     mechanism.fusion.bias.zero_()
     mode = mechanism.training
     explainer.eval()
-    _, _, maps = explainer(images)
-    gain = _SPREAD / maps.std().clamp_min(1e-6)
+    maps = torch.cat([explainer(part)[2] for part in images.split(_CHUNK)])  # type: ignore[no-untyped-call]
+    gain = _SPREAD / maps.std().clamp_min(1e-12)
     mechanism.fusion.weight.mul_(gain)
     mechanism.fusion.bias.fill_(float(-maps.mean() * gain))
     explainer.train(mode)
+
+
+def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
+    """Mean gradient of every class's logit with respect to the deepest layer's channels.
+
+    Args:
+        explainer: Its classifier and layers.
+        images: Normalised photos, `(B, 3, H, W)`.
+
+    Returns:
+        `(K, C)`, means over photos and positions.
+
+    Raises:
+        TTameError: If the logits do not depend on that layer.
+    """
+    classifier, layer = explainer.classifier, explainer.layers[-1]
+    leaves: list[Tensor] = []
+
+    def cut(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1].clone()  # a ReLU in place must not write into the leaf
+
+    handle = classifier.get_submodule(layer).register_forward_hook(cut)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = classifier(images.clone())
+    finally:
+        handle.remove()
+    if len(leaves) != 1 or not logits.requires_grad:
+        raise TTameError(
+            f"init='classifier': layer {layer!r} ran {len(leaves)} times, and the logits "
+            f"{'' if logits.requires_grad else 'do not '}depend on it; use init='free'"
+        )
+    rows = []
+    for index in range(logits.shape[1]):
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(
+                logits[:, index].sum(), leaves[0], retain_graph=index + 1 < logits.shape[1]
+            )
+        maps = to_map(gradient, layer, images, prefix_tokens(classifier))
+        rows.append(maps.float().mean(dim=(0, 2, 3)))
+    return torch.stack(rows)
 
 
 def _pass_through(branch: FeatureBranch) -> None:
@@ -75,26 +128,3 @@ def _pass_through(branch: FeatureBranch) -> None:
         convolution.weight.zero_()
     else:
         nn.init.dirac_(convolution.weight)
-
-
-def _head_rows(explainer: Explainer) -> Tensor:
-    """The head's weights, placed in the columns of the layer that feeds it, `(K, ΣC_l)`."""
-    mechanism, name = explainer.mechanism, explainer.spec.head
-    modules = dict(explainer.classifier.named_modules())
-    head = modules.get(name) if name else None
-    if not isinstance(head, nn.Linear) or head.out_features != mechanism.classes:
-        raise TTameError(
-            f"init='classifier' needs the classifier's last linear layer; {name!r} is "
-            f"{type(head).__name__}. Name it with head=..., or use init='free'"
-        )
-    fits = [i for i, width in enumerate(mechanism.widths) if width == head.in_features]
-    if not fits or mechanism.widths != mechanism.channels:
-        raise TTameError(
-            f"init='classifier' needs a layer with the head's {head.in_features} channels; "
-            f"{explainer.layers} have {mechanism.widths}. Add the layer before the pooling, or "
-            "use init='free'"
-        )
-    rows = torch.zeros(mechanism.classes, sum(mechanism.widths))
-    start = sum(mechanism.widths[: fits[-1]])
-    rows[:, start : start + head.in_features] = head.weight
-    return rows

@@ -98,6 +98,34 @@ def load(
     return Explainer.load(shipped("explainers") / f"{name}.safetensors", model, weights)
 
 
+def open_explainer(name: str | Path, backbone: str | None = None) -> tuple[Explainer, bool]:
+    """The explainer to evaluate, or an untrained one on a backbone that has none.
+
+    Args:
+        name: As for `load`, or `"none"`.
+        backbone: Registered backbone; must be the explainer's where both are given.
+
+    Returns:
+        The explainer and whether it is trained.
+
+    Raises:
+        TTameError: If the two do not belong together, or neither says which classifier is meant.
+    """
+    if str(name) == "none":
+        if backbone is None:
+            raise TTameError("explainer 'none' needs a backbone (--backbone NAME)")
+        with torch.random.fork_rng():  # the same each time, or no run could be resumed
+            torch.manual_seed(0)
+            return attach(backbone), False
+    explainer = load(name)
+    if backbone is not None and explainer.spec.name != backbone:
+        raise TTameError(
+            f"the explainer {str(name)!r} belongs to {explainer.spec.name}, not to {backbone!r}; "
+            f"pass one that was trained on it, or 'none' to evaluate the other methods alone"
+        )
+    return explainer, True
+
+
 def explainers() -> tuple[str, ...]:
     """Names of the explainers that ship with this installation."""
     return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))

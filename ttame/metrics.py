@@ -48,6 +48,23 @@ def increase_in_confidence(original: Tensor, masked: Tensor) -> Tensor:
     return 100 * (masked > original).to(original.dtype)
 
 
+def average_gain(original: Tensor, masked: Tensor) -> Tensor:
+    """Average Gain of each sample, percent: 100 · max(0, p' - p) / (1 - p) (`opticam`).
+
+    The counterpart of Average Drop: the share of the missing certainty that the mask supplies.
+    A photo that is certain already, p = 1, gains 0.
+
+    Args:
+        original: p, `(B,)` in [0, 1].
+        masked: p', `(B,)` in [0, 1].
+
+    Returns:
+        `(B,)` in [0, 100].
+    """
+    missing = torch.where(original < 1, 1 - original, torch.ones_like(original))
+    return 100 * (masked - original).clamp_min(0) / missing
+
+
 class SampleMetric(Metric):
     """A mean that keeps every sample's value and joins them over processes."""
 
@@ -80,7 +97,7 @@ class SampleMetric(Metric):
 
     def sample(self, original: Tensor, masked: Tensor) -> Tensor:
         """The metric of each sample, `(B,)`."""
-        raise TypeError("use AverageDrop or IncreaseInConfidence")
+        raise TypeError("use AverageDrop, IncreaseInConfidence or AverageGain")
 
     def compute(self) -> Tensor:
         """Mean over all samples seen, percent."""
@@ -109,6 +126,16 @@ class IncreaseInConfidence(SampleMetric):
     def sample(self, original: Tensor, masked: Tensor) -> Tensor:
         """See `increase_in_confidence`."""
         return increase_in_confidence(original, masked)
+
+
+class AverageGain(SampleMetric):
+    """Mean of `average_gain`; higher is better."""
+
+    higher_is_better = True
+
+    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
+        """See `average_gain`."""
+        return average_gain(original, masked)
 
 
 @torch.inference_mode()

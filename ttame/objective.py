@@ -67,7 +67,10 @@ class ObjectiveConfig:
                 f"labels must be 'batch' or 'own' and reduction 'paper' or 'mean', got "
                 f"{self.labels!r} and {self.reduction!r}"
             )
-        if min(self.cross_entropy, self.drop, self.area, self.variation) < 0 or self.area_exponent <= 0:
+        if (
+            min(self.cross_entropy, self.drop, self.area, self.variation) < 0
+            or self.area_exponent <= 0
+        ):
             raise TTameError("objective weights must not be negative, the exponent positive")
         if self.own_share is not None and not (0 <= self.own_share <= 1 and self.labels == "batch"):
             raise TTameError(

@@ -23,8 +23,8 @@ class Passes:
 
 
 @contextmanager
-def count_passes(classifier: nn.Module) -> Iterator[Passes]:
-    """Count the passes of `classifier` inside the block; an image is one pass, not a batch."""
+def count_passes(*classifiers: nn.Module) -> Iterator[Passes]:
+    """Count the passes of `classifiers` inside the block; an image is one pass, not a batch."""
     passes = Passes()
 
     def after(_module: nn.Module, _args: object, logits: Tensor) -> None:
@@ -35,8 +35,9 @@ def count_passes(classifier: nn.Module) -> Iterator[Passes]:
     def backward(gradient: Tensor) -> None:
         passes.backward += len(gradient)
 
-    handle = classifier.register_forward_hook(after)
+    handles = [classifier.register_forward_hook(after) for classifier in classifiers]
     try:
         yield passes
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

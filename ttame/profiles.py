@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torchvision.transforms import v2
 
+from ttame.allocation import keep_freed_memory
 from ttame.data import PhotoList, data_root, has_imagenette, image_folder, imagenette, samples
 from ttame.errors import TTameError, suggest
 from ttame.files import replacing
@@ -121,7 +122,7 @@ _CROPPED = ("citrus_fruits", "ring_tailed_lemurs", "hens")
 
 
 def open_profile(name: str) -> Profile:
-    """The profile called `name`, its data set found.
+    """The profile called `name`, its data set found; sets this process's allocator up as well.
 
     Raises:
         TTameError: If there is no such profile, or its data set is not there.
@@ -131,6 +132,7 @@ def open_profile(name: str) -> Profile:
             f"unknown profile {name!r}; known are {', '.join(_BACKBONES)}."
             f"{suggest(name, _BACKBONES)}"
         )
+    keep_freed_memory()
     profile = Profile(name, _BACKBONES[name])
     profile.photos("val")
     return profile

@@ -24,6 +24,8 @@ class TrainingConfig:
         init: Start of the fusion (`ttame.initialization`).
         activation: From raw map to training mask: `"sigmoid"` (papers) or `"minmax"`, which is
             what display and metrics use.
+        masked: What the mask multiplies in training: the `"image"` (papers), or the
+            `"features"` of the only layer, as in L-CAM-Fm (`lcam`).
         retain: Shares of top pixels that the training mask keeps, one after the other from
             step to step; `(1.0,)`, the papers', keeps all.
         objective: The loss.
@@ -33,14 +35,15 @@ class TrainingConfig:
         workers: Processes that read photos.
     """
 
-    epochs: int = 3
+    epochs: int = 1
     steps: int | None = None
     batch_size: int = 32
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     weight_decay: float = 5e-4
     init: Init = "classifier"
     activation: Literal["sigmoid", "minmax"] = "minmax"
+    masked: Literal["image", "features"] = "image"
     retain: tuple[float, ...] = (1.0, 0.5, 0.15)
     objective: ObjectiveConfig = field(
         default_factory=lambda: ObjectiveConfig(
@@ -66,6 +69,8 @@ class TrainingConfig:
                 f"optimizer must be 'sgd' or 'adamw' and activation 'sigmoid' or 'minmax', got "
                 f"{self.optimizer!r} and {self.activation!r}"
             )
+        if self.masked not in ("image", "features"):
+            raise TTameError(f"masked must be 'image' or 'features', got {self.masked!r}")
         if not self.retain or not all(0 < share <= 1 for share in self.retain):
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
 
@@ -82,3 +87,12 @@ def published(**changes: Any) -> TrainingConfig:
         objective=ObjectiveConfig(),
     )
     return replace(papers, **changes)
+
+
+def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
+    """The predecessors' objective, masking the image or the feature map (`lcam`), with `changes`.
+
+    Few photos take the place of ImageNet here, so AdamW takes the place of the papers' SGD.
+    """
+    masked: Literal["image", "features"] = "image" if kind == "img" else "features"
+    return published(**{"optimizer": "adamw", "epochs": 1, "learning_rate": 1e-3, "masked": masked, **changes})

@@ -23,6 +23,7 @@ from ttame.backbones import Backbone
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
+from ttame.features import masked_features
 from ttame.files import replacing
 from ttame.folding import fold_batch_norm
 from ttame.initialization import initialize
@@ -78,9 +79,13 @@ class ExplainerModule(L.LightningModule):
         labels = logits.argmax(dim=1)  # the model truth
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
-        masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
-        masked = apply_mask(images, masks, spec.space, spec.mean, spec.std)
-        answer = self.explainer.classifier(masked)
+        classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
+        if config.masked == "features":
+            with masked_features(classifier, layer, keep_top(own_maps(maps), retain, config.seed)):
+                answer = classifier(images)
+        else:
+            masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
+            answer = classifier(apply_mask(images, masks, spec.space, spec.mean, spec.std))
         return objective(logits, answer, labels, maps, config.objective)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:

@@ -6,17 +6,23 @@ A method takes normalised images `(B, 3, H, W)` and target classes `(B,)` and re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
+from ttame.methods.ablation import ablation_cam
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
-from ttame.methods.cam import cam_method
+from ttame.methods.cam import cam_method, finer_cam
+from ttame.methods.iia import iia_method
+from ttame.methods.lcam import lcam_method
+from ttame.methods.opticam import opticam_method
 from ttame.methods.rise import rise_method
+from ttame.methods.transformer import attention_rollout, legrad, transformer_attribution
 
 # Normalised images `(B, 3, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
 Method: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -25,9 +31,10 @@ Method: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 def ttame_method(explainer: Explainer) -> Method:
     """T-TAME itself: the raw maps of the target classes, from one forward pass."""
 
+    @torch.inference_mode()
     def explain(images: Tensor, targets: Tensor) -> Tensor:
         maps: Tensor = explainer(images, targets[:, None])[2]
-        return maps.detach()
+        return maps
 
     return explain
 
@@ -40,7 +47,15 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "Layer-CAM": cam_method("LayerCAM"),
     "Eigen-CAM": cam_method("EigenCAM"),
     "Score-CAM": cam_method("ScoreCAM"),
-    "Ablation-CAM": cam_method("AblationCAM"),
+    "Ablation-CAM": ablation_cam,
+    "Finer-CAM": finer_cam(),
+    "Opti-CAM": opticam_method(),
+    "IIA": iia_method(),
+    "L-CAM-Img": lcam_method("img"),
+    "L-CAM-Fm": lcam_method("fm"),
+    "attention rollout": attention_rollout,
+    "Transformer attribution": transformer_attribution,
+    "LeGrad": legrad,
     "RISE": rise_method(),
     "Integrated Gradients": integrated_gradients,
     "SmoothGrad": smooth_grad,
@@ -51,18 +66,67 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "Fake-CAM": lambda explainer: fake_cam,
 }
 
+# Methods with settings: a call with them gives the factory.
+CONFIGURABLE: dict[str, Callable[..., Callable[[Explainer], Method]]] = {"RISE": rise_method}
+
 # What `ttame evaluate` measures unless told otherwise: seconds a photo, not minutes.
 DEFAULT_METHODS = ("T-TAME", "Grad-CAM", "Grad-CAM++", "random", "all ones")
 
 
-def build(name: str, explainer: Explainer) -> Method:
+def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = None) -> Method:
     """Bind the method called `name` to the explainer's classifier.
 
+    Args:
+        name: In `METHODS`.
+        explainer: Its classifier is explained.
+        settings: Of the method, where it has any: `{"masks": 1000}` for RISE.
+
     Raises:
-        TTameError: If there is no such method, or it does not apply to the classifier.
+        TTameError: If there is no such method, it does not apply to the classifier, or has no
+            such setting.
     """
     if name not in METHODS:
         raise TTameError(
             f"unknown method {name!r}; known are {', '.join(METHODS)}.{suggest(name, METHODS)}"
         )
-    return METHODS[name](explainer)
+    if not settings:
+        return METHODS[name](explainer)
+    if name not in CONFIGURABLE:
+        raise TTameError(f"{name} has no settings, got {dict(settings)}")
+    try:
+        return CONFIGURABLE[name](**settings)(explainer)
+    except TypeError as error:
+        raise TTameError(f"{name}: {error}") from error
+
+
+def select(
+    wanted: str, explainer: Explainer, trained: bool = True
+) -> tuple[list[str], dict[str, str]]:
+    """Turn a choice of methods into names, refusing what does not apply before any work.
+
+    Args:
+        wanted: `"default"`, `"all"` (those that apply), or names with commas.
+        explainer: Its classifier is explained.
+        trained: Whether its mechanism is; if not, T-TAME is left out of the groups.
+
+    Returns:
+        The names, and of the groups' methods those left out with the reason.
+
+    Raises:
+        TTameError: A method that is asked for by name is unknown or does not apply.
+    """
+    groups = {"default": list(DEFAULT_METHODS), "all": list(METHODS)}
+    if wanted not in groups:
+        names = [name.strip() for name in wanted.split(",")]
+        for name in names:
+            build(name, explainer)
+        return names, {}
+    left_out = {}
+    for name in groups[wanted]:
+        try:
+            build(name, explainer)
+        except TTameError as error:
+            left_out[name] = str(error)
+    if not trained:
+        left_out["T-TAME"] = "the explainer is not trained"
+    return [name for name in groups[wanted] if name not in left_out], left_out

@@ -3,58 +3,169 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import ExitStack, redirect_stderr
+from functools import partial
 from io import StringIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import prefix_tokens, to_map
+from ttame.features import capture, prefix_tokens, to_map
+
+
+def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:
+    """The layer that CAM methods explain, checked by one forward pass of a blank image.
+
+    It is the spec's `cam_layer`, or else the deepest of the explainer's layers.
+
+    Args:
+        explainer: Whose classifier is to be explained.
+        method: Name of the method, for messages.
+
+    Returns:
+        The layer's dotted name and the module.
+
+    Raises:
+        TTameError: If the classifier has no such layer, does not run it, or its output is no
+            spatial feature map: not of the form `(B, C, h, w)`, `(B, h, w, C)` or tokens
+            `(B, N, C)`, or of one cell only.
+    """
+    layer, classifier = explainer.spec.cam_layer or explainer.layers[-1], explainer.classifier
+    height, width = explainer.spec.input_size
+    kind = next(classifier.parameters(), torch.zeros(0))
+    blank = torch.zeros(1, 3, height, width, dtype=kind.dtype, device=kind.device)
+    advice = "set cam_layer to a layer with a spatial feature map; `ttame layers` lists them"
+    try:
+        # No inference mode: a classifier that keeps a tensor of its first pass (position
+        # embeddings, say) could have no gradient through it later.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            capture(classifier, [layer]) as outputs,
+        ):
+            classifier(blank)
+        if layer not in outputs:
+            raise TTameError(f"layer {layer!r} did not run in a forward pass")
+        maps = to_map(outputs[layer], layer, blank, prefix_tokens(classifier))
+    except TTameError as error:
+        raise TTameError(
+            f"{method} does not apply to {explainer.spec.name}: {error}; {advice}"
+        ) from error
+    if maps.shape[-2:].numel() == 1:
+        raise TTameError(
+            f"{method} does not apply to {explainer.spec.name}: layer {layer!r} returns "
+            f"{tuple(outputs[layer].shape)} for one {height}x{width} image, "  # type: ignore[attr-defined]
+            f"a map of a single cell; {advice}"
+        )
+    return layer, classifier.get_submodule(layer)
 
 
 def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
     """A factory for one of pytorch-grad-cam's classes, on the backbone's `cam_layer`.
+
+    The factory raises `TTameError` where that layer has no spatial map (`cam_layer_module`).
 
     Args:
         kind: Class name in `pytorch_grad_cam`, for example `"GradCAM"`.
     """
 
     def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
-        import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        layer = explainer.spec.cam_layer or explainer.layers[-1]
-        modules = dict(explainer.classifier.named_modules())
-        if layer not in modules:
-            raise TTameError(f"{kind}: the classifier has no layer {layer!r} (cam_layer)")
-
-        def explain(images: Tensor, targets: Tensor) -> Tensor:
-            # The library keeps hooks and activations on the object, so it lives for one call.
-            def reshape(output: Tensor) -> Tensor:
-                # Some methods send masked copies through, more images than there were.
-                like = images[:1].expand(len(output), -1, -1, -1)
-                return to_map(output, layer, like, prefix_tokens(explainer.classifier))
-
-            with (
-                redirect_stderr(StringIO()),  # Score-CAM shows a progress bar for every image
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                getattr(pytorch_grad_cam, kind)(
-                    model=explainer.classifier,
-                    target_layers=[modules[layer]],
-                    reshape_transform=reshape,
-                ) as cam,
-            ):
-                # The classifier is frozen: gradients start at the image, or nowhere.
-                tracked = images.clone().requires_grad_(True)
-                maps = cam(
-                    input_tensor=tracked,
-                    targets=[ClassifierOutputTarget(int(target)) for target in targets],
-                )
-            return torch.from_numpy(maps)[:, None].to(images.device)
-
-        return explain
+        return _library_method(kind, explainer, ClassifierOutputTarget)
 
     return bind
+
+
+def finer_cam(
+    alpha: float = 1.0, similar: int = 3
+) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+    """A factory for Finer-CAM (`finercam`): Grad-CAM of what tells a class from its likes.
+
+    With the logits y, the probabilities p and the similar classes K, those whose logits lie
+    nearest to that of the target class t, it is Grad-CAM of
+    Σ_{k∈K} p_k (y_t - α y_k) / Σ_{k∈K} p_k, as pytorch-grad-cam defines it: the weights p
+    have gradients too. One forward and one backward pass an image.
+
+    The library chooses K only for one class for the whole batch; here every image has its own
+    target class. Of equal logits the class of lower index counts as nearer.
+
+    Args:
+        alpha: Strength of the comparison, at least 0; 0 is Grad-CAM but for the weights.
+        similar: Number of classes to compare with; fewer where the classifier has fewer.
+
+    Raises:
+        TTameError: If a parameter is out of range; from the factory, if the classifier has a
+            single class or its `cam_layer` no spatial map.
+    """
+    if not 0 <= alpha < float("inf"):
+        raise TTameError(f"Finer-CAM: alpha must be a number of at least 0, got {alpha!r}")
+    if similar < 1:
+        raise TTameError(f"Finer-CAM: compare with at least 1 similar class, got {similar!r}")
+
+    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+        if explainer.mechanism.classes < 2:
+            raise TTameError(
+                f"Finer-CAM does not apply to {explainer.spec.name}: it compares classes, and "
+                "there is only one; take Grad-CAM"
+            )
+        return _library_method(
+            "FinerCAM", explainer, partial(_Comparison, alpha=alpha, similar=similar)
+        )
+
+    return bind
+
+
+class _Comparison:
+    """Finer-CAM's score of one image, from its logits `(K,)`."""
+
+    def __init__(self, target: int, alpha: float, similar: int) -> None:
+        self.target, self.alpha, self.similar = target, alpha, similar
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
+
+        distance = (logits.detach() - logits.detach()[self.target]).abs()
+        nearest = distance.argsort(stable=True).tolist()
+        # By name, not as the first: another class may have the very same logit.
+        nearest.remove(self.target)
+        score: Tensor = FinerWeightedTarget(self.target, nearest[: self.similar], self.alpha)(
+            logits
+        )
+        return score
+
+
+def _library_method(
+    kind: str, explainer: Explainer, score: Callable[[int], Callable[[Tensor], Tensor]]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The method of the library's class `kind`, explaining the score of each target class."""
+    import pytorch_grad_cam
+
+    layer, module = cam_layer_module(explainer, kind)
+
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        # The library keeps hooks and activations on the object, so it lives for one call.
+        def reshape(output: Tensor) -> Tensor:
+            # Some methods send masked copies through, more images than there were.
+            like = images[:1].expand(len(output), -1, -1, -1)
+            return to_map(output, layer, like, prefix_tokens(explainer.classifier))
+
+        with (
+            redirect_stderr(StringIO()),  # Score-CAM shows a progress bar for every image
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            ExitStack() as stack,
+        ):
+            cam = getattr(pytorch_grad_cam, kind)(
+                model=explainer.classifier, target_layers=[module], reshape_transform=reshape
+            )
+            # Not as a context: the library would print an IndexError and go on.
+            stack.callback(cam.__exit__, None, None, None)
+            # The classifier is frozen: gradients start at the image, or nowhere.
+            tracked = images.clone().requires_grad_(True)
+            maps = cam(input_tensor=tracked, targets=[score(int(target)) for target in targets])
+        return torch.from_numpy(maps)[:, None].to(images.device)
+
+    return explain

@@ -1,0 +1,277 @@
+"""Attention probabilities: one forward pass of a Vision Transformer gives those of every block.
+
+Read are timm's transformers (`blocks`, each with one self-attention) and torchvision's
+(`encoder.layers`, each with one `nn.MultiheadAttention`). Both compute their attention in one
+fused step that never shows the probabilities; it is taken apart for the pass and put back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttame.errors import TTameError
+from ttame.features import prefix_tokens, token_grid
+
+_TRANSFORMER = "use it on a Vision Transformer"
+
+
+@dataclass(frozen=True)
+class AttentionPass:
+    """What one forward pass of a Vision Transformer with L blocks shows.
+
+    Attributes:
+        logits: `(B, K)`.
+        probabilities: After the softmax, L times `(B, heads, N, N)`: queries, then keys. With
+            gradients, the very tensors that the logits were computed from.
+        tokens: Output of each block, L times `(B, N, D)`.
+        prefix: Number of tokens before the patch tokens (class, distillation, registers).
+        grid: Rows and columns (h, w) of the patch tokens, N = prefix + h·w.
+    """
+
+    logits: Tensor
+    probabilities: tuple[Tensor, ...]
+    tokens: tuple[Tensor, ...]
+    prefix: int
+    grid: tuple[int, int]
+
+
+def has_attention(model: nn.Module) -> bool:
+    """Whether `model` is built like a transformer that `read_attention` reads."""
+    try:
+        attention_blocks(model)
+    except TTameError:
+        return False
+    return True
+
+
+def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module, nn.Module], ...]:
+    """The blocks of a Vision Transformer in order, each with its self-attention module.
+
+    Args:
+        model: The classifier; it is not run.
+        name: What to call it in messages; default: its class.
+
+    Raises:
+        TTameError: If there is no list of blocks with one attention each, or if attention is
+            windowed.
+    """
+    name = name or type(model).__name__
+    kinds = {type(module).__name__ for module in model.modules()}
+    windowed = min((kind for kind in kinds if "Window" in kind), default="")
+    if windowed:
+        raise _windowed(name, windowed)
+    pairs = []
+    for block in _block_list(model):
+        found = [module for module in block.modules() if _is_attention(module)]
+        if len(found) > 1:
+            raise TTameError(
+                f"{name} has {len(found)} attentions in one block, of no single order; "
+                f"{_TRANSFORMER}"
+            )
+        pairs += [(block, module) for module in found]
+    if not pairs:
+        raise TTameError(f"{name} has none in readable self-attention blocks; {_TRANSFORMER}")
+    if len(pairs) != len(_block_list(model)):
+        raise TTameError(
+            f"{name} has attention in {len(pairs)} of {len(_block_list(model))} blocks, the others "
+            f"mix tokens unseen; {_TRANSFORMER}"
+        )
+    return tuple(pairs)
+
+
+@contextmanager
+def capture_attention(
+    model: nn.Module, name: str = ""
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Record attention probabilities and tokens during the forward pass inside the block.
+
+    Nothing is cloned: what is recorded lies on the autograd graph of the output. Afterwards the
+    model is as it was, also after an exception.
+
+    Args:
+        model: The transformer, in `eval()`.
+        name: What to call it in messages; default: its class.
+
+    Yields:
+        Two lists to be filled: probabilities `(B, heads, N, N)` and tokens `(B, N, D)`.
+
+    Raises:
+        TTameError: As `attention_blocks`.
+    """
+    probabilities: list[Tensor] = []
+    tokens: list[Tensor] = []
+    with ExitStack() as stack:
+        for block, attention in attention_blocks(model, name):
+            stack.enter_context(_taken_apart(attention, probabilities))
+            stack.callback(block.register_forward_hook(_recorder(tokens)).remove)
+        yield probabilities, tokens
+
+
+def read_attention(
+    model: nn.Module, images: Tensor, gradients: bool = True, name: str = ""
+) -> AttentionPass:
+    """Run a Vision Transformer once and return its attention with its logits.
+
+    Works inside `torch.no_grad()` and `torch.inference_mode()` too.
+
+    Args:
+        model: The transformer, in `eval()`; frozen or not.
+        images: Normalised images, `(B, 3, H, W)`; not changed.
+        gradients: Whether to keep the graph from the probabilities to the logits.
+        name: What to call the model in messages; default: its class.
+
+    Raises:
+        TTameError: If the model has no attention over all tokens at once, or hides it.
+    """
+    name = name or type(model).__name__
+    if gradients and getattr(model, "grad_checkpointing", False):
+        # It would run the blocks again after they are put back together.
+        raise TTameError(
+            f"{name} checkpoints its gradients, which hides its attention from them; switch it "
+            "off: model.set_grad_checkpointing(False)"
+        )
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        # The classifier is frozen: the graph starts at the image, or nowhere.
+        tracked = images.detach().clone().requires_grad_(gradients)
+        with capture_attention(model, name) as (probabilities, tokens):
+            logits = model(tracked)
+    _check(model, name, len(images), probabilities, tokens)
+    prefix, h, w = token_grid(tokens[-1].shape[1], images.shape[-2:], prefix_tokens(model))
+    return AttentionPass(logits, tuple(probabilities), tuple(tokens), prefix, (h, w))
+
+
+def _block_list(model: nn.Module) -> list[nn.Module]:
+    """The modules of `blocks` (timm) or `encoder.layers` (torchvision), in order."""
+    for holder, name in ((model, "blocks"), (getattr(model, "encoder", None), "layers")):
+        found = getattr(holder, name, None)
+        if isinstance(found, nn.Sequential | nn.ModuleList):
+            return list(found)
+    return []
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Torch's attention, or one in timm's manner: fused at will, dropout on the probabilities."""
+    return isinstance(module, nn.MultiheadAttention) or (
+        hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
+    )
+
+
+def _recorder(kept: list[Tensor]) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
+        kept.append(output)
+
+    return hook
+
+
+def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> AbstractContextManager[None]:
+    """Let `attention` compute its probabilities in the open and keep them in `kept`."""
+    if isinstance(attention, nn.MultiheadAttention):
+        return _replaced(attention, _explicit(attention, kept))
+    return _unfused(attention, kept)
+
+
+@contextmanager
+def _unfused(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
+    """timm: without the fused step, the dropout's output is what multiplies the values."""
+    fused = attention.fused_attn
+    handle = attention.get_submodule("attn_drop").register_forward_hook(_recorder(kept))
+    try:
+        attention.fused_attn = False  # type: ignore[assignment]
+        yield
+    finally:
+        attention.fused_attn = fused
+        handle.remove()
+
+
+@contextmanager
+def _replaced(attention: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+    """Give one instance another `forward` for a while; its own, if it had one, comes back."""
+    own = vars(attention).get("forward")
+    try:
+        vars(attention)["forward"] = forward
+        yield
+    finally:
+        del vars(attention)["forward"]
+        if own is not None:
+            vars(attention)["forward"] = own
+
+
+def _explicit(
+    module: nn.MultiheadAttention, kept: list[Tensor]
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """`nn.MultiheadAttention` as its formula: the weights it returns are off the graph."""
+
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        masked = key_padding_mask is not None or attn_mask is not None or is_causal
+        plain = module.in_proj_weight is not None and module.bias_k is None and module.batch_first
+        if masked or not plain or module.add_zero_attn or not (query is key is value):
+            raise TTameError(
+                "attention probabilities are read from plain self-attention, batch first and "
+                "without masks; this nn.MultiheadAttention is called in another way"
+            )
+        batch, count, width = query.shape
+        joint = F.linear(query, module.in_proj_weight, module.in_proj_bias)
+        split = joint.view(batch, count, 3, module.num_heads, module.head_dim)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(module.head_dim)
+        weights = F.dropout(scores.softmax(dim=-1), module.dropout, module.training)
+        kept.append(weights)
+        mixed = (weights @ values).transpose(1, 2).reshape(batch, count, width)
+        output = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
+        if not need_weights:
+            return output, None
+        return output, weights.mean(dim=1) if average_attn_weights else weights
+
+    return forward
+
+
+def _check(
+    model: nn.Module, name: str, batch: int, probabilities: list[Tensor], tokens: list[Tensor]
+) -> None:
+    """Refuse what was recorded unless it is one distribution over all tokens a head and query."""
+    blocks = attention_blocks(model, name)
+    if not len(probabilities) == len(tokens) == len(blocks):
+        raise TTameError(
+            f"{name} has {len(blocks)} blocks, but showed {len(probabilities)} attentions in one "
+            f"pass; {_TRANSFORMER}"
+        )
+    for (_, attention), found, after in zip(blocks, probabilities, tokens, strict=True):
+        kind = type(attention).__name__
+        if found.shape[0] != batch:
+            raise _windowed(name, kind)
+        heads = getattr(attention, "num_heads", found.shape[1])
+        if after.ndim != 3 or found.shape != (batch, heads, after.shape[1], after.shape[1]):
+            raise TTameError(
+                f"{name} has attention of another kind: {kind} shows {tuple(found.shape)} for "
+                f"tokens {tuple(after.shape)}, not (B, heads, N, N); {_TRANSFORMER}"
+            )
+        if not bool(((found.detach().float().sum(dim=-1) - 1).abs() < 1e-2).all()):
+            raise TTameError(
+                f"{name} has attention of another kind: rows of {kind} do not sum to 1; "
+                f"{_TRANSFORMER}"
+            )
+    if len({after.shape for after in tokens}) != 1:
+        raise TTameError(f"{name} changes its number of tokens between blocks; {_TRANSFORMER}")
+
+
+def _windowed(name: str, kind: str) -> TTameError:
+    return TTameError(
+        f"{name} has attention within windows only ({kind}): N varies by windows and no block "
+        f"relates all patches; {_TRANSFORMER} with global attention"
+    )

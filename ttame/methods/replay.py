@@ -1,0 +1,58 @@
+"""Running a classifier on from one of its layers, at the cost of what comes after that layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ttame.features import capture
+
+_SHORT = 32  # pixels; enough for the strides of common networks
+
+
+@contextmanager
+def replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
+    """Let the module return `output`, whatever comes in, inside the block."""
+    # A copy: a ReLU in place behind the layer must not write into a leaf of the graph.
+    handle = module.register_forward_hook(lambda _module, _args, _output: output.clone())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def replay_size(classifier: nn.Module, layer: str, size: tuple[int, int]) -> tuple[int, int]:
+    """The image size that suffices where a layer's output is replaced.
+
+    What lies before the layer then runs for nothing, so it may as well run on a corner of the
+    image. Whether that holds is tried on one image of noise: not where a transformer insists on
+    its size, or a connection leads past the layer.
+
+    Args:
+        classifier: In `eval()`.
+        layer: Dotted name of the layer whose output will be replaced.
+        size: Height and width of the images.
+
+    Returns:
+        A small size if the logits stay the same with it, else `size`.
+    """
+    kind = next(classifier.parameters(), torch.zeros(0))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 3, *size, generator=generator).to(kind)
+    short = min(size[0], _SHORT), min(size[1], _SHORT)
+    with torch.inference_mode(False), torch.no_grad():
+        with capture(classifier, [layer]) as outputs:
+            logits = classifier(noise)
+        output = outputs[layer]
+        if not isinstance(output, Tensor):
+            return size
+        try:
+            with replaced(classifier.get_submodule(layer), output):
+                again = classifier(noise[..., : short[0], : short[1]])
+        except Exception:  # whatever a network of any make raises at a size it does not take
+            return size
+    same = logits.shape == again.shape and torch.allclose(logits, again, rtol=1e-4, atol=1e-5)
+    return short if same else size
