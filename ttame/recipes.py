@@ -95,4 +95,5 @@ def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
     Few photos take the place of ImageNet here, so AdamW takes the place of the papers' SGD.
     """
     masked: Literal["image", "features"] = "image" if kind == "img" else "features"
-    return published(**{"optimizer": "adamw", "epochs": 1, "learning_rate": 1e-3, "masked": masked, **changes})
+    choices: dict[str, Any] = {"optimizer": "adamw", "epochs": 1, "learning_rate": 1e-3}
+    return published(**{**choices, "masked": masked, **changes})

@@ -17,7 +17,7 @@ _CHUNK = 16  # images optimised at a time
 
 
 def opticam_method(
-    iterations: int = 100, learning_rate: float = 0.1
+    iterations: int = 50, learning_rate: float = 0.1
 ) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
     """A factory for Opti-CAM on the backbone's `cam_layer`.
 
@@ -29,9 +29,9 @@ def opticam_method(
 
     The mask multiplies in the masking space of the backbone's spec, as everywhere in this
     library; the authors' code masks before the normalisation, our space `"raw"`. As there,
-    feature maps pass a ReLU first, which changes only those of layers without one. Its
-    defaults are 100 iterations in the method and 50 in the script, at a learning rate of 0.1
-    in the latter; its early stop is left out, as it depends on the other images of a batch.
+    feature maps pass a ReLU first, which changes only those of layers without one. Our
+    defaults are those of its script, 50 iterations at a learning rate of 0.1 (100 in the
+    method itself); its early stop is left out, as it depends on the other images of a batch.
 
     An image costs 1 + `iterations` forward and `iterations` backward passes.
 
