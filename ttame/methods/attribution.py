@@ -22,15 +22,17 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
         black = (images.new_zeros(3) - images.new_tensor(explainer.spec.mean)) / images.new_tensor(
             explainer.spec.std
         )
-        found = method.attribute(
-            images,
-            baselines=black.view(1, 3, 1, 1).expand_as(images),
-            target=targets,
-            n_steps=50,
-            internal_batch_size=_CHUNK,
-        )
-        maps: Tensor = found.abs().sum(dim=1, keepdim=True).float().detach()
-        return maps
+        maps = []
+        for image, target in zip(images.split(1), targets, strict=True):  # bounds the memory
+            found = method.attribute(
+                image.clone(),
+                baselines=black.view(1, 3, 1, 1).expand_as(image),
+                target=target[None].clone(),
+                n_steps=50,
+                internal_batch_size=_CHUNK,
+            )
+            maps.append(found.abs().sum(dim=1, keepdim=True).float().detach())
+        return torch.cat(maps)
 
     return explain
 
@@ -71,15 +73,17 @@ def occlusion(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
     def explain(images: Tensor, targets: Tensor) -> Tensor:
         side, stride = images.shape[-1] // 7, images.shape[-1] // 14
         with torch.inference_mode():
-            found = method.attribute(
-                images,
-                sliding_window_shapes=(3, side, side),
-                strides=(3, stride, stride),
-                target=targets,
-                baselines=0,  # the mean colour, as inputs are normalised
-                perturbations_per_eval=_CHUNK,
-            )
-        maps: Tensor = found.mean(dim=1, keepdim=True).float()
-        return maps
+            maps = [
+                method.attribute(
+                    image,
+                    sliding_window_shapes=(3, side, side),
+                    strides=(3, stride, stride),
+                    target=target[None],
+                    baselines=0,  # the mean colour, as inputs are normalised
+                    perturbations_per_eval=_CHUNK,
+                ).mean(dim=1, keepdim=True)
+                for image, target in zip(images.split(1), targets, strict=True)
+            ]
+        return torch.cat(maps).float()
 
     return explain
