@@ -50,11 +50,11 @@ import pandas as pd
 import ttame
 from ttame.benchmark import read_benchmark
 from ttame.data import samples
-from ttame.evaluation import summary
 from ttame.plotting import plot_grid
 from ttame.profiles import open_profile
 from ttame.references import provenance_table, reference
 from ttame.results import read_results
+from ttame.tables import summary
 
 setting = open_profile(profile)
 path = {path.stem: path for path in samples().paths}

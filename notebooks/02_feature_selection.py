@@ -56,12 +56,13 @@ import ttame
 from ttame.ablations import at_layer, keep_layers
 from ttame.charts import plot_metrics
 from ttame.data import samples
-from ttame.evaluation import evaluate, per_sample, summary
+from ttame.evaluation import evaluate
 from ttame.features import list_layers
 from ttame.methods import build, ttame_method
 from ttame.plotting import plot_feature_maps, plot_grid, plot_methods
 from ttame.profiles import open_profile
 from ttame.results import read_results
+from ttame.tables import per_sample, summary
 
 setting = open_profile(profile)
 explainer = ttame.load(setting.backbone)
@@ -129,17 +130,17 @@ plot_feature_maps({name: values[1:] for name, values in tapped.items()}, channel
 count = photos if photos is not None else setting.pick(quick=16, imagenette=200, imagenet=1000)
 measured = setting.photos("val").sample(count, seed)
 print(f"{len(measured)} photos of {measured.name}, classifier {explainer.spec.name}")
-probes = [*explainer.layers, explainer.spec.cam_layer]  # the last: where CAM methods work best
-methods = {f"Grad-CAM at {name}": build("Grad-CAM", at_layer(explainer, name)) for name in probes}
+methods = {
+    f"Grad-CAM at {name}": build("Grad-CAM", at_layer(explainer, name)) for name in explainer.layers
+}
 with tempfile.TemporaryDirectory() as folder:
     depth = evaluate(explainer, measured, Path(folder) / "depth.jsonl", methods=methods, seed=seed)
     table = summary(depth)
 table.filter(regex="AD|IC|photos").round(1)
 
 # %% [markdown]
-# *Grad-CAM on the layers that the mechanism reads, and on the one that is registered for CAM
-# methods; the number of photos is in the table. A shallow layer alone hardly knows the class: what
-# it adds to a deep one is sharpness.*
+# *Grad-CAM on the layers that the mechanism reads; the number of photos is in the table. A shallow
+# layer alone hardly knows the class: what it adds to a deep one is sharpness.*
 #
 # ## What each layer contributes to an explanation
 #
@@ -166,7 +167,7 @@ pd.DataFrame(spread, index=["cat", "german_shepherd"]).rename_axis("standard dev
 # *How strongly each part varies over the photo, in raw units. A part that hardly varies hardly
 # matters.*
 #
-# A part may be exactly zero. Where the fusion starts from the classifier's head, it does so on the
+# A part may be exactly zero. Where the fusion starts from the classifier's gradients, it does so on the
 # deepest layer and from zero on the others, and training moves only the weights of classes that
 # the classifier saw in the training photos. Other classes keep the map of the deepest layer.
 

@@ -57,11 +57,12 @@ from pathlib import Path
 import ttame
 from ttame.ablations import STUDY, Variant, run_variant, select_axis, study, study_table
 from ttame.charts import plot_metrics
-from ttame.evaluation import evaluate, per_sample, summary
+from ttame.evaluation import evaluate
 from ttame.methods import build, ttame_method
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import published
 from ttame.results import read_results
+from ttame.tables import per_sample, summary
 
 quiet()
 variants = study(STUDY)
@@ -167,8 +168,8 @@ plot_metrics(select_axis(long, variants, "loss terms"))
 # ### Where the fusion starts
 #
 # The published mechanism starts from random weights. The fusion can also start from the
-# classifier's own head, which holds one direction for each class in the channels of the last
-# feature map.
+# classifier itself: the mean gradients of its logits hold one direction for each class in the
+# channels of the last feature map.
 
 # %%
 select_axis(shown, variants, "start").set_index("method").round(1)
@@ -178,7 +179,7 @@ plot_metrics(select_axis(long, variants, "start"))
 
 # %% [markdown]
 # *The two starts, after the same few steps; otherwise as above. A free start takes many more steps
-# to come as far, which is why the shipped explainer begins at the classifier's head.*
+# to come as far, which is why the shipped explainer begins at the classifier's gradients.*
 #
 # ## How far to trust this
 #

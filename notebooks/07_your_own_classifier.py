@@ -59,10 +59,11 @@ from torch.utils.data import DataLoader
 import ttame
 from ttame.backbones import derive_spec
 from ttame.data import PhotoDataset
-from ttame.evaluation import evaluate, summary
+from ttame.evaluation import evaluate
 from ttame.features import list_layers
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import TrainingConfig
+from ttame.tables import summary
 from ttame.training import fit
 
 quiet()

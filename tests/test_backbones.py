@@ -68,7 +68,7 @@ def test_the_caller_has_to_pass_modules_without_a_loader(monkeypatch: pytest.Mon
         ("vgg16", [(256, 28, 28), (512, 14, 14), (512, 7, 7)], 4096, "raw"),
         ("resnet50", [(512, 28, 28), (1024, 14, 14), (2048, 7, 7)], 2048, "raw"),
         ("vit_b_16", [(768, 14, 14)] * 3, 768, "normalized"),
-        ("tf_efficientnet_lite0", [(40, 28, 28), (112, 14, 14), (1280, 7, 7)], 1280, "normalized"),
+        ("tf_efficientnet_lite0", [(40, 28, 28), (112, 14, 14), (320, 7, 7)], 1280, "normalized"),
     ],
 )
 def test_feature_maps_of_the_registered_backbones(

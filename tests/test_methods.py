@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import ttame
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import apply_mask, degenerate
-from ttame.methods import DEFAULT_METHODS, METHODS, build
+from ttame.methods import DEFAULT_METHODS, METHODS, build, select
+from ttame.methods.replay import replay_size
 from ttame.methods.rise import _draw, rise_method
+from ttame.passes import count_passes
 
-# RISE at its full number of masks has tests of its own.
-NAMES = [name for name in METHODS if name != "RISE"]
+TRANSFORMERS = {"attention rollout", "Transformer attribution", "LeGrad"}
+TRAINED = {"L-CAM-Img", "L-CAM-Fm"}
+# RISE at its full number of masks, and those for transformers, have tests of their own.
+NAMES = [name for name in METHODS if name not in {"RISE", *TRANSFORMERS, *TRAINED}]
 
 
 def predictions(explainer: Explainer, images: Tensor) -> Tensor:
@@ -120,3 +125,82 @@ def test_unknown_method_suggests(explainer: Explainer) -> None:
     with pytest.raises(TTameError, match="Score-CAM"):
         build("ScoreCAM", explainer)
     assert set(DEFAULT_METHODS) <= set(METHODS)
+
+
+def test_ablation_cam_against_a_loop(explainer: Explainer, images: Tensor) -> None:
+    targets = predictions(explainer, images)
+    found = build("Ablation-CAM", explainer)(images, targets)
+    stages = explainer.classifier.get_submodule("stages")
+    head = explainer.classifier.get_submodule("head")
+    with torch.no_grad():
+        for index in range(2):
+            last = stages(images[index : index + 1])[0]
+            score = float(head(last.mean(dim=(1, 2)))[targets[index]])
+            expected = torch.zeros(last.shape[1:])
+            for channel in range(16):
+                without = last.clone()
+                without[channel] = 0
+                lost = score - float(head(without.mean(dim=(1, 2)))[targets[index]])
+                expected += lost / abs(score) * last[channel]
+            assert torch.allclose(found[index, 0], expected.relu(), atol=1e-4)
+
+
+def test_replay_takes_a_corner_only_where_the_logits_stay(explainer: Explainer) -> None:
+    classifier = explainer.classifier
+    assert replay_size(classifier, "stages.2", (64, 48)) == (32, 32)
+
+    class Around(nn.Module):
+        """A connection leads past the layer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = classifier
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.inner(images) + images.sum(dim=(1, 2, 3))[:, None]
+            return logits
+
+    assert replay_size(Around(), "inner.stages.2", (64, 48)) == (64, 48)
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_methods_that_do_not_apply_are_refused_with_the_reason(explainer: Explainer) -> None:
+    for name in TRANSFORMERS:
+        with pytest.raises(TTameError, match=r"ToyClassifier.*Vision Transformer"):
+            build(name, explainer)
+    for name in TRAINED:
+        with pytest.raises(TTameError, match="none ships for ToyClassifier; train one with"):
+            build(name, explainer)
+    names, left_out = select("all", explainer)
+    assert set(left_out) == TRANSFORMERS | TRAINED and "T-TAME" in names
+    assert not set(names) & set(left_out) and set(names) | set(left_out) == set(METHODS)
+    assert "T-TAME" not in select("default", explainer, trained=False)[0]
+    assert select("Grad-CAM, random", explainer) == (["Grad-CAM", "random"], {})
+    with pytest.raises(TTameError, match="Vision Transformer"):
+        select("Grad-CAM,LeGrad", explainer)
+
+
+def test_settings_reach_the_method_or_are_refused(explainer: Explainer, images: Tensor) -> None:
+    with count_passes(explainer.classifier) as passes:
+        build("RISE", explainer, {"masks": 7})(images, predictions(explainer, images))
+    assert passes.forward == 7 * len(images) + len(images)
+    with pytest.raises(TTameError, match="Grad-CAM has no settings"):
+        build("Grad-CAM", explainer, {"masks": 7})
+    with pytest.raises(TTameError, match=r"RISE.*colour"):
+        build("RISE", explainer, {"colour": 7})
+
+
+def test_shipped_lcams_explain_the_shipped_classifier() -> None:
+    shipped = ttame.load("tf_efficientnet_lite0")
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 217])  # classes that training saw
+    first, second = (build(name, shipped)(images, targets) for name in sorted(TRAINED))
+    assert first.shape == second.shape == (2, 1, 7, 7)
+    assert not torch.allclose(first, second)
+    # One 1x1 convolution on the layer that CAM methods explain.
+    trained = ttame.load("tf_efficientnet_lite0_lcam_img")
+    maps = trained.extract(images)[1][0]
+    weight, bias = trained.mechanism.fusion.weight[:, :, 0, 0], trained.mechanism.fusion.bias
+    assert bias is not None
+    expected = torch.einsum("bc,bchw->bhw", weight[targets], maps) + bias[targets][:, None, None]
+    assert torch.allclose(second[:, 0], expected, atol=1e-4)

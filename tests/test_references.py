@@ -23,7 +23,7 @@ def test_training_record_describes_the_shipped_explainer() -> None:
     assert table["explainer"] == "tf_efficientnet_lite0"
     assert table["data"] == "imagenette/train"
     curves = training_curves(record)
-    assert curves["train/total"].notna().sum() > 100
+    assert curves["train/total"].notna().sum() > 50
     assert bool(curves["step"].is_monotonic_increasing)
 
 

@@ -22,11 +22,12 @@ from ttame.attention import AttentionConfig
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import FeatureExtractor
+from ttame.features import FeatureExtractor, masked_features
 from ttame.folding import fold_batch_norm
-from ttame.initialization import initialize
+from ttame.initialization import class_gradients, initialize
+from ttame.masking import apply_mask
 from ttame.objective import ObjectiveConfig
-from ttame.recipes import TrainingConfig, published
+from ttame.recipes import TrainingConfig, lcam, published
 from ttame.training import ExplainerModule, fit, loss_curves
 
 LAYERS = ("stages.0", "stages.1", "stages.2")
@@ -63,7 +64,8 @@ def test_published_holds_the_papers_values() -> None:
 
 def test_the_default_trains_on_what_average_drop_measures() -> None:
     config = TrainingConfig()
-    assert (config.epochs, config.optimizer, config.init) == (3, "adamw", "classifier")
+    assert (config.epochs, config.learning_rate) == (1, 2e-4)
+    assert (config.optimizer, config.init) == ("adamw", "classifier")
     assert (config.activation, config.masked) == ("minmax", "image")
     assert config.retain == (1.0, 0.5, 0.15)
     assert asdict(config.objective) == {
@@ -396,26 +398,62 @@ def test_initialising_keeps_mode_and_statistics(explainer: Explainer, images: Te
     assert all(value.requires_grad for value in explainer.mechanism.parameters())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"head": ""}, "head=.*"),
-        ({"head": "nothing"}, "'nothing' is NoneType"),
-        ({"head": "stages"}, "'stages' is Sequential"),
-        ({"head": "head", "layers": LAYERS[:2]}, "head's 16 channels"),
-        (
-            {"head": "head", "config": AttentionConfig(skip=False, width=16)},
-            "head's 16 channels",
-        ),
-    ],
-    ids=["no head", "unknown head", "no linear head", "no fitting layer", "other width"],
-)
-def test_a_start_without_a_head_is_refused(
-    toy: nn.Module, images: Tensor, options: dict[str, Any], message: str
-) -> None:
-    explainer = ttame.attach(toy, **{"layers": LAYERS, "input_size": (32, 32), **options})
-    with pytest.raises(TTameError, match=message):
-        initialize(explainer, images, "classifier")
+def test_the_start_is_the_mean_gradient_of_every_class(toy: nn.Module, images: Tensor) -> None:
+    """At an inner layer, against gradients taken class by class through the layers behind it."""
+    explainer = ttame.attach(toy, LAYERS[:2], input_size=(32, 32))
+    found = class_gradients(explainer, images)
+    stages = explainer.classifier.get_submodule("stages")
+    assert isinstance(stages, nn.Sequential)
+    head = explainer.classifier.get_submodule("head")
+    inner = stages[1](stages[0](images)).detach().requires_grad_(True)
+    logits = head(stages[2](inner.clone()).mean(dim=(2, 3)))
+    assert found.shape == (10, 12)
+    for index in range(10):
+        (gradient,) = torch.autograd.grad(logits[:, index].sum(), inner, retain_graph=True)
+        assert torch.allclose(found[index], gradient.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert not any(module._forward_hooks for module in explainer.classifier.modules())
+
+
+def test_a_start_that_cannot_be_made_is_refused(toy: nn.Module, images: Tensor) -> None:
+    config = AttentionConfig(skip=False, width=16)
+    narrow = ttame.attach(toy, LAYERS, input_size=(32, 32), config=config)
+    with pytest.raises(TTameError, match="leave width out"):
+        initialize(narrow, images, "classifier")
+    with pytest.raises(TTameError, match="init must be"):
+        initialize(narrow, images, "head")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["img", "fm"])
+def test_lcam_masks_the_image_or_the_feature_map(toy: nn.Module, images: Tensor, kind: Any) -> None:
+    config = AttentionConfig(branch=False)
+    explainer = ttame.attach(toy, LAYERS[2:], input_size=(32, 32), config=config)
+    recipe = lcam(kind)
+    parts = ExplainerModule(explainer, recipe, total_steps=1).parts(images)
+    labels = explainer.classifier(images).argmax(dim=1)
+    raw = explainer.mechanism([explainer.classifier.get_submodule("stages")(images)])
+    mask = raw.sigmoid()[torch.arange(len(images)), labels][:, None]
+    if kind == "fm":
+        last = explainer.classifier.get_submodule("stages")(images) * mask
+        answer = explainer.classifier.get_submodule("head")(last.mean(dim=(2, 3)))
+    else:
+        spec = explainer.spec
+        large = F.interpolate(mask, size=(32, 32), mode="bilinear")
+        answer = explainer.classifier(apply_mask(images, large, spec.space, spec.mean, spec.std))
+    assert float(parts.cross_entropy.detach()) == pytest.approx(
+        float(F.cross_entropy(answer, labels).detach()), rel=1e-4
+    )
+    assert recipe.retain == (1.0,) and recipe.objective.drop == 0
+
+
+def test_masked_features_need_a_map_of_the_masks_size(explainer: Explainer, images: Tensor) -> None:
+    with (
+        pytest.raises(TTameError, match=r"'head'.*cannot be multiplied"),
+        masked_features(explainer.classifier, "head", torch.ones(6, 1, 4, 4)),
+    ):
+        explainer.classifier(images)
+    assert not explainer.classifier.get_submodule("head")._forward_hooks
+    with pytest.raises(TTameError, match="masked must be"):
+        TrainingConfig(masked="logits")  # type: ignore[arg-type]
 
 
 def test_an_unknown_start_is_refused(explainer: Explainer, images: Tensor) -> None:

@@ -119,7 +119,7 @@ def train(
     from ttame.backbones import backbone_spec
     from ttame.data import imagenette
     from ttame.loading import attach
-    from ttame.recipes import TrainingConfig, lcam, published
+    from ttame.recipes import SIGNED, TrainingConfig, lcam, published
     from ttame.training import fit
 
     recipes: dict[str, Callable[[], TrainingConfig]] = {
@@ -147,10 +147,7 @@ def train(
         layer = layer or [backbone_spec(backbone).cam_layer]
         explainer = attach(backbone, layer, config=AttentionConfig(branch=False))
     else:
-        # Our recipe keeps the sign of feature maps; the papers' branches end in a ReLU.
-        shape = (
-            AttentionConfig() if recipe == "published" else AttentionConfig(activation="identity")
-        )
+        shape = AttentionConfig() if recipe == "published" else SIGNED
         explainer = attach(backbone, layer or "auto", config=shape)
     fit(explainer, photos, config, out, validation=held_out, name=name, resume=resume)
     console.print(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ttame.attention import AttentionConfig
 from ttame.errors import TTameError
 from ttame.initialization import Init
 from ttame.objective import ObjectiveConfig
+
+# The branches of our recipe keep the sign of feature maps; the papers' end in a ReLU, which loses
+# half of what a layer such as a linear bottleneck says.
+SIGNED = AttentionConfig(activation="identity")
 
 
 @dataclass(frozen=True)

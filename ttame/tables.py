@@ -45,7 +45,7 @@ def measured(records: pd.DataFrame) -> pd.DataFrame:
             f"none of the {records['photo'].nunique()} photos could be read; the first: "
             f"{records['skipped'].iloc[0]}"
         )
-    return read.infer_objects()  # truth values beside gaps were objects
+    return read
 
 
 def read_together(*paths: Path | str) -> tuple[list[dict[str, Any]], pd.DataFrame]:
