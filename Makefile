@@ -50,7 +50,7 @@ format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## Time an explanation against a plain forward pass
+bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
 	@$(BIN)/ttame bench $(ARGS)
 
 notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source

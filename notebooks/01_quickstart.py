@@ -53,8 +53,7 @@ from ttame.data import samples
 from ttame.plotting import plot_grid
 from ttame.profiles import open_profile
 from ttame.references import provenance_table, reference
-from ttame.results import read_results
-from ttame.tables import summary
+from ttame.tables import read_together, summary
 
 setting = open_profile(profile)
 path = {path.stem: path for path in samples().paths}
@@ -190,9 +189,9 @@ provenance_table(benchmark).style
 # committed reference result, not something measured while this page was built.
 
 # %%
-committed = reference("imagenette_val.jsonl")
-summary(committed).filter(regex="AD|IC|photos").round(1)
+committed = ["imagenette_val.jsonl", "imagenette_val_cam.jsonl"]
+headers, records = read_together(*[reference(name) for name in committed])
+summary(records).filter(regex="AD|IC|photos").round(1)
 
 # %%
-header, _ = read_results(committed)
-provenance_table(header).style
+pd.concat([provenance_table(header) for header in headers], axis=1, keys=committed).style

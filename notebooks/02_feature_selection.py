@@ -167,9 +167,9 @@ pd.DataFrame(spread, index=["cat", "german_shepherd"]).rename_axis("standard dev
 # *How strongly each part varies over the photo, in raw units. A part that hardly varies hardly
 # matters.*
 #
-# A part may be exactly zero. Where the fusion starts from the classifier's gradients, it does so on the
-# deepest layer and from zero on the others, and training moves only the weights of classes that
-# the classifier saw in the training photos. Other classes keep the map of the deepest layer.
+# A part may be exactly zero. Where the fusion starts from the classifier's gradients, it does so
+# on the deepest layer and from zero on the others, and training moves only the weights of classes
+# that the classifier saw in the training photos. Other classes keep the map of the deepest layer.
 
 # %%
 weights = explainer.mechanism.fusion.weight[:, :, 0, 0].split(explainer.mechanism.widths, dim=1)

@@ -51,7 +51,6 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 import ttame
 from ttame.charts import plot_curves, plot_learning_rates, plot_metrics
