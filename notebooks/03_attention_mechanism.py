@@ -197,8 +197,9 @@ pd.DataFrame(
 #
 # ## From map to mask
 #
-# In training the raw map passes a sigmoid, $a = \sigma(c)$. For display and in the metrics it is
-# scaled to its own range instead, so that every mask runs from hidden to shown.
+# In the papers' training the raw map passes a sigmoid, $a = \sigma(c)$. For display and in the
+# metrics it is scaled to its own range instead, so that every mask runs from hidden to shown; the
+# default recipe trains on that form, too.
 
 # %%
 sigmoid, scaled = torch.sigmoid(explanation), normalize_maps(explanation)

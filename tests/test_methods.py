@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 import ttame
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.masking import apply_mask, degenerate
+from ttame.masking import apply_mask, degenerate, normalize_maps
 from ttame.methods import DEFAULT_METHODS, METHODS, build, select
+from ttame.methods.cam import cam_method
 from ttame.methods.replay import replay_size
 from ttame.methods.rise import _draw, rise_method
 from ttame.passes import count_passes
@@ -141,8 +144,40 @@ def test_ablation_cam_against_a_loop(explainer: Explainer, images: Tensor) -> No
                 without = last.clone()
                 without[channel] = 0
                 lost = score - float(head(without.mean(dim=(1, 2)))[targets[index]])
-                expected += lost / abs(score) * last[channel]
+                expected += lost / score * last[channel]
             assert torch.allclose(found[index, 0], expected.relu(), atol=1e-4)
+
+
+def test_ablation_cam_is_the_librarys(explainer: Explainer, images: Tensor) -> None:
+    targets = predictions(explainer, images)
+    found = normalize_maps(build("Ablation-CAM", explainer)(images, targets))
+    expected = cam_method("AblationCAM")(explainer)(images, targets)
+    large = torch.nn.functional.interpolate(found, size=(32, 32), mode="bilinear")
+    for index in range(len(images)):
+        if float(expected[index].max()) > 0:  # the library scales once more after enlarging
+            assert torch.allclose(normalize_maps(large)[index], expected[index], atol=1e-3)
+    assert bool((expected.amax(dim=(1, 2, 3)) > 0).any())
+
+
+def test_ablation_cam_of_maps_with_both_signs(explainer: Explainer, images: Tensor) -> None:
+    explainer.spec = replace(explainer.spec, cam_layer="stages.1.1")
+    targets = predictions(explainer, images)
+    found = build("Ablation-CAM", explainer)(images, targets)[0, 0]
+    stages = explainer.classifier.get_submodule("stages")
+    head = explainer.classifier.get_submodule("head")
+    assert isinstance(stages, nn.Sequential) and isinstance(stages[1], nn.Sequential)
+    with torch.no_grad():
+        inner = stages[1][:2](stages[0](images[:1]))
+        assert float(inner.min()) < 0
+        expected = torch.zeros(inner.shape[2:])
+        logits = [explainer.classifier(images[:1])]
+        for channel in range(inner.shape[1]):
+            without = inner.clone()
+            without[:, channel] = inner.min() - 1e7
+            logits.append(head(stages[2](without.relu()).mean(dim=(2, 3))))
+            lost = 1 - logits[-1][0, targets[0]] / logits[0][0, targets[0]]
+            expected += lost * inner[0, channel]
+    assert torch.allclose(found, expected.relu(), rtol=1e-4, atol=1e-3)
 
 
 def test_replay_takes_a_corner_only_where_the_logits_stay(explainer: Explainer) -> None:

@@ -13,14 +13,17 @@ from ttame.methods.cam import cam_layer_module
 from ttame.methods.replay import replaced, replay_size
 
 _CHUNK = 64  # ablated feature maps at a time
+_FAR = 1e7  # as in pytorch-grad-cam
 
 
 def ablation_cam(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
-    """Ablation-CAM on the backbone's `cam_layer`: ReLU(Σ_k w_k A_k), w_k = (y - y_k) / |y|.
+    """Ablation-CAM on the backbone's `cam_layer`: ReLU(Σ_k w_k A_k), w_k = (y - y_k) / y.
 
     y is the logit of the target class and y_k the logit where channel k of the layer's output is
-    zero. pytorch-grad-cam's version sets channels to a very negative value where the layer has
-    negative ones, which is another method, and takes seconds an image; hence ours.
+    ablated: zero, as in the paper, where the output has no negative value. Zero is not the
+    absence of a channel that has both signs; there it becomes far smaller than any value, the
+    rule of pytorch-grad-cam (`gildenblat`). Its value falls on from channel to channel, ours does
+    not, which only an unbounded activation behind the layer can tell. Ours is many times faster.
 
     An image costs 1 + C forward passes, C the channels; all but one run from the layer on only
     (`replay`).
@@ -44,18 +47,19 @@ def ablation_cam(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
         for image, own, seen, row, target in zip(
             images, output, found, logits, targets, strict=True
         ):
-            lost = []
+            low, lost = own.min(), []
+            nothing = torch.zeros_like(low) if low >= 0 else low - _FAR
             for channels in torch.arange(len(seen), device=own.device).split(_CHUNK):  # type: ignore[no-untyped-call]
                 copies = torch.arange(len(channels), device=own.device)
                 ablated = own.expand(len(channels), *own.shape).clone()
                 if first:
-                    ablated[copies, channels] = 0
+                    ablated[copies, channels] = nothing
                 else:
-                    ablated[copies, ..., channels] = 0
+                    ablated[copies, ..., channels] = nothing
                 short = image[:, :height, :width].expand(len(channels), -1, -1, -1)
                 with replaced(module, ablated):
                     lost.append(row[target] - classifier(short)[:, target])
-            weights = torch.cat(lost) / row[target].abs().clamp_min(1e-12)
+            weights = torch.cat(lost) / row[target]
             maps.append(torch.einsum("c,chw->hw", weights, seen)[None, None].relu())
         return torch.cat(maps).float()
 
