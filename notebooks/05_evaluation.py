@@ -15,14 +15,16 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/05_evaluation.ipynb)
 #
-# **Shows** how explanation maps are scored: a live evaluation of several methods on the same
-# photos, beside the committed reference results, and what these scores cannot see.
+# **Shows** how explanation maps are scored: the committed reference results of many methods on
+# the same photos, where T-TAME wins and where it loses, a small live run beside them, and what
+# these scores cannot see.
 #
-# **Costs** about a minute on two CPU cores in profile `quick`; nothing is downloaded.
+# **Costs** about three minutes on two CPU cores in profile `quick`; nothing is downloaded.
 #
-# **Data and model.** EfficientNet-Lite0 with its ImageNet weights and the shipped explainer, on a
-# few photos of Imagenette's validation split {cite}`imagenette` where that is available, else on
-# the sample photos; the output says which. The reference results come from a committed file.
+# **Data and model.** EfficientNet-Lite0 with its ImageNet weights and the shipped explainer. The
+# reference results come from committed files; the live part runs on a few photos of Imagenette's
+# validation split {cite}`imagenette` where that is available, else on the sample photos; the
+# output says which.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -34,43 +36,264 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "quick"
-photos = None  # how many; None: as the profile sets
-shown = 5  # photos in the picture
+photos = None  # of the live run with AD and IC; None: as the profile sets
+few = 4  # photos for all scores, the pictures and the sanity check
 seed = 0
 
 # %% [markdown]
 # ## What is measured
 #
-# Two scores compare $p$, the probability of the predicted class on the whole photo, with $p'$,
-# that on the photo masked by its explanation map, of which only the top share of pixels is
-# retained.
+# Nobody knows the right explanation map. So scores change the photo by the map and ask the
+# classifier again: they say whether it *uses* what the map shows. $p$ is the probability of the
+# predicted class on the whole photo, $p'$ that on the changed one. [The method
+# page](../book/method.md) gives the formulas.
+#
+# **Masking: AD, IC and AG.** The photo is multiplied by its map, of which only the top 100, 50 or
+# 15 % of pixels are retained.
 #
 # - **Average Drop** (AD, lower is better): by how much of itself the probability falls, where it
-#   falls.
-# - **Increase in Confidence** (IC, higher is better): the share of photos for which it rises.
+#   falls, $\max(0, p - p')/p$.
+# - **Increase in Confidence** (IC, higher is better): the share of photos for which it rises,
+#   $p'>p$; a rise of a millionth counts as much as a large one {cite}`gradcampp`.
+# - **Average Gain** (AG, higher is better): how much of the missing certainty the mask supplies,
+#   $\max(0, p' - p)/(1 - p)$; it was proposed because AD alone is easily fooled {cite}`opticam`.
 #
-# [The method page](../book/method.md) gives the formulas. Every map is scaled for its photo alone,
-# exactly the stated share of pixels is retained, and ties are broken by a seeded shuffle.
+# They tell whether the retained part is enough for the answer. They depend on the values of the
+# map, not only on their order, and on the masking space: hidden pixels are black in `raw`, the
+# mean colour in `normalized`. All rows of a table share one space, which its provenance states.
 #
-# ## A live evaluation
+# **Degradation: ROAD** {cite}`road`. Pixels are removed in the map's order and the holes filled
+# from what is left around them, so that a hole tells little by its shape. With the most relevant
+# pixels first (**MoRF**, lower is better) a good map makes the classifier lose its answer early,
+# with the least relevant first (**LeRF**, higher is better) late. The answer is followed in two
+# ways: the share of photos that keep their class, as in the papers, and the probability of the
+# class. Only the order of the pixels counts; a score is the area under the curve between 10 and
+# 90 % removed.
+#
+# **Insertion and deletion** {cite}`rise`. Insertion (higher is better) starts from the blurred
+# photo and brings the most relevant pixels back; deletion (lower is better) replaces them by the
+# mean colour, in whatever space the explainer masks. Again only the order counts. The grey
+# patches are unlike any photo the classifier has seen, so that deletion also rewards maps that
+# find out what disturbs it.
+#
+# **Details that change numbers.** The target is the classifier's own prediction, right or wrong.
+# Every map is scaled for its photo alone. Exactly the stated share of pixels is retained or
+# removed, and ties are broken by a seeded shuffle: a constant map picks its pixels by lot. A
+# *degenerate* map ranks nothing (it is constant, or not finite); it is scored all the same and
+# counted in the tables.
+#
+# **Location.** Where the place of the object is known, `ttame.localization` has the pointing game
+# and the share of a map's energy on the object. Imagenette has no boxes, and both ask where the
+# object is, not where the classifier looks; they are not in the tables below.
+#
+# ## The reference results
 
 # %%
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import torch
+from IPython.display import Markdown
 
 import ttame
-from ttame.charts import plot_drops, plot_metrics, plot_probabilities, plot_road
+from ttame.benchmark import read_benchmark
+from ttame.charts import plot_drops, plot_insertion, plot_metrics, plot_probabilities, plot_road
 from ttame.comparison import paired_differences
-from ttame.evaluation import evaluate, per_sample, road_curves, summary
+from ttame.evaluation import METRICS, evaluate
 from ttame.images import normalize, to_batch
-from ttame.methods import DEFAULT_METHODS, build
+from ttame.methods import DEFAULT_METHODS, METHODS, build
 from ttame.plotting import plot_methods
 from ttame.profiles import open_profile
+from ttame.randomization import sanity_check
 from ttame.references import provenance_table, reference
 from ttame.results import read_results
+from ttame.score_charts import plot_costs, plot_differences, plot_randomization
+from ttame.tables import (
+    curves,
+    higher_is_better,
+    intervals,
+    per_sample,
+    read_together,
+    scores,
+    summary,
+)
 
+kinds = ("", "_cam", "_ablation", "_other", "_score", "_rise")
+names = [f"imagenette_val{kind}.jsonl" for kind in kinds]
+headers, records = read_together(*[reference(name) for name in names])
+origins = [provenance_table(header)["provenance"] for header in headers]
+origin = pd.concat(origins, axis=1, keys=names)
+origin.loc["methods"] = [", ".join(header["config"]["methods"]) for header in headers]
+origin.style.format(na_rep="–")
+
+# %% [markdown]
+# *Where the reference results come from, a file a column. The slowest methods saw only the first
+# of the same photos; their settings stand beside. ROAD, insertion and deletion were measured on
+# the first photos only, as the table says, for all methods alike.*
+
+# %%
+blind = ["random", "all ones", "centre Gaussian", "Fake-CAM"]  # look at nothing in the photo
+order = sorted(records["method"].unique(), key=list(METHODS).index)
+seen = records.groupby("method")["photo"].nunique()
+complete = [name for name in order if seen[name] == seen.max()]
+everyone = records.groupby("photo")["method"].transform("nunique") == len(order)
+print(f"{len(order)} methods; {len(complete)} of them on {seen.max()} photos")
+print(f"all of them on {records.loc[everyone, 'photo'].nunique()} photos")
+walked = records.loc[records["road_morf"].notna(), "photo"].nunique()
+print(f"ROAD, insertion and deletion: {walked} photos")
+
+# %%
+main = records[records["method"].isin(complete)]
+table = summary(main).loc[complete].drop(columns="ms")
+quality = [name for name in table if name.startswith(("AD", "IC", "ROAD")) or "tion" in name]
+rising = [name for name in quality if higher_is_better(name)]
+falling = [name for name in quality if name not in rising]
+benchmark = read_benchmark(reference("benchmark.json"))
+costs = pd.DataFrame(benchmark["methods"]).set_index("method")
+looking = [name for name in complete if name not in blind]
+(
+    table.join(costs["ms"])
+    .style.format(precision=1, na_rep="–")
+    .highlight_max(subset=(looking, rising), props="font-weight: bold")
+    .highlight_min(subset=(looking, falling), props="font-weight: bold")
+)
+
+# %% [markdown]
+# *Means over the photos, in percent, in the papers' layout: T-TAME first, then the others by
+# family, at the end the maps that look at nothing. Bold: the best mean of a column among methods
+# that look at the photo. ROAD: area under the curve of the share of photos that keep their class.
+# `forward` and `backward` count the passes of the classifier that a map takes, `ms` is its time
+# for one photo alone, from the benchmark; a dash: not timed.*
+
+# %%
+together = summary(records[everyone]).loc[order]
+among = [name for name in order if name not in blind]
+(
+    together[[*quality, "photos", "degenerate", "forward", "backward"]]
+    .join(costs["ms"])
+    .style.format(precision=1, na_rep="–")
+    .highlight_max(subset=(among, rising), props="font-weight: bold")
+    .highlight_min(subset=(among, falling), props="font-weight: bold")
+)
+
+# %% [markdown]
+# *The same for all methods, the slow ones included, on the photos that every one of them saw.
+# Rows of this table compare with each other; with those of the table above they do not.*
+#
+# ### How sure the means are
+
+# %%
+bounds = intervals(records)
+bounds["shown"] = [
+    f"{mean:.1f} ({low:.1f} to {high:.1f})"
+    for mean, low, high in zip(bounds["mean"], bounds["low"], bounds["high"], strict=True)
+]
+spread = bounds.pivot(index="method", columns="score", values="shown").loc[order]
+spread = spread[bounds["score"].unique()].rename_axis(index=None, columns=None)
+spread.filter(regex="%")
+
+# %%
+spread.filter(regex="ROAD|tion")
+
+# %% [markdown]
+# *Means in percent, in brackets the 95 % bootstrap interval over photos; every method on all
+# photos that it saw. Intervals of two methods may overlap although one is better on nearly every
+# photo: for a comparison see the paired differences below.*
+#
+# ### Curves
+#
+# In colour are T-TAME, Grad-CAM, the random map and the four methods with the best mean rank over
+# the columns of the first table; which these are is computed, too.
+
+# %%
+ranks = table.loc[looking, falling].rank().join(table.loc[looking, rising].rank(ascending=False))
+leading = ranks.mean(axis=1).nsmallest(4).index
+highlight = list(dict.fromkeys(["T-TAME", "Grad-CAM", *leading, "random"]))
+plot_road(curves(main, "ROAD"), highlight)
+
+# %% [markdown]
+# *ROAD on the photos of the first table. Above, the share of photos that keep their class; below,
+# the probability of the class. Bands are 95 % intervals over photos. The classifier may lose its
+# answer because the imputed photo looks strange, so that even the random map's curve falls: what
+# counts is the distance from that.*
+
+# %%
+plot_insertion(curves(main, "insertion/deletion"), highlight)
+
+# %% [markdown]
+# *Insertion and deletion on the same photos: the probability of the class while the most relevant
+# pixels come back into the blurred photo, or give way to the mean colour.*
+
+# %%
+plot_drops(per_sample(main), highlight)
+
+# %% [markdown]
+# *Distribution of the drop: a curve gives the share of photos whose probability drops by at most
+# that much, so that higher is better. A good method lifts the left end, where the answer is kept
+# whole; means are moved most by the right end, where it is lost.*
+#
+# ## What quality costs
+
+# %%
+together["ROAD gap"] = together["ROAD LeRF"] - together["ROAD MoRF"]
+together["time"] = costs["ratio"]
+plot_costs(
+    together,
+    cost="time",
+    scores={"AD 50%": "AD at 50 %", "ROAD gap": "ROAD, LeRF less MoRF"},
+    xlabel="time for one photo, in plain forward passes",
+    controls=blind,
+)
+
+# %% [markdown]
+# *Cost, on a logarithmic axis, against two scores, for the photos that all methods saw. The time
+# of one photo alone is divided by that of the bare classifier, on the same machine. Hollow: maps
+# that look at nothing. Training an attention mechanism beforehand is not in these times; it is
+# done once for a classifier.*
+#
+# ## Where T-TAME wins, and where it loses
+#
+# Methods that saw the same photos are compared photo by photo, which leaves out what makes a
+# photo hard for all of them.
+
+# %%
+long = scores(records)
+differences = paired_differences(long[long["score"].isin(quality)])
+differences = differences.set_index("against").loc[order[1:]].reset_index()
+plot_differences(differences, scores=quality)
+
+# %% [markdown]
+# *Mean paired difference between T-TAME and each other method on the photos that both saw, signed
+# so that right of zero T-TAME is better, with 95 % bootstrap intervals over photos. Where an
+# interval holds zero, these photos do not tell the two apart: the verdict is open.*
+#
+# In words, computed from these intervals:
+
+# %%
+lines = []
+for other, found in differences.groupby("against", sort=False):
+    on = found.groupby("verdict")["score"].agg(", ".join)
+    parts = [f"**{name}** on {on[name]}" for name in ("better", "worse", "open") if name in on]
+    lines.append(f"- against {other}: {'; '.join(parts)}")
+Markdown("\n".join(["T-TAME is", "", *lines]))
+
+# %%
+pd.crosstab(differences["score"], differences["verdict"]).reindex(quality)
+
+# %% [markdown]
+# *Against how many methods T-TAME is better, worse, or not told apart, a score a row. Nothing is
+# corrected for the number of comparisons: where methods do not differ at all, about one interval
+# in twenty leaves zero out by chance. `differences` also holds the p-value of Wilcoxon's
+# signed-rank test for each.*
+#
+# All this holds for one classifier and for photos of the classes that the explainer was trained
+# on. Photos of other things test it further from home; [the limitations](../book/limitations.md)
+# say more.
+#
+# ## A live slice
+
+# %%
 setting = open_profile(profile)
 explainer = ttame.load(setting.backbone)
 count = photos or setting.pick(quick=24, imagenette=500, imagenet=2000)
@@ -79,100 +302,67 @@ print(f"{len(measured)} photos of {measured.name}, seed {seed}")
 print(f"classifier {explainer.spec.name}, masking space {explainer.spec.space!r}")
 
 # %%
-blind = ["centre Gaussian", "Fake-CAM"]  # for the last section
 runs = tempfile.TemporaryDirectory()
 out = evaluate(
     explainer,
     measured,
     Path(runs.name) / "live.jsonl",
-    methods=[*DEFAULT_METHODS, *blind],
+    methods=list(dict.fromkeys([*DEFAULT_METHODS, *blind])),
     seed=seed,
 )
-header, records = read_results(out)
-live = summary(out)
-live.drop(index=blind).round(1)
+live_records = read_results(out)[1]
+live = summary(live_records)
+pd.concat({"live": live, "reference": table}, axis=1, join="inner")[
+    [(kind, name) for name in live if name in quality for kind in ("live", "reference")]
+].swaplevel(axis=1).round(1)
 
 # %% [markdown]
-# *Means over the photos, in percent. `degenerate` counts maps that rank nothing (constant, or not
-# finite); `ms` is the median time of making a map for one photo, in batches, on this machine;
-# `forward` and `backward` count the passes of the classifier that it takes. The random and the
-# all-ones map look at nothing: they say what a score is worth.*
+# *AD and IC of this run, in percent, beside the reference results on more photos. On so few
+# photos, perhaps of other things, they differ.*
 
 # %%
-long = per_sample(records)
-compared = long[long["method"].isin(DEFAULT_METHODS)]
-plot_metrics(compared)
+plot_metrics(per_sample(live_records[live_records["method"].isin(DEFAULT_METHODS)]))
 
 # %% [markdown]
-# *AD and IC on the photos counted above; bars are means, lines 95 % intervals over photos. On so
-# few photos the intervals are wide, and neighbours must not be ranked by them.*
+# *AD and IC of the live run; bars are means, lines 95 % intervals over photos. They are wide, and
+# neighbours must not be ranked by them.*
 #
-# Mind the data: the shipped explainer was trained on photos of Imagenette's classes, so photos of
-# other things, such as the samples, test it further from home.
-#
-# ## The reference results
-#
-# The same evaluation on many photos, committed with its command and provenance.
+# ROAD, insertion and deletion ask for dozens of passes a photo and method, so here for fewer of
+# both:
 
 # %%
-committed = reference("imagenette_val.jsonl")
-reference_header, reference_records = read_results(committed)
-summary(committed).round(1)
-
-# %%
-provenance_table(reference_header).style
-
-# %%
-plot_metrics(per_sample(reference_records))
+out = evaluate(
+    explainer,
+    measured.select(range(min(few, len(measured)))),
+    Path(runs.name) / "few.jsonl",
+    methods=["T-TAME", "Grad-CAM", "random"],
+    metrics=METRICS,
+    seed=seed,
+)
+few_records = read_results(out)[1]
+summary(few_records)[["ROAD MoRF", "ROAD LeRF", "insertion", "deletion", "photos"]].round(1)
 
 # %% [markdown]
-# *AD and IC of the reference results; the table above says on which photos, with which commit and
-# when.*
-#
-# ## Where T-TAME leads, and where it does not
-#
-# All methods saw the same photos, so they are compared photo by photo.
+# *All scores on the first photos of the live run, enough to see how they are made and too few to
+# compare methods.*
 
 # %%
-paired_differences(per_sample(reference_records)).round(3)
+plot_probabilities(live_records[live_records["method"].isin(DEFAULT_METHODS)], 50)
 
 # %% [markdown]
-# *T-TAME minus each other method, in percentage points: below zero is better for AD, above zero
-# for IC. `low` and `high` bound the 95 % bootstrap interval over photos; where it holds zero,
-# these photos do not tell the two apart. `p` is Wilcoxon's signed-rank test, not corrected for the
-# number of rows.*
+# *A mean hides how a method fails; every record holds the values of one photo. Probability of the
+# predicted class on the whole photo and on the masked one, half of the pixels retained; a point
+# is a photo of the live run. Points above the line count towards IC, points below it towards AD.*
 #
-# ## Degradation
-#
-# ROAD {cite}`road` removes pixels in the map's order and fills the holes from what is left around
-# them. With the most relevant pixels removed first, a good map makes the classifier lose its
-# answer early; with the least relevant first, late.
-
-# %%
-degraded = reference("imagenette_val_road.jsonl")
-road_header, road_records = read_results(degraded)
-summary(degraded)[["ROAD MoRF", "ROAD LeRF", "photos", "forward", "backward", "ms"]].round(1)
-
-# %%
-plot_road(road_curves(road_records))
-
-# %% [markdown]
-# *Share of photos that keep their class while pixels are removed and imputed, with 95 % intervals
-# over photos. The table gives the areas under these curves, in percent; fewer photos than above,
-# since every photo is imputed and classified fourteen times a method.*
-
-# %%
-provenance_table(road_header).style
-
-# %% [markdown]
 # ## Photos and methods
 
 # %%
-raw = to_batch(measured.paths[:shown], explainer.spec)
+raw = to_batch(measured.paths[:few], explainer.spec)
 images = normalize(raw, explainer.spec)
-with torch.inference_mode():
+with torch.no_grad():
     probability, target = explainer.classifier(images).softmax(dim=1).max(dim=1)
-maps = {name: build(name, explainer)(images, target.clone()) for name in DEFAULT_METHODS}
+pictured = ("T-TAME", "Grad-CAM", "Grad-CAM++", "Layer-CAM", "Opti-CAM")
+maps = {name: build(name, explainer)(images, target) for name in pictured}
 captions = [
     f"{explainer.classes[index].split(',')[0]}\n{value:.1%}"
     for index, value in zip(target.tolist(), probability.tolist(), strict=True)
@@ -180,55 +370,60 @@ captions = [
 plot_methods(raw, maps, captions)
 
 # %% [markdown]
-# *The first photos of the live evaluation in rows, with the predicted class and its probability;
-# in columns the map of each method for that class.*
+# *The first photos of the live run in rows, with the predicted class and its probability; in
+# columns the map of each method for that class.*
 #
-# ## Photo by photo
+# ## The sanity check
 #
-# A mean hides how a method fails. Every record holds the values of one photo.
+# A map of what the classifier has learnt must change when the classifier forgets it. The sanity
+# check {cite}`sanity_checks` gives the classifier's layers new random weights, one after another
+# from the head downwards, and compares the maps.
 
 # %%
-main = records[records["method"].isin(DEFAULT_METHODS)]
-plot_probabilities(main, 50)
+checked = ("T-TAME", "Grad-CAM", "centre Gaussian")
+checks = [
+    sanity_check(explainer, METHODS[name], images, target, stages=5, seed=seed) for name in checked
+]
+plot_randomization(
+    pd.concat([check.assign(method=name) for name, check in zip(checked, checks, strict=True)])
+)
 
 # %% [markdown]
-# *Probability of the predicted class on the whole photo and on the masked one, half of the pixels
-# retained; a point is a photo of the live evaluation. Points above the line count towards IC,
-# points below it towards AD.*
+# *Rank correlation between the maps of the intact classifier and of the partly randomised one,
+# for the photos above; lines are means. Near zero is good, at one the map does not depend on what
+# was randomised. The Gaussian cannot react. T-TAME's map does not read the classifier's head, so
+# it stays the same until randomisation reaches the deepest layer that it reads; its own mechanism
+# is kept.*
+#
+# The check finds maps that show nothing learnt. A map that passes it may still be wrong.
+#
+# ## What the scores cannot see
+#
+# AD and IC reward a mask that hides little. The all-ones map hides nothing and so never drops
+# anything with all pixels retained. Fake-CAM {cite}`opticam` is ones but for one pixel: it
+# explains nothing and still gets a near-perfect AD there, and an IC like the toss of a coin. A
+# Gaussian about the centre knows nothing of the photo but the photographer's habit.
 
 # %%
-plot_drops(per_sample(reference_records))
+table.loc[["T-TAME", "Grad-CAM", *blind], quality].round(1)
 
 # %% [markdown]
-# *Distribution of the drop over the photos of the reference results: a curve gives the share of
-# photos whose probability drops by at most that much, so that higher is better. A good method
-# lifts the left end, where the answer is kept whole; means are moved most by the right end, where
-# it is lost.*
+# *From the reference results: maps that do not look at the photo, beside two that do. Retaining
+# few pixels exposes constant maps, which have to pick theirs by lot; how much the Gaussian gets,
+# the table shows. ROAD needs both of its orders: a constant map removes scattered pixels, which
+# the imputation restores from their neighbours, so that it looks good in LeRF and bad in MoRF.*
 #
-# ## What AD and IC cannot see
-#
-# Both reward a mask that hides little. The all-ones map hides nothing and so never drops anything
-# with all pixels retained. Fake-CAM {cite}`opticam` is ones but for one pixel: it explains nothing
-# and still gets a near-perfect AD there, and an IC like the toss of a coin. A Gaussian about the
-# centre knows nothing of the photo but the photographer's habit.
+# This is how often each of them has a smaller drop than T-TAME with all pixels retained:
 
 # %%
-live.loc[["T-TAME", "Grad-CAM", "all ones", "random", *blind]].round(1)
-
-# %% [markdown]
-# *The same live evaluation, with maps that do not look at the photo. Retaining few pixels exposes
-# the first two, since a constant map has to pick its pixels by lot; the Gaussian survives that as
-# well.*
-#
-# So read the scores together, at all shares, and beside such maps; [the
-# limitations](../book/limitations.md) say more. In the live run, this is how often each of them
-# "beats" T-TAME with all pixels retained:
-
-# %%
-wide = long[(long["metric"] == "AD") & (long["percentage"] == 100)].pivot_table(
+drops = long[long["score"] == "AD 100%"].pivot_table(
     index="photo", columns="method", values="value"
 )
-for name in ("all ones", "random", *blind):
-    better = int((wide[name] < wide["T-TAME"]).sum())
-    print(f"{name}: a smaller drop on {better} of {len(wide)} photos")
+for name in blind:
+    better = int((drops[name] < drops["T-TAME"]).sum())
+    print(f"{name}: a smaller drop on {better} of {len(drops)} photos")
 runs.cleanup()
+
+# %% [markdown]
+# So read the scores together, at all shares, and beside such maps. None of them says whether a
+# person understands the map, or whether the classifier is right.
