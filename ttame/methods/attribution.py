@@ -23,7 +23,7 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
             explainer.spec.std
         )
         maps = []
-        for image, target in zip(images.split(1), targets, strict=True):  # bounds the memory
+        for image, target in zip(images.split(1), targets, strict=True):  # bounds the memory  # type: ignore[no-untyped-call]
             found = method.attribute(
                 image.clone(),
                 baselines=black.view(1, 3, 1, 1).expand_as(image),
@@ -82,7 +82,7 @@ def occlusion(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
                     baselines=0,  # the mean colour, as inputs are normalised
                     perturbations_per_eval=_CHUNK,
                 ).mean(dim=1, keepdim=True)
-                for image, target in zip(images.split(1), targets, strict=True)
+                for image, target in zip(images.split(1), targets, strict=True)  # type: ignore[no-untyped-call]
             ]
         return torch.cat(maps).float()
 
