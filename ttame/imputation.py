@@ -27,7 +27,7 @@ def impute(
     *,
     noise: float = 0.0,
     seed: int = 0,
-    tolerance: float = 3e-5,
+    tolerance: float = 1e-5,
     iterations: int = 60,
 ) -> Tensor:
     """Fill removed pixels from the known ones.
