@@ -221,6 +221,8 @@ def test_settings_reach_the_method_or_are_refused(explainer: Explainer, images: 
     assert passes.forward == 7 * len(images) + len(images)
     with pytest.raises(TTameError, match="Grad-CAM has no settings"):
         build("Grad-CAM", explainer, {"masks": 7})
+    with pytest.raises(TTameError, match="RISE needs masks"):
+        build("RISE", explainer, {"masks": 0})
     with pytest.raises(TTameError, match=r"RISE.*colour"):
         build("RISE", explainer, {"colour": 7})
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import apply_mask
 
@@ -26,7 +27,12 @@ def rise_method(
         keep: Probability that a cell is on.
         chunk: Masked images at a time.
         seed: Of the masks.
+
+    Raises:
+        TTameError: If there is no mask to draw.
     """
+    if min(masks, cells, chunk) < 1:
+        raise TTameError(f"RISE needs masks, cells and a chunk above 0, got {masks, cells, chunk}")
 
     def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
         @torch.inference_mode()
