@@ -241,3 +241,12 @@ def test_shipped_lcams_explain_the_shipped_classifier() -> None:
     assert bias is not None
     expected = torch.einsum("bc,bchw->bhw", weight[targets], maps) + bias[targets][:, None, None]
     assert torch.allclose(second[:, 0], expected, atol=1e-4)
+
+
+def test_a_shipped_lcam_refuses_other_weights() -> None:
+    shipped = ttame.load("tf_efficientnet_lite0")
+    head = shipped.classifier.get_submodule("classifier")
+    assert isinstance(head, nn.Linear)
+    head.weight.data = head.weight.data.flip(0)
+    with pytest.raises(TTameError, match="this classifier answers otherwise"):
+        build("L-CAM-Img", shipped)

@@ -43,7 +43,7 @@ def attach(
         mean: Mean of the normalisation, default timm's entry or ImageNet's.
         std: Its standard deviation.
         space: Masking space.
-        head: Name of the classifier's last linear layer, for `init="classifier"`.
+        head: Name of the classifier's last linear layer, a fact for the spec.
         weights: A local state dict, for a registered backbone.
 
     Raises:

@@ -23,7 +23,7 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
             explainer.spec.std
         )
         maps = []
-        for image, target in zip(images.split(1), targets, strict=True):  # bounds the memory  # type: ignore[no-untyped-call]
+        for image, target in zip(images.split(1), targets, strict=True):  # type: ignore[no-untyped-call]  # bounds the memory
             found = method.attribute(
                 image.clone(),
                 baselines=black.view(1, 3, 1, 1).expand_as(image),

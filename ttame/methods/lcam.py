@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ttame.backbones import Backbone
@@ -38,9 +39,28 @@ def lcam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], T
                 f"{explainer.spec.name}` and pass ttame_method(load(PATH)) as a method of your own"
             )
         trained = load(name)
-        # On the explainer's own classifier, so that its passes count; the folded copy of an
-        # evaluation is the same function.
+        parameter = next(explainer.parameters())
+        _same_classifier(trained, explainer, f"L-CAM {name!r}")
+        # On the explainer's own classifier, so that its passes count.
         backbone = Backbone(explainer.spec, explainer.classifier)
-        return ttame_method(Explainer(backbone, trained.mechanism, trained.layers).eval())
+        mechanism = trained.mechanism.to(parameter)
+        return ttame_method(Explainer(backbone, mechanism, trained.layers).eval())
 
     return bind
+
+
+@torch.no_grad()
+def _same_classifier(trained: Explainer, explainer: Explainer, name: str) -> None:
+    """Refuse a classifier of the same name with other weights.
+
+    By what it answers, not by a digest: an evaluation's copy has its batch norm folded.
+    """
+    blank = torch.full((1, 3, *trained.spec.input_size), 0.5)
+    expected = trained.classifier(blank)
+    found = explainer.classifier(blank.to(next(explainer.parameters()))).to(expected)
+    span = float(expected.max() - expected.min())
+    if found.shape != expected.shape or float((found - expected).abs().max()) > 0.05 * span:
+        raise TTameError(
+            f"{name} was trained on the default weights of {trained.spec.name}, and this "
+            "classifier answers otherwise; train one for it"
+        )
