@@ -1,4 +1,4 @@
-"""The command line: `ttame layers · explain · train · evaluate · data · bench · notebook`."""
+"""The command line: `ttame layers · explain · train · distill · evaluate · data · bench · ...`."""
 
 from __future__ import annotations
 
@@ -151,6 +151,37 @@ def train(
         explainer = attach(backbone, layer or "auto", config=shape)
     fit(explainer, photos, config, out, validation=held_out, name=name, resume=resume)
     console.print(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
+
+
+@app.command()
+def distill(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
+    epochs: Annotated[int, typer.Option(help="Passes over the photos.")] = 8,
+    views: Annotated[int, typer.Option(help="Augmented views of a photo.")] = 3,
+    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
+    seed: SEED = 0,
+) -> None:
+    """Train the small Vision Transformer on Imagenette, taught by EfficientNet-Lite0."""
+    from ttame.data import imagenette
+    from ttame.distillation import DistillationConfig
+    from ttame.distillation import distill as run
+
+    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
+    config = DistillationConfig(epochs=epochs, views=views, seed=seed, workers=workers)
+    classes = tuple(sorted(set(held_out.labels or ())))
+    with _bar() as bar:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = bar.add_task(title)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        record = run(photos, held_out, classes, config, out, name=name, progress=stage)
+    console.print(
+        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
+        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
+    )
 
 
 @app.command()
