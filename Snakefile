@@ -32,7 +32,11 @@ def files(folder, pattern="*"):
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.py"))
 PAGES = [*files("book"), "_config.yml", "_toc.yml"]
 LIBRARY = files("ttame", "*.py")
-SHIPPED = files("data/samples") + files("data/explainers") + files("data/results")
+SHIPPED = [
+    path
+    for kind in ("samples", "classifiers", "explainers", "results")
+    for path in files(f"data/{kind}")
+]
 
 EXECUTED = expand(f"{SOURCE}/notebooks/{{name}}.ipynb", name=NOTEBOOKS)
 

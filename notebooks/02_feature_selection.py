@@ -54,12 +54,13 @@ import torch
 
 import ttame
 from ttame.ablations import at_layer, keep_layers
+from ttame.backbones import build_backbone
 from ttame.charts import plot_metrics
 from ttame.data import samples
 from ttame.evaluation import evaluate
-from ttame.features import list_layers
+from ttame.layers import list_layers
 from ttame.methods import build, ttame_method
-from ttame.plotting import plot_feature_maps, plot_grid, plot_methods
+from ttame.plotting import plot_feature_maps, plot_grid, plot_layers, plot_methods
 from ttame.profiles import open_profile
 from ttame.results import read_results
 from ttame.tables import per_sample, summary
@@ -89,7 +90,33 @@ layers[layers["chosen"] | layers["registered"]].rename(columns={"chosen": "autom
 
 # %% [markdown]
 # *The layers of either choice. Where two rows have the same size, the automatic and the registered
-# choice tap the same resolution at different places.*
+# choice tap the same resolution at different places. `ttame layers MODEL` prints this table for any
+# registered classifier and for every one of timm and torchvision.*
+#
+# The automatic choice knows no names of networks. It looks at one forward pass of three images,
+# noise and the same noise changed at two places. A module is a candidate if its output has the
+# image's shape, channels first, channels last or as patch tokens, and if each change shows at its
+# own place of the map. Some networks carry their tokens in another order; their maps would be
+# scrambled pictures. Among the candidates it takes the last module of each of the last three
+# resolutions, or, in a network of equal blocks, three of the last four.
+
+# %%
+families = {
+    "EfficientNet-Lite0": "timm/tf_efficientnet_lite0",
+    "ViT-Tiny": "timm/vit_tiny_patch16_224",
+    "Swin-Tiny, channels last": "timm/swin_tiny_patch4_window7_224",
+    "Hiera-Tiny, tokens reordered": "timm/hiera_tiny_224",
+}
+networks = {}
+for title, name in families.items():
+    backbone = build_backbone(name)  # random weights: only the structure counts
+    networks[title] = list_layers(backbone.model, backbone.spec.input_size)
+plot_layers(networks)
+
+# %% [markdown]
+# *Modules of four networks in the order in which they run, against the stride of their maps.
+# Coloured and labelled: the automatic choice, with channels, height and width. Crosses: maps in
+# another order than the image, which the choice leaves out.*
 #
 # ## Feature maps
 
@@ -201,4 +228,4 @@ plot_metrics(per_sample(records))
 # in the table; bars are means, lines are 95 % intervals over photos. Intervals that overlap say
 # nothing about which is better: this is a look at the parts of one trained mechanism, not a
 # comparison of mechanisms trained on fewer layers. That comparison is in [the
-# ablations](06_ablations.ipynb).*
+# ablations](07_ablations.ipynb).*

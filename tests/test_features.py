@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from ttame.errors import TTameError
 from ttame.features import (
     FeatureExtractor,
-    LayerInfo,
     capture,
-    choose_layers,
-    list_layers,
     prefix_tokens,
     to_map,
     token_grid,
@@ -106,7 +100,6 @@ def test_hooks_are_gone_after_a_pass(toy: nn.Module) -> None:
         assert count_hooks(toy) == before + 2
     assert count_hooks(toy) == before
     FeatureExtractor(toy, ("stages.0",))(torch.randn(1, 3, 32, 32))
-    list_layers(toy, (32, 32))
     assert count_hooks(toy) == before
 
 
@@ -115,8 +108,6 @@ def test_hooks_are_gone_after_an_exception() -> None:
     extract = FeatureExtractor(model, ("convolution",))
     with pytest.raises(RuntimeError, match="out of luck"):
         extract(IMAGE)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        list_layers(model, (64, 64))
     assert count_hooks(model) == 0
 
 
@@ -237,79 +228,3 @@ def test_token_counts_of_the_usual_transformers() -> None:
     assert token_grid(196, (224, 224), 1) == (0, 14, 14)  # a layer before the class token
     assert token_grid(49, (224, 224), None) == (0, 7, 7)
     assert token_grid(1 + 14 * 28, (224, 448), None) == (1, 14, 28)
-
-
-def marked(rows: tuple[LayerInfo, ...]) -> list[tuple[str, int, tuple[int, int], float]]:
-    return [(row.name, row.channels, row.size, row.stride) for row in rows if row.chosen]
-
-
-def test_layers_of_a_residual_network() -> None:
-    model = timm.create_model("resnet18", pretrained=False).eval()
-    rows = list_layers(model, (64, 64))
-    assert marked(rows) == [
-        ("layer2", 128, (8, 8), 8.0),
-        ("layer3", 256, (4, 4), 16.0),
-        ("layer4", 512, (2, 2), 32.0),
-    ]
-    assert choose_layers(model, (64, 64)) == ("layer2", "layer3", "layer4")
-    listed = {row.name: row for row in rows}
-    assert listed["layer1.0.conv1"].kind == "Conv2d"
-    assert listed["layer1.0.conv1"].size == (16, 16)
-    assert "fc" not in listed and "global_pool" not in listed
-    assert rows[0].name == "conv1"
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_layers_of_a_vision_transformer(fused: bool) -> None:
-    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=64, depth=6).eval()
-    for block in model.blocks:
-        block.attn.fused_attn = fused  # else attention matrices pass through a module
-    expected = [(f"blocks.{index}", 192, (4, 4), 16.0) for index in (2, 3, 4)]
-    assert marked(list_layers(model, (64, 64))) == expected
-
-
-def test_layers_of_a_wide_vision_transformer() -> None:
-    model = timm.create_model(
-        "vit_tiny_patch16_224", pretrained=False, img_size=(32, 64), depth=4
-    ).eval()
-    rows = marked(list_layers(model, (32, 64)))
-    assert [(name, size) for name, _, size, _ in rows] == [
-        (f"blocks.{index}", (2, 4)) for index in (0, 1, 2)
-    ]
-    _, maps = FeatureExtractor(model, ("blocks.2",), "cls")(torch.randn(2, 3, 32, 64))
-    assert maps[0].shape == (2, 192, 2, 4)
-
-
-def test_layers_of_a_shifted_window_transformer() -> None:
-    model = timm.create_model(
-        "swin_tiny_patch4_window7_224", pretrained=False, img_size=64, window_size=2,
-        depths=(1, 1, 2, 1), embed_dim=24, num_heads=(1, 2, 4, 8),
-    ).eval()  # fmt: skip
-    rows = marked(list_layers(model, (64, 64)))
-    assert [(channels, size) for _, channels, size, _ in rows] == [
-        (48, (8, 8)),
-        (96, (4, 4)),
-        (192, (2, 2)),
-    ]
-    assert [name for name, *_ in rows][:2] == ["layers.1", "layers.2"]
-
-
-def test_layers_of_the_default_backbone() -> None:
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    assert choose_layers(model, (224, 224)) == ("blocks.2", "blocks.4", "bn2")
-
-
-def test_layers_of_the_toy_classifier(toy: nn.Module) -> None:
-    assert choose_layers(toy, (32, 48)) == ("stages.0", "stages.1", "stages")
-
-
-def test_a_network_without_maps_is_refused() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
-    with pytest.raises(TTameError, match="no layer with a spatial feature map"):
-        choose_layers(model, (4, 4))
-
-
-def test_listing_leaves_the_model_alone(toy: nn.Module) -> None:
-    before: dict[str, Any] = {name: value.clone() for name, value in toy.state_dict().items()}
-    list_layers(toy, (32, 32))
-    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())

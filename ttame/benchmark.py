@@ -20,7 +20,7 @@ from ttame.files import replacing
 from ttame.results import provenance
 from ttame.timing import alternate
 
-FORMAT, VERSION = "ttame-benchmark", 2
+FORMAT, VERSION = "ttame-benchmark", 3
 
 
 def measure_cost(
@@ -59,6 +59,7 @@ def measure_cost(
         rows.append(
             {
                 "backbone": explainer.spec.name,
+                "weights": explainer.spec.source,
                 "batch": batch,
                 "forward_ms": 1000 * statistics.median(forward),
                 "explanation_ms": 1000 * statistics.median(explanation),

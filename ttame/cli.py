@@ -37,24 +37,44 @@ DEFAULT = "tf_efficientnet_lite0"
 
 
 @app.command()
-def layers(backbone: Annotated[str, typer.Argument(help="Registered backbone.")] = DEFAULT) -> None:
-    """List the layers whose output is a feature map, and the automatic choice."""
-    from ttame.backbones import load_backbone
-    from ttame.features import list_layers
+def layers(
+    model: Annotated[
+        str, typer.Argument(help="Registered backbone, timm/NAME or torchvision/NAME.")
+    ] = DEFAULT,
+    height: Annotated[int | None, typer.Option(help="Input height, pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Input width; default: the height.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Inner modules of a block, too.")] = False,
+) -> None:
+    """List the layers whose output is a feature map, and the automatic choice.
 
-    loaded = load_backbone(backbone)
-    table = Table("layer", "kind", "channels", "size", "stride", "automatic", "registered")
-    for row in list_layers(loaded.model, loaded.spec.input_size):
+    Needs no weights: only the structure of the network counts.
+    """
+    from ttame.backbones import build_backbone
+    from ttame.layers import list_layers, outline
+
+    size = None if height is None else (height, width or height)
+    backbone = build_backbone(model, input_size=size)
+    rows = list_layers(backbone.model, backbone.spec.input_size)
+    shown = rows if every else outline(rows, backbone.spec.layers)
+    table = Table(
+        "layer", "kind", "channels", "size", "stride", "in place", "automatic", "registered"
+    )
+    for row in shown:
         table.add_row(
             row.name,
             row.kind,
             str(row.channels),
             f"{row.size[0]}x{row.size[1]}",
             f"{row.stride:g}",
+            "yes" if row.in_place else "no",
             "yes" if row.chosen else "",
-            "yes" if row.name in loaded.spec.layers else "",
+            "yes" if row.name in backbone.spec.layers else "",
         )
     console.print(table)
+    for name, names in backbone.spec.alternatives.items():
+        console.print(f'layers="{name}": {", ".join(names)}', highlight=False, soft_wrap=True)
+    if len(shown) < len(rows):
+        console.print(f"{len(rows) - len(shown)} inner modules are not shown; --all shows them")
 
 
 @app.command()
@@ -100,7 +120,13 @@ def train(
         str, typer.Option(help="'ttame' (ours), 'published', 'lcam-img' or 'lcam-fm'.")
     ] = "ttame",
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
-    layer: Annotated[list[str] | None, typer.Option(help="Layer; may be repeated.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer, or the name of an alternative choice; may be repeated."),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option(help="Transformers: 'drop' the class token, or multiply by it: 'cls'.")
+    ] = "drop",
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step.")] = None,
@@ -148,6 +174,7 @@ def train(
         explainer = attach(backbone, layer, config=AttentionConfig(branch=False))
     else:
         shape = AttentionConfig() if recipe == "published" else SIGNED
+        shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
         explainer = attach(backbone, layer or "auto", config=shape)
     fit(explainer, photos, config, out, validation=held_out, name=name, resume=resume)
     console.print(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
@@ -263,17 +290,26 @@ def bench(
     explainer: EXPLAINER = DEFAULT,
     repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
     photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="Others whose explanation is timed, with random weights; repeatable."),
+    ] = None,
 ) -> None:
     """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
     from ttame.benchmark import measure_cost, write_benchmark
     from ttame.data import samples
-    from ttame.loading import load
+    from ttame.loading import attach, load
     from ttame.methods import select
     from ttame.timing import measure_methods, measure_road
 
     loaded, chosen = load(explainer), samples().sample(photos)
     names, left_out = select("all", loaded)
     rows = measure_cost(loaded, repeats=repeats)
+    for other in backbone or ["resnet50", "vit_b_16"]:
+        # Seconds a turn at batch 32: fewer turns.
+        untrained = attach(other, pretrained=False)
+        rows += measure_cost(untrained, (1,), repeats)
+        rows += measure_cost(untrained, (32,), max(repeats // 4, 3))
     for row in rows:
         console.print(
             f"{row['backbone']}, batch {row['batch']}: forward {row['forward_ms']:.1f} ms, "
@@ -311,6 +347,30 @@ def bench(
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
     console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
+
+
+@app.command()
+def families(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Families of timm; default all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/families.json"
+    ),
+) -> None:
+    """Check that the method works on a small member of every model family of timm."""
+    from ttame.families import check_families, write_families
+
+    def report(row: dict[str, Any]) -> None:
+        verdict = "passed" if row["passed"] else row["reason"]
+        console.print(
+            f"{row['family']} ({row['model']}, {row['seconds']} s): {verdict}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+    rows = check_families(names, report)
+    passed = sum(row["passed"] for row in rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
 
 
 def main() -> None:

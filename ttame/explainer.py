@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ttame.adoption import adopt
 from ttame.attention import AttentionConfig, AttentionMechanism
 from ttame.backbones import (
     Backbone,
@@ -190,13 +190,14 @@ class Explainer(nn.Module):
         path = Path(path)
         header, state = _read(path)
         if model is None:
-            backbone = load_backbone(header["backbone"], weights)
+            size = header["spec"]["input_size"]
+            backbone = load_backbone(header["backbone"], weights, (size[0], size[1]))
         else:
             spec = derive_spec(
                 model, header["layers"], name=header["backbone"], classes=header["classes"],
                 input_size=header["spec"]["input_size"],
             )  # fmt: skip
-            backbone = freeze(spec, copy.deepcopy(model))
+            backbone = freeze(spec, adopt(model))
         spec = _with_facts(backbone.spec, header)
         digest = weight_digest(backbone.model)
         if digest != header["backbone_digest"]:

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from ttame.errors import TTameError, suggest
 
 Tokens = Literal["drop", "cls"]
 
-_NUMBERED = re.compile(r"(?:^|[._])\d+$")  # `blocks.7`, `encoder_layer_7`
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """One row of `ttame layers`: a module whose output can serve as a feature map.
-
-    Attributes:
-        name: Dotted module name.
-        kind: Class of the module.
-        channels: Channel count C.
-        size: Height and width (h, w) of the map.
-        stride: Input height over map height.
-        chosen: Whether the automatic choice takes it.
-    """
-
-    name: str
-    kind: str
-    channels: int
-    size: tuple[int, int]
-    stride: float
-    chosen: bool = False
+# Rounding changes the aspect ratio of small maps by up to two; more is no map of the image.
+_MISFIT = math.log(2) + 1e-9
 
 
 @contextmanager
@@ -57,6 +34,8 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
 
     def recorder(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
+            # A module that runs again moves to the end: the order is that of the last runs.
+            outputs.pop(name, None)
             # A copy: a ReLU in place behind the layer would write into its output.
             outputs[name] = output.clone() if isinstance(output, Tensor) else output
 
@@ -156,8 +135,8 @@ def to_map(
     """
     if not isinstance(output, Tensor):
         raise TTameError(
-            f"layer {name!r} returns a {type(output).__name__}, not a tensor; "
-            "choose a layer inside it"
+            f"layer {name!r} returns a {type(output).__name__}, not a tensor; choose a layer "
+            f"inside it, such as its last norm (`ttame layers MODEL` lists those of {name}.*)"
         )
     batch, (height, width) = image.shape[0], image.shape[-2:]
     if output.ndim not in (3, 4) or output.shape[0] != batch:
@@ -169,6 +148,11 @@ def to_map(
         _, a, b, c = output.shape
         last = abs(math.log((a * width) / (b * height)))  # misfit if channels come last
         first = abs(math.log((b * width) / (c * height)))
+        if min(first, last) > _MISFIT:
+            raise TTameError(
+                f"layer {name!r} returns {tuple(output.shape)}, of which no two axes have the "
+                f"shape of a {height}x{width} image; choose another layer"
+            )
         return output if first <= last + 1e-9 else output.permute(0, 3, 1, 2)
     before, h, w = token_grid(output.shape[1], (height, width), prefix)
     patches = output[:, before:]  # (B, h·w, C)
@@ -219,10 +203,17 @@ class FeatureExtractor:
             Logits `(B, K)` and one map `(B, C_l, h_l, w_l)` a layer, in the order of `layers`.
 
         Raises:
-            TTameError: If a layer was not reached, or its output is no feature map.
+            TTameError: If a layer was not reached, its output is no feature map, or the model
+                returns no logits.
         """
         with capture(self.model, self.layers) as outputs:
             logits = self.model(images)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TTameError(
+                f"{type(self.model).__name__} returns {what}, not logits (B, K); wrap it in a "
+                "module whose forward returns the logits alone"
+            )
         prefix = prefix_tokens(self.model)
         maps = []
         for name in self.layers:
@@ -232,77 +223,3 @@ class FeatureExtractor:
                 )
             maps.append(to_map(outputs[name], name, images, prefix, self.tokens))
         return logits, maps
-
-
-@torch.no_grad()
-def list_layers(
-    model: nn.Module, input_size: Sequence[int], channels: int = 3
-) -> tuple[LayerInfo, ...]:
-    """List the modules whose output is a feature map, and mark the automatic choice.
-
-    The choice (design §6): for networks that narrow, the last module of each of the last three
-    resolutions; for networks of one resolution (transformers), the ends of three of the last
-    four blocks.
-
-    Args:
-        model: The classifier, in `eval()`.
-        input_size: Height and width of the input, pixels.
-        channels: Channels of the input.
-    """
-    parameter = next(model.parameters(), torch.zeros(()))
-    image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=parameter.dtype)
-    names = [name for name, _ in model.named_modules() if name]
-    # Hooks fire when a module ends, so insertion order is the order of execution.
-    with capture(model, names) as outputs:
-        model(image)
-    modules, prefix, rows = dict(model.named_modules()), prefix_tokens(model), []
-    for name, output in outputs.items():
-        try:
-            found = to_map(output, name, image, prefix)
-        except TTameError:
-            continue
-        height, width = found.shape[-2:]
-        if height * width > 1:
-            rows.append(
-                LayerInfo(
-                    name,
-                    type(modules[name]).__name__,
-                    found.shape[1],
-                    (height, width),
-                    input_size[0] / height,
-                )
-            )
-    chosen = set(_choose(rows))
-    return tuple(LayerInfo(**{**vars(row), "chosen": row.name in chosen}) for row in rows)
-
-
-def choose_layers(model: nn.Module, input_size: Sequence[int]) -> tuple[str, ...]:
-    """The automatic choice of `list_layers`, shallow to deep.
-
-    Raises:
-        TTameError: If the model has no spatial feature map.
-    """
-    chosen = tuple(row.name for row in list_layers(model, input_size) if row.chosen)
-    if not chosen:
-        raise TTameError(
-            f"{type(model).__name__} has no layer with a spatial feature map; T-TAME needs one "
-            "(convolutions or patch tokens before the pooling)"
-        )
-    return chosen
-
-
-def _choose(rows: Sequence[LayerInfo]) -> list[str]:
-    blocks = [row for row in rows if _NUMBERED.search(row.name)]
-    depth = min((row.name.count(".") for row in blocks), default=0)
-    top = [row for row in blocks if row.name.count(".") == depth]
-    sizes = sorted({row.size for row in rows}, key=lambda size: size[0] * size[1])[:3]
-    # Repeated blocks at one resolution: a transformer (whose attention matrices look like maps).
-    if len(top) >= 4 and len({row.size for row in top}) == 1:
-        return [row.name for row in top[-4:-1]]
-    chosen = []
-    for size in reversed(sizes):  # large to small, that is shallow to deep
-        stage = [row for row in rows if row.size == size]
-        outer = min(row.name.count(".") for row in stage)
-        # The outermost module that ends last is the whole stage, not a piece of the next one.
-        chosen.append([row.name for row in stage if row.name.count(".") == outer][-1])
-    return chosen

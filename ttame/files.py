@@ -48,7 +48,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def shipped(kind: str) -> Path:
-    """The folder of `samples` or `explainers` that came with this installation.
+    """The folder of `samples`, `classifiers`, `explainers` or `results` of this installation.
 
     Inside a wheel they lie beside the modules; in a checkout in the repository's `data/`.
 

@@ -82,7 +82,9 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
         images: Normalised photos, `(B, 3, H, W)`.
 
     Returns:
-        `(K, C)`, means over photos and positions.
+        `(K, C)`, means over photos and positions. Where patch tokens are multiplied by the class
+        token t (`tokens="cls"`), scaled channel by channel by E[t]/E[t²], which brings w·t nearest
+        to the gradient in the mean square over photos.
 
     Raises:
         TTameError: If the logits do not depend on that layer.
@@ -113,7 +115,11 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
             )
         maps = to_map(gradient, layer, images, prefix_tokens(classifier))
         rows.append(maps.float().mean(dim=(0, 2, 3)))
-    return torch.stack(rows)
+    gradients = torch.stack(rows)
+    if explainer.mechanism.config.tokens == "cls":
+        class_token = leaves[0].detach()[:, 0].float()  # (B, C)
+        gradients = gradients * class_token.mean(0) / class_token.square().mean(0).clamp_min(1e-12)
+    return gradients
 
 
 def _pass_through(branch: FeatureBranch) -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ttame.adoption import adopt, probe
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.backbones import Space, backbone_spec, derive_spec, freeze, load_backbone
+from ttame.backbones import (
+    Backbone,
+    BackboneSpec,
+    Space,
+    backbone_spec,
+    derive_spec,
+    freeze,
+    load_backbone,
+)
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
-from ttame.features import FeatureExtractor, choose_layers
 from ttame.files import shipped
+from ttame.layers import choose_layers
 
 
 def attach(
@@ -26,51 +35,63 @@ def attach(
     input_size: tuple[int, int] | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    space: Space = "raw",
+    space: Space | None = None,
     head: str = "",
     weights: Path | str | None = None,
+    pretrained: bool = True,
 ) -> Explainer:
     """Put an untrained attention mechanism on a classifier.
 
     Args:
         model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`; a frozen copy
-            of it is explained, so that it may be trained on. Or a registered backbone's name.
-        layers: Dotted module names, shallow to deep; `"auto"`: the registered ones, or a choice
-            by resolution (`ttame.features.list_layers`).
+            of it is explained, so that it may be trained on. Or a name: a registered backbone's,
+            or `timm/NAME` or `torchvision/NAME`.
+        layers: Dotted module names, shallow to deep; or the name of one of the backbone's
+            `alternatives`; `"auto"`: the registered ones, or a choice by resolution
+            (`ttame.layers.list_layers`).
         config: The mechanism's architecture.
         classes: Class names in index order.
-        input_size: Height and width, pixels; timm models know theirs.
+        input_size: Height and width, pixels; named and timm models know theirs.
         mean: Mean of the normalisation, default timm's entry or ImageNet's.
         std: Its standard deviation.
-        space: Masking space.
+        space: Masking space; default: the registered one, `"raw"` for any other.
         head: Name of the classifier's last linear layer, a fact for the spec.
-        weights: A local state dict, for a registered backbone.
+        weights: A local state dict, for a backbone given by name.
+        pretrained: Whether a backbone given by name loads weights; without, they are random.
 
     Raises:
-        TTameError: If a layer does not exist or gives no spatial map.
+        TTameError: If a layer does not exist or gives no spatial map, if the module gives no
+            logits or cannot be copied, or if its answer depends on the other images of a batch.
     """
     if isinstance(model, str):
-        backbone = load_backbone(model, weights)
-        names = backbone.spec.layers if layers == "auto" else _names(layers)
+        backbone = load_backbone(model, weights, input_size, pretrained)
+        spec = backbone.spec
+        spec = replace(
+            spec,
+            classes=tuple(classes or spec.classes),
+            mean=mean or spec.mean,
+            std=std or spec.std,
+            space=space or spec.space,
+            head=head or spec.head,
+        )
     else:
-        probe = derive_spec(model, (), input_size=input_size)
-        model = copy.deepcopy(model).eval()
-        names = choose_layers(model, probe.input_size) if layers == "auto" else _names(layers)
         spec = derive_spec(
-            model, names, classes=classes, input_size=input_size, mean=mean, std=std,
-            space=space, head=head,
+            model, (), classes=classes, input_size=input_size, mean=mean, std=std,
+            space=space or "raw", head=head,
         )  # fmt: skip
-        backbone = freeze(spec, model)
+        backbone = freeze(spec, adopt(model))
+    names = _names(layers, spec)
+    if not names:
+        names = choose_layers(backbone.model, spec.input_size)
     config = config or AttentionConfig()
+    channels, count = probe(backbone.model, names, spec.input_size, config.tokens)
+    if classes is not None and len(classes) != count:
+        raise TTameError(f"got names of {len(classes)} classes, the classifier has {count}")
+    mechanism = AttentionMechanism(channels, count, config)
     parameter = next(backbone.model.parameters(), torch.zeros(()))
-    image = torch.zeros(
-        1, 3, *backbone.spec.input_size, device=parameter.device, dtype=parameter.dtype
-    )
-    with torch.inference_mode():
-        logits, maps = FeatureExtractor(backbone.model, names, config.tokens)(image)
-    mechanism = AttentionMechanism([found.shape[1] for found in maps], logits.shape[1], config)
     mechanism = mechanism.to(parameter.device, parameter.dtype)
-    return Explainer(backbone, mechanism, names).eval()
+    spec = replace(spec, layers=names)
+    return Explainer(Backbone(spec, backbone.model), mechanism, names).eval()
 
 
 def load(
@@ -131,5 +152,14 @@ def explainers() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))
 
 
-def _names(layers: Sequence[str] | str) -> tuple[str, ...]:
-    return (layers,) if isinstance(layers, str) else tuple(layers)
+def _names(layers: Sequence[str] | str, spec: BackboneSpec) -> tuple[str, ...]:
+    """Layer names; the spec's own for `"auto"`, a named alternative's for its name."""
+    if layers == "auto":
+        return spec.layers
+    single = layers if isinstance(layers, str) else layers[0] if len(layers) == 1 else ""
+    if single in spec.alternatives:
+        return spec.alternatives[single]
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not names:
+        raise TTameError("name at least one layer; `ttame layers MODEL` lists them")
+    return names

@@ -16,6 +16,7 @@ from ttame.masking import normalize_maps, upsample
 
 if TYPE_CHECKING:
     from ttame.explanation import Explanation
+    from ttame.layers import LayerInfo
 
 # Perceptually uniform and readable by colour-blind people.
 MAP_COLORS = "inferno"
@@ -118,3 +119,46 @@ def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
         top = strength.topk(min(channels, len(strength))).indices.tolist()
         rows.append([(f"{name} · channel {index}", found[0, index]) for index in top])
     return plot_grid(rows)
+
+
+def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
+    """Where a network's layers lie: order of execution against stride, a panel a network.
+
+    Grey: modules whose output is a feature map; crosses: those whose map is in another order than
+    the image; labelled: the automatic choice. The stride axis is logarithmic and runs downwards,
+    so that maps get coarser towards the bottom.
+
+    Args:
+        networks: Rows of `ttame.layers.list_layers` by title.
+    """
+    columns = min(len(networks), 2)
+    rows = -(-len(networks) // columns)
+    figure = Picture(figsize=(5.2 * columns, 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis, (title, found) in zip(axes, networks.items(), strict=False):
+        for marker, color, picked in (
+            ("o", "0.75", [i for i, row in enumerate(found) if row.in_place and not row.chosen]),
+            ("x", "0.45", [i for i, row in enumerate(found) if not row.in_place]),
+            ("o", "#0072B2", [i for i, row in enumerate(found) if row.chosen]),
+        ):
+            axis.scatter(
+                picked, [found[i].stride for i in picked], s=22, c=color, marker=marker,
+                linewidths=0.8, zorder=3 if color.startswith("#") else 2,
+            )  # fmt: skip
+        chosen = [(i, row) for i, row in enumerate(found) if row.chosen]
+        for turn, (place, row) in enumerate(chosen):
+            label = f"{row.name}\n{row.channels} × {row.size[0]} × {row.size[1]}"
+            above = len({item.stride for _, item in chosen}) == 1 and turn % 2
+            axis.annotate(
+                label, (place, row.stride), xytext=(-4, 9 if above else -9), fontsize=7,
+                textcoords="offset points", ha="right", va="bottom" if above else "top",
+            )  # fmt: skip
+        axis.set_yscale("log", base=2)
+        low, high = (pick(row.stride for row in found) for pick in (min, max))
+        axis.set_ylim(high * 2.2, low / 1.6)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("module, in order of execution")
+        axis.set_ylabel("stride (pixels a cell)")
+    for axis in axes[len(networks) :]:
+        axis.set_visible(False)
+    return figure

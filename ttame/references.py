@@ -38,6 +38,19 @@ def training_record(name: str) -> dict[str, Any]:
     return record
 
 
+def classifier_record(name: str) -> dict[str, Any]:
+    """The training record of a shipped classifier: configuration, provenance, accuracy, curves.
+
+    Args:
+        name: The classifier.
+
+    Raises:
+        TTameError: If this installation lacks it.
+    """
+    record: dict[str, Any] = json.loads(_find("classifiers", f"{name}.json").read_text("utf-8"))
+    return record
+
+
 def training_curves(record: Mapping[str, Any]) -> pd.DataFrame:
     """The logged quantities of a training record, one row a logged step."""
     return pd.DataFrame.from_records(record["curves"])

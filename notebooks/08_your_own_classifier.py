@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Your own classifier
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/07_your_own_classifier.ipynb)
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/08_your_own_classifier.ipynb)
 #
 # **Shows** the whole way for a network that `ttame` has never seen: train a small classifier on a
 # folder of images, attach an attention mechanism, train that, explain, save and load.
@@ -60,9 +60,11 @@ import ttame
 from ttame.backbones import derive_spec
 from ttame.data import PhotoDataset
 from ttame.evaluation import evaluate
-from ttame.features import list_layers
+from ttame.families import read_families
+from ttame.layers import list_layers
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import TrainingConfig
+from ttame.references import provenance_table, reference
 from ttame.tables import summary
 from ttame.training import fit
 
@@ -142,7 +144,7 @@ pd.DataFrame([vars(row) for row in found if row.chosen]).drop(columns="chosen").
 
 # %% [markdown]
 # *The layers that `layers="auto"` chose: the ends of the last three resolutions. Name others if
-# you know better; `ttame.features.list_layers` lists them all.*
+# you know better; `ttame.layers.list_layers` lists them all.*
 #
 # ## Is it any good?
 
@@ -176,3 +178,48 @@ try:
 except ttame.TTameError as error:
     print(str(error).replace(f"{folder}/", ""))
 runs.cleanup()
+
+# %% [markdown]
+# ## Which networks work
+#
+# Anything that maps images to logits and has feature maps on the way: convolutional networks,
+# transformers with any number of class, distillation or register tokens, channels first or last,
+# images of any shape and size, any number of classes. Compiled and data-parallel wrappers are
+# taken off, hooks of your own stay. One line attaches to any classifier of timm or torchvision:
+#
+# ```python
+# explainer = ttame.attach("timm/convnext_atto.d2_in1k")  # or "torchvision/regnet_y_400mf"
+# ```
+#
+# Whether that is so is checked on a small member of *every* model family of timm, with random
+# weights: layers are found that lie in place, an explanation takes one forward pass, a training
+# step changes the mechanism and not the classifier, and the saved explainer comes back with the
+# same maps.
+
+# %%
+origin, found = read_families(reference("families.json"))
+print(f"{found['passed'].sum()} of {len(found)} model families pass")
+provenance_table(origin).style
+
+# %%
+failed = found.loc[~found["passed"], ["model", "reason"]]
+failed.style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+# %% [markdown]
+# *Families that do not pass, the checked member, and the step and message with which it was
+# refused.*
+
+# %%
+shown = found[found["passed"]].copy()
+shown["layers"] = [
+    ", ".join(
+        f"{row['name']} ({row['channels']}×{row['size'][0]}×{row['size'][1]})" for row in rows
+    )
+    for rows in shown["layers"]
+]
+shown["input"] = [f"{height}×{width}" for height, width in shown["input_size"]]
+shown[["model", "input", "layers"]].style.set_properties(**{"text-align": "left"})
+
+# %% [markdown]
+# *The families that pass: the checked member, the input in pixels, and the layers that were chosen
+# by themselves, with the channels, height and width of their maps.*

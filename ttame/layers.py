@@ -1,0 +1,185 @@
+"""Layers: which modules of a classifier give feature maps, and which of them to read.
+
+A module's output is a feature map if it has the image's shape *and* its order: a change of one
+place of the image must show at that place of the map. Both are measured in one forward pass, so
+the choice needs no list of known networks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ttame.errors import TTameError
+from ttame.features import capture, prefix_tokens, to_map
+
+_NUMBERED = re.compile(r"(?:^|[._])\d+$")  # `blocks.7`, `encoder_layer_7`
+# Where the probe images are changed, in shares of height and width: off both diagonals' centre,
+# so that neither a transposed nor a mirrored map passes.
+_PLACES = ((0.25, 0.75), (0.75, 0.75))
+_EXTENT = 0.25
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One row of `ttame layers`: a module whose output can serve as a feature map.
+
+    Attributes:
+        name: Dotted module name.
+        kind: Class of the module.
+        channels: Channel count C.
+        size: Height and width (h, w) of the map.
+        stride: Input height over map height.
+        chosen: Whether the automatic choice takes it.
+        in_place: Whether a change of the image shows at its own place of the map; some networks
+            travel through their tokens in another order.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    size: tuple[int, int]
+    stride: float
+    chosen: bool = False
+    in_place: bool = True
+
+
+@torch.no_grad()
+def list_layers(
+    model: nn.Module, input_size: Sequence[int], channels: int = 3
+) -> tuple[LayerInfo, ...]:
+    """List the modules whose output is a feature map, and mark the automatic choice.
+
+    The choice (design §6): for networks that narrow, the last module of each of the last three
+    resolutions; for networks of one resolution (transformers), the ends of three of the last
+    four blocks. The very last block is left out: behind it only the class token is read.
+
+    Args:
+        model: The classifier, in `eval()`.
+        input_size: Height and width of the input, pixels.
+        channels: Channels of the input.
+    """
+    images = probe_images(model, input_size, channels)
+    names = [name for name, _ in model.named_modules() if name]
+    with capture(model, names) as outputs:
+        model(images)
+    modules, prefix, rows = dict(model.named_modules()), prefix_tokens(model), []
+    for name, output in outputs.items():
+        try:
+            found = to_map(output, name, images, prefix)
+        except TTameError:
+            continue
+        height, width = found.shape[-2:]
+        if height * width > 1 and found.is_floating_point():
+            rows.append(
+                LayerInfo(
+                    name,
+                    type(modules[name]).__name__,
+                    found.shape[1],
+                    (height, width),
+                    input_size[0] / height,
+                    in_place=_in_place(found),
+                )
+            )
+    chosen = set(_choose([row for row in rows if row.in_place]))
+    return tuple(replace(row, chosen=row.name in chosen) for row in rows)
+
+
+def choose_layers(model: nn.Module, input_size: Sequence[int]) -> tuple[str, ...]:
+    """The automatic choice of `list_layers`, shallow to deep.
+
+    Raises:
+        TTameError: If the model has no spatial feature map.
+    """
+    rows = list_layers(model, input_size)
+    chosen = tuple(row.name for row in rows if row.chosen)
+    if not chosen:
+        raise TTameError(
+            f"{type(model).__name__} has no layer with a spatial feature map"
+            f"{' in the order of the image' if rows else ''}; T-TAME needs one "
+            "(convolutions or patch tokens before the pooling)"
+        )
+    return chosen
+
+
+def outline(rows: Sequence[LayerInfo], keep: Sequence[str] = ()) -> tuple[LayerInfo, ...]:
+    """Leave out what lies inside blocks: of a name, at most one numbered part below the stage.
+
+    Args:
+        rows: From `list_layers`.
+        keep: Names that stay anyway, beside the chosen ones.
+    """
+
+    def numbered(name: str) -> int:
+        return len([part for part in name.split(".") if part.isdigit()])
+
+    def outer(row: LayerInfo) -> bool:
+        last = row.name.rpartition(".")[2]
+        return numbered(row.name) <= 1 and (not numbered(row.name) or bool(_NUMBERED.search(last)))
+
+    return tuple(row for row in rows if outer(row) or row.chosen or row.name in keep)
+
+
+def probe_images(model: nn.Module, input_size: Sequence[int], channels: int = 3) -> Tensor:
+    """A noise image, and the same one changed at two places, `(3, C, H, W)`.
+
+    Of the model's device and dtype; the same noise each time.
+    """
+    parameter = next(model.parameters(), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, channels, *input_size, generator=generator).repeat(3, 1, 1, 1)
+    height, width = input_size
+    for index, (y, x) in enumerate(_PLACES, start=1):
+        rows = _span(y, height)
+        columns = _span(x, width)
+        # Of the noise's own size, but another draw.
+        images[index, :, rows, columns] = images[0, :, rows, columns].roll((7, 5), (1, 2)) + 1
+    dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+    return images.to(parameter.device, dtype)
+
+
+def _span(centre: float, length: int) -> slice:
+    start = round((centre - _EXTENT / 2) * length)
+    return slice(start, max(round((centre + _EXTENT / 2) * length), start + 1))
+
+
+def _in_place(maps: Tensor) -> bool:
+    """Whether each change of the probe shows most at its own place of the map `(3, C, h, w)`.
+
+    A map that does not change at all (a dead layer of random weights) is given the benefit of
+    the doubt, and one of a single row or column is judged along the other.
+    """
+    maps = maps.float()
+    changes = (maps[1:] - maps[:1]).abs().sum(dim=1)  # (2, h, w)
+    height, width = changes.shape[-2:]
+    for change, (y, x) in zip(changes, _PLACES, strict=True):
+        if not bool(change.isfinite().all()) or float(change.max()) <= 1e-6:
+            continue
+        row, column = divmod(int(change.argmax()), width)
+        # Half a cell, or an eighth of the image, beyond the changed part.
+        reach = [_EXTENT / 2 + max(1 / cells, 1 / 8) for cells in (height, width)]
+        off = abs((row + 0.5) / height - y), abs((column + 0.5) / width - x)
+        if any(distance > bound for distance, bound in zip(off, reach, strict=True)):
+            return False
+    return True
+
+
+def _choose(rows: Sequence[LayerInfo]) -> list[str]:
+    blocks = [row for row in rows if _NUMBERED.search(row.name)]
+    depth = min((row.name.count(".") for row in blocks), default=0)
+    top = [row for row in blocks if row.name.count(".") == depth]
+    sizes = sorted({row.size for row in rows}, key=lambda size: size[0] * size[1])[:3]
+    # Repeated blocks at one resolution: a transformer (whose attention matrices look like maps).
+    if len(top) >= 4 and len({row.size for row in top}) == 1:
+        return [row.name for row in top[-4:-1]]
+    chosen = []
+    for size in reversed(sizes):  # large to small, that is shallow to deep
+        stage = [row for row in rows if row.size == size]
+        outer = min(row.name.count(".") for row in stage)
+        # The outermost module that ends last is the whole stage, not a piece of the next one.
+        chosen.append([row.name for row in stage if row.name.count(".") == outer][-1])
+    return chosen
