@@ -56,9 +56,11 @@ def layers(
     backbone = build_backbone(model, input_size=size)
     rows = list_layers(backbone.model, backbone.spec.input_size)
     shown = rows if every else outline(rows, backbone.spec.layers)
+    longest = max((len(row.name) for row in shown), default=0)
     table = Table(
-        "layer", "kind", "channels", "size", "stride", "in place", "automatic", "registered"
-    )
+        Column("layer", no_wrap=True, min_width=longest), "kind", "channels", "size", "stride",
+        "in place", "automatic", "registered",
+    )  # fmt: skip
     for row in shown:
         table.add_row(
             row.name,

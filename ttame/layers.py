@@ -22,6 +22,9 @@ _NUMBERED = re.compile(r"(?:^|[._])\d+$")  # `blocks.7`, `encoder_layer_7`
 # so that neither a transposed nor a mirrored map passes.
 _PLACES = ((0.25, 0.75), (0.75, 0.75))
 _EXTENT = 0.25
+_LARGER = 0.8  # share of pairs in which a cell of the changed place changes more than another
+_NEAR = 0.75  # share of the cells that change most, as many as the place has, that are near it
+_NOTHING = 1e-5  # of the map's size: rounding
 
 
 @dataclass(frozen=True)
@@ -148,22 +151,32 @@ def _span(centre: float, length: int) -> slice:
 
 
 def _in_place(maps: Tensor) -> bool:
-    """Whether each change of the probe shows most at its own place of the map `(3, C, h, w)`.
+    """Whether each change of the probe shows at its own place of the map `(3, C, h, w)`.
 
-    A map that does not change at all (a dead layer of random weights) is given the benefit of
-    the doubt, and one of a single row or column is judged along the other.
+    It does if the cells of that place change more than the others (a deep cell sees most of the
+    image, so all may change), or if those that change most are near it (a strided network may be
+    half a cell off). A map that does not change at all, as behind the zeros that some networks
+    start from, is given the benefit of the doubt.
     """
     maps = maps.float()
     changes = (maps[1:] - maps[:1]).abs().sum(dim=1)  # (2, h, w)
+    scale = float(maps[:1].abs().sum(dim=1).max())
     height, width = changes.shape[-2:]
+    rows = (torch.arange(height, device=maps.device) + 0.5) / height
+    columns = (torch.arange(width, device=maps.device) + 0.5) / width
     for change, (y, x) in zip(changes, _PLACES, strict=True):
-        if not bool(change.isfinite().all()) or float(change.max()) <= 1e-6:
+        if not bool(change.isfinite().all()) or float(change.max()) <= _NOTHING * scale:
             continue
-        row, column = divmod(int(change.argmax()), width)
-        # Half a cell, or an eighth of the image, beyond the changed part.
-        reach = [_EXTENT / 2 + max(1 / cells, 1 / 8) for cells in (height, width)]
-        off = abs((row + 0.5) / height - y), abs((column + 0.5) / width - x)
-        if any(distance > bound for distance, bound in zip(off, reach, strict=True)):
+        off = (rows - y).abs()[:, None], (columns - x).abs()[None]
+        cells = 0.5 / height + 1e-6, 0.5 / width + 1e-6
+        inside = (off[0] <= max(_EXTENT / 2, cells[0])) & (off[1] <= max(_EXTENT / 2, cells[1]))
+        near = (off[0] <= _EXTENT / 2 + max(2 * cells[0], 0.125)) & (
+            off[1] <= _EXTENT / 2 + max(2 * cells[1], 0.125)
+        )
+        here, there = change[inside], change[~inside]
+        larger = (here[:, None] > there[None]).float() + 0.5 * (here[:, None] == there[None])
+        most = change.flatten().topk(int(inside.sum())).indices
+        if float(larger.mean()) < _LARGER and float(near.flatten()[most].float().mean()) < _NEAR:
             return False
     return True
 
