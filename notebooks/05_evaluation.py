@@ -99,7 +99,7 @@ from IPython.display import Markdown
 import ttame
 from ttame.benchmark import read_benchmark
 from ttame.charts import plot_drops, plot_insertion, plot_metrics, plot_probabilities, plot_road
-from ttame.comparison import paired_differences
+from ttame.comparison import in_words, paired_differences
 from ttame.evaluation import METRICS, evaluate
 from ttame.images import normalize, to_batch
 from ttame.methods import DEFAULT_METHODS, METHODS, build
@@ -288,12 +288,7 @@ plot_differences(differences, scores=quality)
 # In words, computed from these intervals:
 
 # %%
-lines = []
-for other, found in differences.groupby("against", sort=False):
-    on = found.groupby("verdict")["score"].agg(", ".join)
-    parts = [f"**{name}** on {on[name]}" for name in ("better", "worse", "open") if name in on]
-    lines.append(f"- against {other}: {'; '.join(parts)}")
-Markdown("\n".join(["T-TAME is", "", *lines]))
+Markdown(in_words(differences))
 
 # %%
 pd.crosstab(differences["score"], differences["verdict"]).reindex(quality)

@@ -60,7 +60,7 @@ from IPython.display import Markdown
 import ttame
 from ttame.attentions import read_attention
 from ttame.charts import plot_curves, plot_drops, plot_road
-from ttame.comparison import paired_differences
+from ttame.comparison import in_words, paired_differences
 from ttame.features import capture, to_map, token_grid
 from ttame.images import normalize, to_batch
 from ttame.layers import list_layers
@@ -68,12 +68,12 @@ from ttame.methods import METHODS, build
 from ttame.methods.transformer import head_row
 from ttame.plotting import plot_feature_maps, plot_layers, plot_methods
 from ttame.profiles import open_profile
-from ttame.references import classifier_record, provenance_table, reference, training_curves
+from ttame.references import provenance_table, reference, training_curves, training_record
 from ttame.results import read_results
 from ttame.score_charts import plot_differences
 from ttame.tables import curves, higher_is_better, per_sample, read_together, scores, summary
 
-record = classifier_record("vit_imagenette")
+record = training_record("vit_imagenette", "classifiers")
 print(
     f"right on {record['top1']:.1f} % of the {record['validation_photos']:,} photos of "
     f"{record['validation']}; its teacher, choosing among the same ten classes, on "
@@ -261,12 +261,7 @@ plot_differences(differences, scores=quality)
 # In words, computed from these intervals:
 
 # %%
-lines = []
-for other, found in differences.groupby("against", sort=False):
-    on = found.groupby("verdict")["score"].agg(", ".join)
-    parts = [f"**{name}** on {on[name]}" for name in ("better", "worse", "open") if name in on]
-    lines.append(f"- against {other}: {'; '.join(parts)}")
-Markdown("\n".join(["T-TAME is", "", *lines]))
+Markdown(in_words(differences))
 
 # %% [markdown]
 # ## Beside the convolutional network

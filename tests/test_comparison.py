@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttame.comparison import paired_differences
+from ttame.comparison import in_words, paired_differences
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation import evaluate
@@ -183,3 +183,19 @@ def test_evaluation_records_road_and_passes(
     assert table[["ROAD MoRF", "ROAD LeRF"]].stack().between(0, 100).all()
     with pytest.raises(TTameError, match="ROAD"):
         evaluate(explainer, photos, tmp_path / "x.jsonl", metrics=("ROAD!",))
+
+
+def test_verdicts_in_words() -> None:
+    table = pd.DataFrame(
+        {
+            "against": ["Grad-CAM", "Grad-CAM", "RISE", "Grad-CAM"],
+            "score": ["AD 100%", "AD 50%", "AD 100%", "IC 50%"],
+            "verdict": ["better", "open", "worse", "better"],
+        }
+    )
+    assert in_words(table, "Ours").split("\n") == [
+        "Ours is",
+        "",
+        "- against Grad-CAM: **better** on AD 100%, IC 50%; **open** on AD 50%",
+        "- against RISE: **worse** on AD 100%",
+    ]

@@ -159,11 +159,11 @@ def test_convolutional_networks_take_other_sizes() -> None:
 def test_the_shipped_transformer_recognises_imagenette(imagenette_val: Any) -> None:
     """On 200 photos; the record's accuracy is that of all."""
     from ttame.data import PhotoDataset
-    from ttame.references import classifier_record
+    from ttame.references import training_record
     from ttame.zoo import IMAGENETTE_INDICES
 
     backbone = load_backbone("vit_imagenette")
-    record = classifier_record("vit_imagenette")
+    record = training_record("vit_imagenette", "classifiers")
     assert record["digest"] == weight_digest(backbone.model)
     assert tuple(record["classes"]) == IMAGENETTE_INDICES
     photos = imagenette_val.sample(200, 0)

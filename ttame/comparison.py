@@ -67,3 +67,18 @@ def paired_differences(
     return (
         table.sort_values("against", kind="stable").astype({"against": str}).reset_index(drop=True)
     )
+
+
+def in_words(differences: pd.DataFrame, method: str = "T-TAME") -> str:
+    """The verdicts of `paired_differences` as a Markdown list, one item a method compared with.
+
+    Args:
+        differences: With columns `against`, `score` and `verdict`.
+        method: What the differences are of.
+    """
+    lines = [f"{method} is", ""]
+    for other, found in differences.groupby("against", sort=False):
+        on = found.groupby("verdict")["score"].agg(", ".join)
+        parts = [f"**{name}** on {on[name]}" for name in ("better", "worse", "open") if name in on]
+        lines.append(f"- against {other}: {'; '.join(parts)}")
+    return "\n".join(lines)

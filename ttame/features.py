@@ -18,8 +18,10 @@ _MISFIT = math.log(2) + 1e-9
 
 
 @contextmanager
-def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Record the outputs of `layers` during the forward passes inside the block.
+def observe(
+    model: nn.Module, layers: Sequence[str], see: Callable[[str, object], None]
+) -> Iterator[None]:
+    """Call `see(name, output)` whenever one of `layers` has run inside the block.
 
     The hooks are gone afterwards, also after an exception; the model is not changed.
 
@@ -30,23 +32,36 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
     if len(modules) != len(layers):
         twice = next(name for name in layers if list(layers).count(name) > 1)
         raise TTameError(f"layer {twice!r} is given twice; name every layer once")
-    outputs: dict[str, object] = {}
 
-    def recorder(name: str) -> Callable[..., None]:
+    def hook_of(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
-            # A module that runs again moves to the end: the order is that of the last runs.
-            outputs.pop(name, None)
-            # A copy: a ReLU in place behind the layer would write into its output.
-            outputs[name] = output.clone() if isinstance(output, Tensor) else output
+            see(name, output)
 
         return hook
 
-    handles = [modules[name].register_forward_hook(recorder(name)) for name in layers]
+    handles = [modules[name].register_forward_hook(hook_of(name)) for name in layers]
     try:
-        yield outputs
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Record the outputs of `layers` during the forward passes inside the block.
+
+    Raises:
+        TTameError: As `observe`.
+    """
+    outputs: dict[str, object] = {}
+
+    def keep(name: str, output: object) -> None:
+        # A copy: a ReLU in place behind the layer would write into its output.
+        outputs[name] = output.clone() if isinstance(output, Tensor) else output
+
+    with observe(model, layers, keep):
+        yield outputs
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.errors import TTameError
-from ttame.features import capture, prefix_tokens, to_map
+from ttame.features import observe, prefix_tokens, to_map
 
 _NUMBERED = re.compile(r"(?:^|[._])\d+$")  # `blocks.7`, `encoder_layer_7`
 # Where the probe images are changed, in shares of height and width: off both diagonals' centre,
@@ -67,27 +67,30 @@ def list_layers(
         channels: Channels of the input.
     """
     images = probe_images(model, input_size, channels)
-    names = [name for name, _ in model.named_modules() if name]
-    with capture(model, names) as outputs:
-        model(images)
-    modules, prefix, rows = dict(model.named_modules()), prefix_tokens(model), []
-    for name, output in outputs.items():
+    modules, prefix = dict(model.named_modules()), prefix_tokens(model)
+    found: dict[str, LayerInfo] = {}
+
+    def see(name: str, output: object) -> None:
+        found.pop(name, None)  # a module that runs again moves to the end
         try:
-            found = to_map(output, name, images, prefix)
+            maps = to_map(output, name, images, prefix)
         except TTameError:
-            continue
-        height, width = found.shape[-2:]
-        if height * width > 1 and found.is_floating_point():
-            rows.append(
-                LayerInfo(
-                    name,
-                    type(modules[name]).__name__,
-                    found.shape[1],
-                    (height, width),
-                    input_size[0] / height,
-                    in_place=_in_place(found),
-                )
+            return
+        height, width = maps.shape[-2:]
+        if height * width > 1 and maps.is_floating_point():
+            found[name] = LayerInfo(
+                name,
+                type(modules[name]).__name__,
+                maps.shape[1],
+                (height, width),
+                input_size[0] / height,
+                in_place=_in_place(maps),
             )
+
+    # Judged as they run: the outputs of all modules of a large network would fill the memory.
+    with observe(model, [name for name in modules if name], see):
+        model(images)
+    rows = list(found.values())
     chosen = set(_choose([row for row in rows if row.in_place]))
     return tuple(replace(row, chosen=row.name in chosen) for row in rows)
 

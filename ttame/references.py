@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -25,29 +25,19 @@ def reference(name: str) -> Path:
     return _find("results", name)
 
 
-def training_record(name: str) -> dict[str, Any]:
-    """The training record of a shipped explainer: configuration, provenance and curves.
+def training_record(
+    name: str, kind: Literal["explainers", "classifiers"] = "explainers"
+) -> dict[str, Any]:
+    """The training record of what ships: configuration, provenance and curves.
 
     Args:
-        name: The explainer.
+        name: The explainer, or the classifier.
+        kind: Which of the two.
 
     Raises:
         TTameError: If this installation lacks it.
     """
-    record: dict[str, Any] = json.loads(_find("explainers", f"{name}.json").read_text("utf-8"))
-    return record
-
-
-def classifier_record(name: str) -> dict[str, Any]:
-    """The training record of a shipped classifier: configuration, provenance, accuracy, curves.
-
-    Args:
-        name: The classifier.
-
-    Raises:
-        TTameError: If this installation lacks it.
-    """
-    record: dict[str, Any] = json.loads(_find("classifiers", f"{name}.json").read_text("utf-8"))
+    record: dict[str, Any] = json.loads(_find(kind, f"{name}.json").read_text("utf-8"))
     return record
 
 

@@ -107,8 +107,9 @@ def _torchvision_spec(architecture: str) -> BackboneSpec:
 def _torchvision_architecture(name: str) -> nn.Module:
     import torchvision
 
-    # These two would otherwise initialise for minutes, or say so.
-    extra: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    # These two initialise themselves for minutes unless told not to.
+    slow = name in ("googlenet", "inception_v3")
+    extra: dict[str, Any] = {"init_weights": False} if slow else {}
     model: nn.Module = torchvision.models.get_model(name, **extra)
     return model
 
