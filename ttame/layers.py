@@ -24,6 +24,7 @@ _PLACES = ((0.25, 0.75), (0.75, 0.75))
 _EXTENT = 0.25
 _LARGER = 0.8  # share of pairs in which a cell of the changed place changes more than another
 _NEAR = 0.75  # share of the cells that change most, as many as the place has, that are near it
+_SAME = 1.7  # of a resolution's smallest area; the next resolution has about four times that
 _NOTHING = 1e-5  # of the map's size: rounding
 
 
@@ -186,16 +187,42 @@ def _in_place(maps: Tensor) -> bool:
 
 def _choose(rows: Sequence[LayerInfo]) -> list[str]:
     blocks = [row for row in rows if _NUMBERED.search(row.name)]
-    depth = min((row.name.count(".") for row in blocks), default=0)
-    top = [row for row in blocks if row.name.count(".") == depth]
-    sizes = sorted({row.size for row in rows}, key=lambda size: size[0] * size[1])[:3]
-    # Repeated blocks at one resolution: a transformer (whose attention matrices look like maps).
+    depth = min((_depth(row) for row in blocks), default=0)
+    top = [row for row in blocks if _depth(row) == depth]
+    # Repeated blocks at one resolution: a transformer.
     if len(top) >= 4 and len({row.size for row in top}) == 1:
         return [row.name for row in top[-4:-1]]
-    chosen = []
-    for size in reversed(sizes):  # large to small, that is shallow to deep
-        stage = [row for row in rows if row.size == size]
-        outer = min(row.name.count(".") for row in stage)
-        # The outermost module that ends last is the whole stage, not a piece of the next one.
-        chosen.append([row.name for row in stage if row.name.count(".") == outer][-1])
-    return chosen
+    stages = _resolutions(rows)[:3]
+    return [_end(stage) for stage in reversed(stages)]  # large to small, that is shallow to deep
+
+
+def _resolutions(rows: Sequence[LayerInfo]) -> list[list[LayerInfo]]:
+    """Rows by resolution, small to large; sizes that padding sets apart are one resolution."""
+    stages: list[list[LayerInfo]] = []
+    base = 0.0
+    for size in sorted({row.size for row in rows}, key=lambda size: size[0] * size[1]):
+        area = size[0] * size[1]
+        if area > _SAME * base:
+            stages.append([])
+            base = area
+        stages[-1] += [row for row in rows if row.size == size]
+    place = {row.name: index for index, row in enumerate(rows)}
+    return [sorted(stage, key=lambda row: place[row.name]) for stage in stages]
+
+
+def _end(stage: Sequence[LayerInfo]) -> str:
+    """The module that ends a resolution.
+
+    That is the outermost one that ends last: the whole stage, and not a piece of the next stage
+    that works at the old resolution still. An outermost module before most of the others, such as
+    the dropout behind a patch embedding, begins the resolution rather than ending it.
+    """
+    for depth in sorted({_depth(row) for row in stage}):
+        last = max(index for index, row in enumerate(stage) if _depth(row) == depth)
+        if 2 * (last + 1) >= len(stage):
+            return stage[last].name
+    return stage[-1].name
+
+
+def _depth(row: LayerInfo) -> int:
+    return row.name.count(".")
