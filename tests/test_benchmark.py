@@ -257,7 +257,7 @@ def test_written_benchmarks_are_read_again(tmp_path: Path) -> None:
     found = read_benchmark(path)
     assert found["rows"] == [{"batch": 1}] and found["road"] == {"ratio": 8.0}
     assert found["methods"] == [{"method": "RISE"}] and found["left_out"] == {"IIA": "no"}
-    assert found["version"] == 2 and found["seed"] == 3 and "commit" in found
+    assert found["version"] == 3 and found["seed"] == 3 and "commit" in found
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,14 @@ def test_command_prints_and_records(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked = []
+
+    def attach(name: str, pretrained: bool) -> Explainer:
+        asked.append((name, pretrained))
+        return paced
+
     monkeypatch.setattr(ttame.loading, "load", lambda name: paced)
+    monkeypatch.setattr(ttame.loading, "attach", attach)
     monkeypatch.setattr(ttame.data, "samples", lambda: photos)
     monkeypatch.setattr("ttame.methods.METHODS", {
         name: METHODS[name] for name in ("T-TAME", "RISE", "L-CAM-Img")
@@ -309,7 +316,8 @@ def test_command_prints_and_records(
                      "of 28", "masks, scaled", "4,000.00", "left out: L-CAM-Img"):  # fmt: skip
         assert expected in words, words
     found = read_benchmark(out)
-    assert [row["batch"] for row in found["rows"]] == [1, 32]
+    assert [row["batch"] for row in found["rows"]] == [1, 32] * 3
+    assert asked == [("resnet50", False), ("vit_b_16", False)]  # random weights take as long
     assert [row["method"] for row in found["methods"]] == ["T-TAME", "RISE"]
     assert found["road"]["photos"] == list(photos.sample(2).names)
     assert list(found["left_out"]) == ["L-CAM-Img"]

@@ -92,7 +92,8 @@ def list_layers(
     with observe(model, [name for name in modules if name], see):
         model(images)
     rows = list(found.values())
-    chosen = set(_choose([row for row in rows if row.in_place]))
+    # One channel is a gate or a score, not a feature map.
+    chosen = set(_choose([row for row in rows if row.in_place and row.channels > 1]))
     return tuple(replace(row, chosen=row.name in chosen) for row in rows)
 
 
@@ -169,7 +170,7 @@ def _in_place(maps: Tensor) -> bool:
     rows = (torch.arange(height, device=maps.device) + 0.5) / height
     columns = (torch.arange(width, device=maps.device) + 0.5) / width
     for change, (y, x) in zip(changes, _PLACES, strict=True):
-        if not bool(change.isfinite().all()) or float(change.max()) <= _NOTHING * scale:
+        if not float(change.max()) > _NOTHING * scale:  # nor NaN
             continue
         off = (rows - y).abs()[:, None], (columns - x).abs()[None]
         cells = 0.5 / height + 1e-6, 0.5 / width + 1e-6
