@@ -146,12 +146,13 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
                 linewidths=0.8, zorder=3 if color.startswith("#") else 2,
             )  # fmt: skip
         chosen = [(i, row) for i, row in enumerate(found) if row.chosen]
+        level = len({row.stride for _, row in chosen}) == 1  # labels must not cover each other
         for turn, (place, row) in enumerate(chosen):
-            label = f"{row.name}\n{row.channels} × {row.size[0]} × {row.size[1]}"
-            above = len({item.stride for _, item in chosen}) == 1 and turn % 2
+            left = place < len(found) / 4
             axis.annotate(
-                label, (place, row.stride), xytext=(-4, 9 if above else -9), fontsize=7,
-                textcoords="offset points", ha="right", va="bottom" if above else "top",
+                f"{row.name}\n{row.channels} × {row.size[0]} × {row.size[1]}",
+                (place, row.stride), xytext=(4 if left else -4, -9 - 26 * turn * level),
+                fontsize=7, textcoords="offset points", ha="left" if left else "right", va="top",
             )  # fmt: skip
         axis.set_yscale("log", base=2)
         low, high = (pick(row.stride for row in found) for pick in (min, max))
