@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ttame.errors import TTameError
 from ttame.features import FeatureExtractor, Tokens
-from ttame.layers import probe_images
+from ttame.layers import input_errors, probe_images
 
 # Of the largest value: rounding of another batch size, in the type of the maps.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -82,17 +82,9 @@ def probe(
     """
     extract = FeatureExtractor(model, layers, tokens)
     images = probe_images(model, input_size)
-    try:
+    with input_errors(model, images):
         alone, maps_alone = extract(images[:1])
         logits, maps = extract(images)
-    except TTameError:
-        raise
-    except Exception as error:  # whatever the module raises for an input that it cannot take
-        raise TTameError(
-            f"{type(model).__name__} cannot take images {tuple(images.shape)}, "
-            f"{images.dtype} ({type(error).__name__}: {str(error)[:200]}); pass the input_size "
-            "that it was built for"
-        ) from error
     compared = {
         "the logits": (alone, logits),
         **dict(zip(layers, zip(maps_alone, maps, strict=True), strict=True)),

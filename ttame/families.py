@@ -36,6 +36,7 @@ from ttame.training import ExplainerModule
 FORMAT, VERSION = "ttame-families", 1
 _CLASSES = 10
 _SMALL = 128  # pixels; networks that take any size are fed this
+_SIZES: Mapping[str, int] = {"deepseek_vit": 112}  # where the patches ask for another
 # A small member of each family; of families that are not listed, the first by name.
 MEMBERS: Mapping[str, str] = {
     "beit": "beit_base_patch16_224",
@@ -160,9 +161,8 @@ def build_member(family: str) -> tuple[nn.Module, tuple[int, int]]:
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     height, width = config["input_size"][1:]
     if not config.get("fixed_input_size") and not hasattr(model, "set_input_size"):
-        height, width = (
-            max(side, _SMALL) for side in (config.get("min_input_size") or (0, 0, 0))[1:]
-        )
+        least = (config.get("min_input_size") or (0, 0, 0))[1:]
+        height, width = (max(side, _SIZES.get(family, _SMALL)) for side in least)
     return model.eval(), (int(height), int(width))
 
 

@@ -8,7 +8,8 @@ the choice needs no list of known networks.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,6 +67,9 @@ def list_layers(
         model: The classifier, in `eval()`.
         input_size: Height and width of the input, pixels.
         channels: Channels of the input.
+
+    Raises:
+        TTameError: If the model cannot take images of this size.
     """
     images = probe_images(model, input_size, channels)
     modules, prefix = dict(model.named_modules()), prefix_tokens(model)
@@ -89,7 +93,7 @@ def list_layers(
             )
 
     # Judged as they run: the outputs of all modules of a large network would fill the memory.
-    with observe(model, [name for name in modules if name], see):
+    with observe(model, [name for name in modules if name], see), input_errors(model, images):
         model(images)
     rows = list(found.values())
     # One channel is a gate or a score, not a feature map.
@@ -148,6 +152,25 @@ def probe_images(model: nn.Module, input_size: Sequence[int], channels: int = 3)
         images[index, :, rows, columns] = images[0, :, rows, columns].roll((7, 5), (1, 2)) + 1
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
     return images.to(parameter.device, dtype)
+
+
+@contextmanager
+def input_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Say what to do where `model` raises inside the block because it cannot take `images`.
+
+    Raises:
+        TTameError: In the place of whatever the module raises.
+    """
+    try:
+        yield
+    except TTameError:
+        raise
+    except Exception as error:
+        raise TTameError(
+            f"{type(model).__name__} cannot take images {tuple(images.shape)}, {images.dtype} "
+            f"({type(error).__name__}: {str(error)[:200]}); pass the input_size that it was "
+            "built for"
+        ) from error
 
 
 def _span(centre: float, length: int) -> slice:
