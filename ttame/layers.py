@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttame.errors import TTameError
@@ -26,6 +27,7 @@ _EXTENT = 0.25
 _LARGER = 0.8  # share of pairs in which a cell of the changed place changes more than another
 _NEAR = 0.75  # share of the cells that change most, as many as the place has, that are near it
 _SAME = 1.7  # of a resolution's smallest area; the next resolution has about four times that
+_CELLS = 28  # a side, at most, for this comparison
 _NOTHING = 1e-5  # of the map's size: rounding
 
 
@@ -189,7 +191,8 @@ def _in_place(maps: Tensor) -> bool:
     maps = maps.float()
     changes = (maps[1:] - maps[:1]).abs().sum(dim=1)  # (2, h, w)
     scale = float(maps[:1].abs().sum(dim=1).max())
-    height, width = changes.shape[-2:]
+    height, width = (min(cells, _CELLS) for cells in changes.shape[-2:])
+    changes = F.adaptive_avg_pool2d(changes, (height, width))  # every cell meets every other below
     rows = (torch.arange(height, device=maps.device) + 0.5) / height
     columns = (torch.arange(width, device=maps.device) + 0.5) / width
     for change, (y, x) in zip(changes, _PLACES, strict=True):
