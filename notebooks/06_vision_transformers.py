@@ -279,5 +279,9 @@ pd.concat(
 
 # %% [markdown]
 # *The same photos and methods on two classifiers, in percent. Rows compare within a classifier.
-# Between the two they do not: the transformer chooses among ten classes and is seldom in doubt,
-# so that it loses less of its answer to any mask, the random one too.*
+# Between the two they do not: one chooses among ten classes, the other among a thousand, and they
+# take holes in a photo differently.*
+#
+# A word of caution. T-TAME is trained to keep the answer on masked photos, which is what AD and IC
+# measure; other methods are not. ROAD, insertion and deletion ask in ways that it was not trained
+# for, and there its lead is smaller, or gone: the list above says where.
