@@ -217,3 +217,14 @@ def test_architectures_without_meaning_are_refused(fields: dict[str, Any], messa
 def test_a_mechanism_needs_layers_and_classes(channels: tuple[int, ...], classes: int) -> None:
     with pytest.raises(TTameError, match="layers and classes"):
         AttentionMechanism(channels, classes)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 9)])
+def test_few_places_are_the_same_convolution(size: tuple[int, int]) -> None:
+    branch = FeatureBranch(96, AttentionConfig()).eval()
+    maps = torch.randn(1, 96, *size)
+    with torch.no_grad():
+        weight, bias = branch.convolution.weight[:, :, 0, 0], branch.convolution.bias
+        wanted = torch.einsum("oc,bchw->bohw", weight, maps) + bias[:, None, None]
+        wanted = (wanted / (1 + branch.norm.eps) ** 0.5 + maps).relu()
+        assert torch.allclose(branch(maps), wanted, atol=1e-5)
