@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttame.attention import AttentionConfig, AttentionMechanism, resize
+from ttame.attention import AttentionConfig, AttentionMechanism, FeatureBranch, resize
 from ttame.errors import TTameError
 
 CHANNELS = (6, 4, 5)
