@@ -18,7 +18,7 @@
 # **Shows** which layers of a classifier can feed the attention mechanism, what their feature maps
 # look like, and what each contributes to an explanation map.
 #
-# **Costs** well under a minute on a CPU; nothing is trained or downloaded.
+# **Costs** less than a minute on two CPU cores; nothing is trained or downloaded.
 #
 # **Data and model.** EfficientNet-Lite0 with its ImageNet weights and the shipped explainer.
 # Photos are those of Imagenette's validation split where that is available, else the sample
@@ -42,8 +42,7 @@ seed = 0
 # ## Which layers there are
 #
 # Any module whose output is a grid can be tapped: feature maps of a convolutional network, or the
-# patch tokens of a transformer laid out on their grid. One forward pass of a blank image finds
-# them all.
+# patch tokens of a transformer laid out on their grid. One forward pass finds them all.
 
 # %%
 import tempfile

@@ -57,7 +57,6 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import ttame
-from ttame.backbones import derive_spec
 from ttame.data import PhotoDataset
 from ttame.evaluation import evaluate
 from ttame.families import read_families
@@ -65,6 +64,7 @@ from ttame.layers import list_layers
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import TrainingConfig
 from ttame.references import provenance_table, reference
+from ttame.specs import derive_spec
 from ttame.tables import summary
 from ttame.training import fit
 

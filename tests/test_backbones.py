@@ -12,20 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ttame.backbones import (
-    BACKBONES,
-    BackboneSpec,
-    backbone_spec,
-    derive_spec,
-    imagenet_classes,
-    load_backbone,
-    register_backbone,
-    weight_digest,
-)
+from ttame.backbones import BACKBONES, backbone_spec, load_backbone, register_backbone
+from ttame.classes import imagenet_classes
 from ttame.errors import TTameError
 from ttame.features import FeatureExtractor
 from ttame.files import shipped
 from ttame.images import normalize, to_batch
+from ttame.specs import BackboneSpec, derive_spec
+from ttame.weights import weight_digest
 
 
 def test_a_name_is_given_once() -> None:

@@ -91,7 +91,7 @@ def test_bad_input_is_one_clear_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from tests.test_data import photo
-    from ttame.data import IMAGENETTE
+    from ttame.classes import IMAGENETTE
 
     for split in ("train", "val"):
         for wnid in IMAGENETTE:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ttame.backbones import BackboneSpec
 from ttame.curves import ROAD, CurveMetric, InsertionDeletion
 from ttame.degradation import LEVELS, RoadScores, area_under_curve, road
 from ttame.errors import TTameError
 from ttame.insertion import InsertionScores
 from ttame.metrics import AverageDrop
+from ttame.specs import BackboneSpec
 
 CURVES = torch.tensor([[1.0, 0.5, 0.1], [0.2, 0.2, 0.2], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
 # Levels 0, 10, 90: ((1 + .5)/2 * 10 + (.5 + .1)/2 * 80) / 90 and so on, percent.

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ttame.backbones import imagenet_classes
+from ttame.classes import IMAGENETTE, imagenet_classes
 from ttame.data import (
-    IMAGENETTE,
     PhotoDataset,
     PhotoList,
     data_root,

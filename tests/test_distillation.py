@@ -13,18 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from ttame.attentions import read_attention
-from ttame.backbones import load_backbone, weight_digest
+from ttame.backbones import load_backbone
 from ttame.data import PhotoList
-from ttame.distillation import (
-    CachedViews,
-    DistillationConfig,
-    cache_views,
-    distill,
-    distillation_loss,
-)
+from ttame.distillation import distill
 from ttame.errors import TTameError
 from ttame.features import FeatureExtractor
 from ttame.hybrid import STEM_END, copy_stem, hybrid_vit
+from ttame.student import DistillationConfig, distillation_loss
+from ttame.views import CachedViews, cache_views
+from ttame.weights import weight_digest
 
 CLASSES = (3, 7, 281)
 
@@ -92,9 +89,7 @@ def test_photos_without_labels_are_refused(photos: PhotoList) -> None:
     teacher = load_backbone("tf_efficientnet_lite0")
     for labels in (None, (5,) * 12):
         with pytest.raises(TTameError, match="no labels among"):
-            cache_views(
-                teacher, replace(photos, labels=labels), CLASSES, DistillationConfig(), True
-            )
+            cache_views(teacher, replace(photos, labels=labels), CLASSES, augmented=2)
 
 
 @pytest.mark.slow

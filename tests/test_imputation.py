@@ -10,10 +10,10 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
 
-from ttame.backbones import BackboneSpec
 from ttame.degradation import area_under_curve, road
 from ttame.errors import TTameError
 from ttame.imputation import impute
+from ttame.specs import BackboneSpec
 
 WEIGHTS = {
     (dy, dx): 1 / 6 if dy == 0 or dx == 0 else 1 / 12

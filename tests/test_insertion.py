@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttame.backbones import BackboneSpec
 from ttame.degradation import area_under_curve, pixel_places
 from ttame.errors import TTameError
 from ttame.insertion import InsertionScores, insertion_deletion
 from ttame.masking import normalize_maps
+from ttame.specs import BackboneSpec
 
 SPEC = BackboneSpec(
     name="toy", build=None, weights=None, layers=(), head="", input_size=(8, 8),

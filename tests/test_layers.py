@@ -190,6 +190,9 @@ def test_an_outline_leaves_the_inside_of_blocks_out() -> None:
     rows = [LayerInfo(name, "Conv2d", 4, (8, 8), 8.0) for name in names]
     shown = [row.name for row in outline(rows, keep=("blocks.0.conv",))]
     assert shown == ["stem", "blocks", "blocks.0", "blocks.0.conv", "layer2", "layer2.1", "norm"]
+    names = ("encoder.ln", "encoder.layers.encoder_layer_3", "encoder.layers.encoder_layer_3.ln_1")
+    rows = [LayerInfo(name, "Conv2d", 4, (8, 8), 8.0) for name in names]
+    assert [row.name for row in outline(rows)] == list(names[:2])
 
 
 def test_a_module_that_runs_twice_is_listed_where_it_ran_last() -> None:

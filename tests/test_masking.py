@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ttame.backbones import IMAGENET_MEAN, IMAGENET_STD
 from ttame.errors import TTameError
 from ttame.masking import (
     apply_mask,
@@ -19,6 +18,7 @@ from ttame.masking import (
     rank_pixels,
     upsample,
 )
+from ttame.specs import IMAGENET_MEAN, IMAGENET_STD
 
 
 def test_normalize_maps_by_hand() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ttame.backbones import BackboneSpec
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import rank_pixels
@@ -25,6 +24,7 @@ from ttame.metrics import (
     increase_in_confidence,
     masked_probabilities,
 )
+from ttame.specs import BackboneSpec
 
 ORIGINAL = torch.tensor([0.8, 0.5, 0.4, 0.9])
 MASKED = torch.tensor([0.6, 0.5, 0.7, 0.0])

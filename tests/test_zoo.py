@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 import ttame
-from ttame.backbones import backbone_spec, build_backbone, load_backbone, weight_digest
+from ttame.backbones import backbone_spec, build_backbone, load_backbone
 from ttame.errors import TTameError
 from ttame.images import normalize
 from ttame.passes import count_passes
 from ttame.recipes import TrainingConfig
 from ttame.training import ExplainerModule
+from ttame.weights import weight_digest
 
 
 @pytest.mark.slow
@@ -124,6 +125,7 @@ def test_facts_of_a_torchvision_model() -> None:
         ("timm/resnet_18", "timm has no model 'resnet_18'.*resnet18"),
         ("torchvision/resnet19", "torchvision has no classifier 'resnet19'.*'resnet18'"),
         ("resnet18", "timm/NAME"),
+        ("timm/vit_small_patch14_dinov2", "feature extractor without classes.*put a head on it"),
     ],
 )
 def test_unknown_names_are_refused(name: str, message: str) -> None:
@@ -143,6 +145,11 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -
         load_backbone("torchvision/resnet18")
 
 
+def test_weights_and_no_weights_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(TTameError, match=r"pretrained=False.*leave one of them out"):
+        ttame.attach("timm/resnet18", weights=tmp_path / "weights.safetensors", pretrained=False)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TTameError, match="cannot take images of 8x8"):
         build_backbone("timm/vit_tiny_patch16_224", input_size=(8, 8))
@@ -158,20 +165,20 @@ def test_convolutional_networks_take_other_sizes() -> None:
 @pytest.mark.slow
 def test_the_shipped_transformer_recognises_imagenette(imagenette_val: Any) -> None:
     """On 200 photos; the record's accuracy is that of all."""
+    from ttame.classes import imagenette_indices
     from ttame.data import PhotoDataset
     from ttame.references import training_record
-    from ttame.zoo import IMAGENETTE_INDICES
 
     backbone = load_backbone("vit_imagenette")
     record = training_record("vit_imagenette", "classifiers")
     assert record["digest"] == weight_digest(backbone.model)
-    assert tuple(record["classes"]) == IMAGENETTE_INDICES
+    assert tuple(record["classes"]) == imagenette_indices()
     photos = imagenette_val.sample(200, 0)
     dataset = PhotoDataset(photos, backbone.spec)
     images = torch.stack([dataset[i][0] for i in range(len(photos))])
     with torch.inference_mode():
         found = torch.cat([backbone.model(part).argmax(dim=1) for part in images.split(25)])
-    truth = torch.tensor([IMAGENETTE_INDICES.index(label) for label in photos.labels])
+    truth = torch.tensor([imagenette_indices().index(label) for label in photos.labels])
     accuracy = 100 * float((found == truth).float().mean())
     assert accuracy >= 85
     assert abs(accuracy - record["top1"]) < 6  # three standard errors of 200 photos

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ttame.attention import AttentionConfig, AttentionMechanism
-    from ttame.backbones import BACKBONES, BackboneSpec, load_backbone
+    from ttame.backbones import BACKBONES, load_backbone
     from ttame.errors import TTameError
     from ttame.explainer import Explainer
     from ttame.explanation import Explanation
     from ttame.loading import attach, explainers, load
+    from ttame.specs import BackboneSpec
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,7 @@ _HOMES = {
     "AttentionConfig": "attention",
     "AttentionMechanism": "attention",
     "BACKBONES": "backbones",
-    "BackboneSpec": "backbones",
+    "BackboneSpec": "specs",
     "load_backbone": "backbones",
     "TTameError": "errors",
     "Explainer": "explainer",

@@ -1,77 +1,18 @@
-"""Image classifiers: how each is loaded, fed and tapped.
-
-A `BackboneSpec` states the facts of one classifier once (layers, input size, normalisation,
-masking space); everything else in `ttame` reads them from there.
-"""
+"""Backbones: classifiers by name, built, loaded and frozen."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ttame.errors import TTameError, suggest
-
-Space = Literal["raw", "normalized"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@cache
-def imagenet_classes() -> tuple[str, ...]:
-    """The 1,000 ImageNet-1k class names in index order (from timm's label tables)."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return tuple(info.index_to_description(index) for index in range(1000))
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """The facts of one image classifier.
-
-    Attributes:
-        name: Registry name; also written into saved explainers.
-        build: Builds the architecture without weights.
-        weights: Returns the default pretrained state dict; `None` if there is none.
-        layers: Dotted module names whose outputs feed the attention mechanism, shallow to deep;
-            empty to have them chosen when the classifier is attached.
-        head: Dotted name of the linear layer that makes the logits.
-        input_size: Height and width of the input, pixels.
-        resize: Shorter side before the centre crop, pixels.
-        mean: Per-channel mean of the normalisation, in [0, 1] units.
-        std: Per-channel standard deviation of the normalisation.
-        interpolation: Resampling of the resize, as torchvision names it.
-        space: Space in which masks multiply the image: `"raw"` (masked pixels become black)
-            or `"normalized"` (they become the mean colour).
-        cam_layer: Layer that CAM methods explain; empty for the deepest of `layers`.
-        alternatives: Other choices of layers that have a name, `{"block outputs": (...)}`.
-        classes: Class names in index order.
-        source: Where the default weights come from, for records and tables.
-    """
-
-    name: str
-    build: Callable[[], nn.Module] | None
-    weights: Callable[[], Mapping[str, Tensor]] | None
-    layers: tuple[str, ...]
-    head: str
-    input_size: tuple[int, int] = (224, 224)
-    resize: int = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    interpolation: str = "bilinear"
-    space: Space = "raw"
-    cam_layer: str = ""
-    alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
-    source: str = "none"
+from ttame.specs import BackboneSpec
+from ttame.weights import read_state
+from ttame.zoo import PREFIXES, library_spec, registered
 
 
 @dataclass(frozen=True)
@@ -82,7 +23,7 @@ class Backbone:
     model: nn.Module
 
 
-BACKBONES: dict[str, BackboneSpec] = {}
+BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in registered()}
 
 
 def register_backbone(spec: BackboneSpec) -> BackboneSpec:
@@ -108,8 +49,8 @@ def backbone_spec(name: str) -> BackboneSpec:
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    if name.startswith(ttame.zoo.PREFIXES):
-        return ttame.zoo.library_spec(name)
+    if name.startswith(PREFIXES):
+        return library_spec(name)
     raise TTameError(
         f"unknown backbone {name!r}; known are {', '.join(BACKBONES)}, and any timm/NAME or "
         f"torchvision/NAME.{suggest(name, BACKBONES)} For a network of your own use "
@@ -184,6 +125,11 @@ def load_backbone(
             another architecture.
     """
     if not pretrained:
+        if weights is not None:
+            raise TTameError(
+                f"got weights={str(weights)!r} and pretrained=False, which means random weights; "
+                "leave one of them out"
+            )
         found = build_backbone(name, None, input_size)
         return replace(found, spec=replace(found.spec, source="random weights"))
     spec = backbone_spec(name)
@@ -201,92 +147,3 @@ def freeze(spec: BackboneSpec, model: nn.Module) -> Backbone:
     """
     model = model.eval().requires_grad_(False)
     return Backbone(spec, model.to(memory_format=torch.channels_last))
-
-
-def weight_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 values of a model's state, 16 hex digits."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts for a `BackboneSpec` from timm's configuration of a model; those that it states."""
-    size = tuple(int(side) for side in config.get("input_size") or ())[1:]
-    facts: dict[str, Any] = {
-        "mean": tuple(config.get("mean") or IMAGENET_MEAN),
-        "std": tuple(config.get("std") or IMAGENET_STD),
-        "interpolation": config.get("interpolation") or "bilinear",
-    }
-    if size:
-        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
-    if isinstance(config.get("classifier"), str):  # some have several heads
-        facts["head"] = config["classifier"]
-    return facts
-
-
-def _crop_share(config: Mapping[str, Any]) -> float:
-    return float(config.get("crop_pct") or 0.875)
-
-
-def derive_spec(
-    model: nn.Module,
-    layers: Sequence[str],
-    *,
-    name: str | None = None,
-    head: str = "",
-    classes: Sequence[str] | None = None,
-    input_size: tuple[int, int] | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
-    space: Space = "raw",
-) -> BackboneSpec:
-    """State the facts of a user's own module; timm models bring most of theirs along.
-
-    Raises:
-        TTameError: If a fact is neither given nor known from the model.
-    """
-    config = getattr(model, "pretrained_cfg", None) or {}
-    facts = timm_facts(config)
-    if input_size is not None:
-        size = (int(input_size[0]), int(input_size[1]))
-        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
-    if "input_size" not in facts:
-        raise TTameError(
-            f"the input size of {type(model).__name__} is not known; pass input_size=(H, W)"
-        )
-    given = {"head": head, "mean": mean, "std": std}
-    facts |= {key: value for key, value in given.items() if value}
-    spec = BackboneSpec(
-        name=name or config.get("architecture") or type(model).__name__,
-        build=None,
-        weights=None,
-        layers=tuple(layers),
-        space=space,
-        source="given module",
-        **{"head": "", **facts},
-    )
-    return spec if classes is None else replace(spec, classes=tuple(classes))
-
-
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Read a local state dict; no code in the file is ever run."""
-    if not path.is_file():
-        raise TTameError(f"weights file {str(path)!r} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-    except Exception as error:  # any parser error means the same to the user
-        raise TTameError(
-            f"{str(path)!r} is not a readable state dict ({type(error).__name__}: {error})"
-        ) from error
-
-
-# The entries need the names above, and whoever imports this module means to find them.
-import ttame.zoo  # noqa: E402

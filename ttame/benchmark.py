@@ -5,7 +5,6 @@ The measures of methods and of ROAD are in `ttame.timing`.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.files import replacing
-from ttame.results import provenance
+from ttame.records import read_record, write_record
 from ttame.timing import alternate
 
 FORMAT, VERSION = "ttame-benchmark", 3
@@ -92,13 +90,10 @@ def write_benchmark(
     Raises:
         TTameError: If the file cannot be written.
     """
-    made = {
-        "format": FORMAT, "version": VERSION, **provenance(seed), "rows": list(rows),
-        "road": dict(road), "methods": list(methods), "left_out": dict(left_out),
-    }  # fmt: skip
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    return Path(out)
+    return write_record(
+        out, FORMAT, VERSION, seed, rows=list(rows), road=dict(road), methods=list(methods),
+        left_out=dict(left_out),
+    )  # fmt: skip
 
 
 def read_benchmark(path: Path | str) -> dict[str, Any]:
@@ -110,17 +105,4 @@ def read_benchmark(path: Path | str) -> dict[str, Any]:
     Raises:
         TTameError: If the file is missing, damaged, or of another format or version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TTameError(f"benchmark file {str(path)!r} does not exist; `make bench` writes it")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TTameError(f"{str(path)!r} is damaged ({error}); run `make bench` again") from error
-    header = found if isinstance(found, dict) else {}
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise TTameError(
-            f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}, "
-            f"expected {FORMAT!r} version {VERSION}; run `make bench` again"
-        )
-    return header
+    return read_record(path, FORMAT, VERSION, "make bench")

@@ -12,15 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from ttame.backbones import BackboneSpec
+from ttame.classes import IMAGENETTE, imagenet_indices
 from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.images import eval_transform, normalize, read_image, train_transform
+from ttame.specs import BackboneSpec
 
-IMAGENETTE = (
-    "n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
-    "n03394916", "n03417042", "n03425413", "n03445777", "n03888257",
-)  # fmt: skip
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm"}
 
 
@@ -138,7 +135,7 @@ def imagenette(split: str = "val") -> PhotoList:
             f"({', '.join(missing[:3])}...); it is only half there: fetch it again"
         )
     keep = [i for i, name in enumerate(found.names) if name.split("/")[0] in IMAGENETTE]
-    indices = _wnid_indices()
+    indices = imagenet_indices()
     chosen = found.select(keep)
     return replace(chosen, labels=tuple(indices[name.split("/")[0]] for name in chosen.names))
 
@@ -218,10 +215,3 @@ def download_imagenette() -> Path:
         ) from error
     (root / "imagenette2-320").rename(final)
     return final
-
-
-def _wnid_indices() -> dict[str, int]:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return {info.index_to_label_name(index): index for index in range(1000)}

@@ -14,11 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ttame.backbones import BackboneSpec
 from ttame.errors import TTameError
 from ttame.images import denormalize, normalize
 from ttame.imputation import impute
 from ttame.masking import normalize_maps, rank_pixels, upsample
+from ttame.specs import BackboneSpec
 
 # The papers' levels: percent of pixels removed.
 LEVELS = (10, 20, 30, 40, 50, 70, 90)

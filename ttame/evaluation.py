@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttame.backbones import Backbone, weight_digest
+from ttame.backbones import Backbone
 from ttame.data import PhotoDataset, PhotoList
 from ttame.degradation import road
 from ttame.errors import TTameError
@@ -22,6 +22,7 @@ from ttame.methods import DEFAULT_METHODS, Method, build
 from ttame.metrics import PERCENTAGES, masked_probabilities
 from ttame.passes import count_passes
 from ttame.results import ResultsFile, provenance
+from ttame.weights import weight_digest
 
 Progress = Callable[[int, int], None]
 METRICS = ("AD/IC", "ROAD", "insertion/deletion")

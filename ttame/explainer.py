@@ -15,20 +15,15 @@ from torch import Tensor, nn
 
 from ttame.adoption import adopt
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.backbones import (
-    Backbone,
-    BackboneSpec,
-    derive_spec,
-    freeze,
-    load_backbone,
-    weight_digest,
-)
+from ttame.backbones import Backbone, freeze, load_backbone
 from ttame.errors import TTameError
 from ttame.explanation import Explanation
 from ttame.features import FeatureExtractor
 from ttame.files import replacing
 from ttame.images import ImageLike, normalize, to_batch
+from ttame.specs import BackboneSpec, derive_spec
 from ttame.targets import Targets, resolve_targets
+from ttame.weights import weight_digest
 
 FORMAT, VERSION = "ttame-explainer", 1
 _HEADER = (

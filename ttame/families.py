@@ -7,7 +7,6 @@ that a saved explainer comes back with the same maps. How good the maps are is a
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import defaultdict
@@ -21,17 +20,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ttame.backbones import weight_digest
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
-from ttame.files import replacing
 from ttame.images import normalize
 from ttame.initialization import initialize
 from ttame.loading import attach, load
 from ttame.passes import count_passes
 from ttame.recipes import TrainingConfig
-from ttame.results import provenance
+from ttame.records import read_record, write_record
 from ttame.training import ExplainerModule
+from ttame.weights import weight_digest
 
 FORMAT, VERSION = "ttame-families", 1
 _CLASSES = 10
@@ -269,10 +267,7 @@ def write_families(out: Path | str, rows: Sequence[Mapping[str, Any]]) -> Path:
     Raises:
         TTameError: If the file cannot be written.
     """
-    made = {"format": FORMAT, "version": VERSION, **provenance(0), "rows": list(rows)}
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    return Path(out)
+    return write_record(out, FORMAT, VERSION, rows=list(rows))
 
 
 def read_families(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -281,17 +276,7 @@ def read_families(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
     Raises:
         TTameError: If the file is missing, damaged, or of another format or version.
     """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TTameError(
-            f"{str(path)!r} cannot be read ({error}); `make families` makes it"
-        ) from error
-    if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (
-        FORMAT,
-        VERSION,
-    ):
-        raise TTameError(f"{str(path)!r} is not {FORMAT} version {VERSION}; run `make families`")
+    found = read_record(path, FORMAT, VERSION, "make families")
     rows = pd.DataFrame.from_records(found.pop("rows")).set_index("family")
     # Where every family passes, none has a reason.
     return found, rows if "reason" in rows else rows.assign(reason="")

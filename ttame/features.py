@@ -151,7 +151,7 @@ def to_map(
     if not isinstance(output, Tensor):
         raise TTameError(
             f"layer {name!r} returns a {type(output).__name__}, not a tensor; choose a layer "
-            f"inside it, such as its last norm (`ttame layers MODEL` lists those of {name}.*)"
+            f"inside it, such as its last norm (`ttame layers MODEL --all` lists those of {name}.*)"
         )
     batch, (height, width) = image.shape[0], image.shape[-2:]
     if output.ndim not in (3, 4) or output.shape[0] != batch:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from ttame.backbones import BackboneSpec
 from ttame.degradation import pixel_places
 from ttame.errors import TTameError
 from ttame.images import normalize
+from ttame.specs import BackboneSpec
 
 Baseline = Literal["mean", "black"]
 STEPS = 20

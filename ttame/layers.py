@@ -128,12 +128,9 @@ def outline(rows: Sequence[LayerInfo], keep: Sequence[str] = ()) -> tuple[LayerI
         keep: Names that stay anyway, beside the chosen ones.
     """
 
-    def numbered(name: str) -> int:
-        return len([part for part in name.split(".") if part.isdigit()])
-
     def outer(row: LayerInfo) -> bool:
-        last = row.name.rpartition(".")[2]
-        return numbered(row.name) <= 1 and (not numbered(row.name) or bool(_NUMBERED.search(last)))
+        numbered = [bool(_NUMBERED.search(part)) for part in row.name.split(".")]
+        return not any(numbered) or (sum(numbered) == 1 and numbered[-1])
 
     return tuple(row for row in rows if outer(row) or row.chosen or row.name in keep)
 
@@ -196,7 +193,7 @@ def _in_place(maps: Tensor) -> bool:
     rows = (torch.arange(height, device=maps.device) + 0.5) / height
     columns = (torch.arange(width, device=maps.device) + 0.5) / width
     for change, (y, x) in zip(changes, _PLACES, strict=True):
-        if not float(change.max()) > _NOTHING * scale:  # nor NaN
+        if not float(change.max()) > _NOTHING * scale:  # or NaN, of which nothing can be said
             continue
         off = (rows - y).abs()[:, None], (columns - x).abs()[None]
         cells = 0.5 / height + 1e-6, 0.5 / width + 1e-6

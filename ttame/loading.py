@@ -11,19 +11,12 @@ from torch import nn
 
 from ttame.adoption import adopt, probe
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.backbones import (
-    Backbone,
-    BackboneSpec,
-    Space,
-    backbone_spec,
-    derive_spec,
-    freeze,
-    load_backbone,
-)
+from ttame.backbones import Backbone, backbone_spec, freeze, load_backbone
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
 from ttame.files import shipped
 from ttame.layers import choose_layers
+from ttame.specs import BackboneSpec, Space, derive_spec
 
 
 def attach(

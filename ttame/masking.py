@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttame.backbones import Space
 from ttame.errors import TTameError
+from ttame.specs import Space
 
 
 def normalize_maps(maps: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from ttame.backbones import BackboneSpec
 from ttame.errors import TTameError
 from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.specs import BackboneSpec
 
 PERCENTAGES = (100, 50, 15)
 

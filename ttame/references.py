@@ -57,7 +57,8 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
     rows = {
         "classifier": config.get("backbone"),
         "weights": config.get("weights"),
-        "explainer": config.get("explainer") or header.get("name"),
+        # A classifier's training record has a name, too, but no layers that are read.
+        "explainer": config.get("explainer") or ("layers" in config and header.get("name")),
         "data": config.get("data"),
         "photos": f"{len(photos) if isinstance(photos, list) else photos:,}" if photos else None,
         "masking space": config.get("space"),
@@ -72,7 +73,7 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "ttame": header.get("versions", {}).get("ttame"),
         "torch": header.get("versions", {}).get("torch"),
     }
-    known = {key: str(value) for key, value in rows.items() if value not in (None, "")}
+    known = {key: str(value) for key, value in rows.items() if value not in (None, "", False)}
     return pd.DataFrame({"provenance": known})
 
 

