@@ -49,8 +49,9 @@ def layers(
     longest = max((len(row.name) for row in shown), default=0)
     table = Table(
         Column("layer", no_wrap=True, min_width=longest), Column("kind", no_wrap=True),
-        Column("channels", justify="right", no_wrap=True), Column("size", no_wrap=True, min_width=7),
-        Column("stride", no_wrap=True), Column("choice", no_wrap=True, min_width=12), box=None,
+        Column("channels", justify="right", no_wrap=True),
+        Column("size", no_wrap=True, min_width=7), Column("stride", no_wrap=True),
+        Column("choice", no_wrap=True, min_width=12), box=None,
     )  # fmt: skip
     for row in shown:
         choices = [
