@@ -85,7 +85,8 @@ layers.sort_values("channels").groupby(["size", "stride"]).agg(
 # chose by looking.
 
 # %%
-layers[layers["chosen"] | layers["registered"]].rename(columns={"chosen": "automatic"})
+either = layers[layers["chosen"] | layers["registered"]]
+either.drop(columns="in_place").rename(columns={"chosen": "automatic"})
 
 # %% [markdown]
 # *The layers of either choice. Where two rows have the same size, the automatic and the registered

@@ -140,7 +140,9 @@ trained = sum(p.numel() for p in explainer.mechanism.parameters())
 print(f"{type(model).__name__}: {trained:,} trained parameters in the mechanism")
 print(f"{config.steps} steps of {config.batch_size} photos: {explainer.record['minutes']} min")
 found = list_layers(explainer.classifier, explainer.spec.input_size)
-pd.DataFrame([vars(row) for row in found if row.chosen]).drop(columns="chosen").set_index("name")
+pd.DataFrame([vars(row) for row in found if row.chosen]).set_index("name")[
+    ["kind", "channels", "size", "stride"]
+]
 
 # %% [markdown]
 # *The layers that `layers="auto"` chose: the ends of the last three resolutions. Name others if
@@ -202,24 +204,20 @@ print(f"{found['passed'].sum()} of {len(found)} model families pass")
 provenance_table(origin).style
 
 # %%
-failed = found.loc[~found["passed"], ["model", "reason"]]
-failed.style.set_properties(**{"text-align": "left", "white-space": "normal"})
-
-# %% [markdown]
-# *Families that do not pass, the checked member, and the step and message with which it was
-# refused; an empty table means that all pass.*
-
-# %%
-shown = found[found["passed"]].copy()
+shown = found.sort_values("passed", kind="stable")
 shown["layers"] = [
     ", ".join(
-        f"{row['name']} ({row['channels']}×{row['size'][0]}×{row['size'][1]})" for row in rows
+        f"{tap['name']} ({tap['channels']}×{tap['size'][0]}×{tap['size'][1]})" for tap in taps
     )
-    for rows in shown["layers"]
+    if passed
+    else reason
+    for taps, passed, reason in zip(shown["layers"], shown["passed"], shown["reason"], strict=True)
 ]
 shown["input"] = [f"{height}×{width}" for height, width in shown["input_size"]]
-shown[["model", "input", "layers"]].style.set_properties(**{"text-align": "left"})
+small = {"text-align": "left", "font-size": "75%", "overflow-wrap": "anywhere"}
+shown[["model", "input", "layers"]].style.set_properties(**small)
 
 # %% [markdown]
-# *The families that pass: the checked member, the input in pixels, and the layers that were chosen
-# by themselves, with the channels, height and width of their maps.*
+# *The families: the checked member, the input in pixels, and the layers that were chosen by
+# themselves, with the channels, height and width of their maps. A family that does not pass would
+# stand at the top, with the step and message with which it was refused.*

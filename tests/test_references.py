@@ -30,3 +30,14 @@ def test_training_record_describes_the_shipped_explainer() -> None:
 def test_missing_reference_is_named() -> None:
     with pytest.raises(TTameError, match=r"results/nothing\.jsonl"):
         reference("nothing.jsonl")
+
+
+def test_a_classifiers_record_is_no_explainers() -> None:
+    tables = {
+        kind: provenance_table(training_record("vit_imagenette", kind))["provenance"]
+        for kind in ("explainers", "classifiers")
+    }
+    assert tables["explainers"]["explainer"] == "vit_imagenette"
+    assert "explainer" not in tables["classifiers"]
+    assert tables["classifiers"]["classifier"] == "vit_imagenette"
+    assert {table["seed"] for table in tables.values()} == {"0"}  # a seed of zero is a seed

@@ -58,7 +58,8 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "classifier": config.get("backbone"),
         "weights": config.get("weights"),
         # A classifier's training record has a name, too, but no layers that are read.
-        "explainer": config.get("explainer") or ("layers" in config and header.get("name")),
+        "explainer": config.get("explainer")
+        or (header.get("name") if "layers" in config else None),
         "data": config.get("data"),
         "photos": f"{len(photos) if isinstance(photos, list) else photos:,}" if photos else None,
         "masking space": config.get("space"),
@@ -73,7 +74,7 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "ttame": header.get("versions", {}).get("ttame"),
         "torch": header.get("versions", {}).get("torch"),
     }
-    known = {key: str(value) for key, value in rows.items() if value not in (None, "", False)}
+    known = {key: str(value) for key, value in rows.items() if value not in (None, "")}
     return pd.DataFrame({"provenance": known})
 
 
