@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
+from ttame.lightning_module import ExplainerModule
 from ttame.recipes import TrainingConfig
-from ttame.training import ExplainerModule, loader, prepare
+from ttame.sampling import train_loader
+from ttame.training import prepare
 
 # Losses averaged before the test is ended, so that one odd batch does not end it.
 _PATIENCE = 3
@@ -104,6 +106,7 @@ def find_learning_rate(
     module = ExplainerModule(prepare(explainer, photos, config), config, steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
+            devices=1,
             max_steps=steps,
             max_epochs=-1,
             precision=config.precision,
@@ -114,7 +117,7 @@ def find_learning_rate(
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        trainer.fit(module, loader(photos, explainer, config, train=True))
+        trainer.fit(module, train_loader(photos, explainer.spec, config, steps))
     table = pd.DataFrame({"rate": test.rates, "loss": test.losses})
     width = max(steps // 5, _PATIENCE)
     rolling = table["loss"].rolling(width, center=True, min_periods=1, win_type="gaussian")
