@@ -6,13 +6,14 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ttame.checkpoints import Checkpoints
+from tests.conftest import save_photos
+from tests.toy_training import toy_explainer
+from ttame.attention import AttentionConfig
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
+from ttame.lightning_module import ExplainerModule
+from ttame.objective import ObjectiveParts
 from ttame.recipes import TrainingConfig
 from ttame.training import fit, loss_curves
 
@@ -58,6 +63,24 @@ def run(explainer: Explainer, photos: PhotoList, out: Path, **options: Any) -> E
         return fit(explainer, photos, config, out, progress=False, **options)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run, its folder, and what it was made from."""
+
+    explainer: Explainer
+    photos: PhotoList
+    out: Path
+    trained: Explainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    photos = save_photos(folder / "photos")
+    explainer = toy_explainer(AttentionConfig())
+    return Whole(explainer, photos, folder / "run", run(explainer, photos, folder / "run"))
+
+
 def assert_same(found: Explainer, expected: Explainer) -> None:
     wanted = expected.mechanism.state_dict()
     for name, value in found.mechanism.state_dict().items():
@@ -68,49 +91,43 @@ def assert_same(found: Explainer, expected: Explainer) -> None:
     ("step", "hook", "kept"),
     [
         (1, "on_train_batch_end", None),
-        (2, "on_train_batch_start", 2),
+        pytest.param(2, "on_train_batch_start", 2, marks=pytest.mark.slow),
         (3, "on_train_batch_end", 2),  # the step is done, its checkpoint is not
         (4, "on_train_batch_start", 4),
         (4, "on_validation_start", 3),  # a validation that falls on a checkpoint's step
-        (4, "on_validation_batch_end", 3),
+        pytest.param(4, "on_validation_batch_end", 3, marks=pytest.mark.slow),
         (4, "on_validation_end", 3),
-        (6, "on_train_batch_start", 6),
+        pytest.param(6, "on_train_batch_start", 6, marks=pytest.mark.slow),
         (7, "on_before_optimizer_step", 6),
-        (9, "on_train_batch_end", 8),
+        pytest.param(9, "on_train_batch_end", 8, marks=pytest.mark.slow),
         (9, "on_validation_end", 8),
         (9, "on_train_epoch_end", 9),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_weights_and_curves(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path, step: int, hook: str, kept: int | None
+    whole: Whole, tmp_path: Path, step: int, hook: str, kept: int | None
 ) -> None:
-    whole = run(explainer, photos, tmp_path / "whole")
-    out = tmp_path / "broken"
     with pytest.raises(RuntimeError, match="power cut"):
-        run(explainer, photos, out, callbacks=[Stop(step, hook)])
-    last = out / "checkpoints" / "last.ckpt"
+        run(whole.explainer, whole.photos, tmp_path, callbacks=[Stop(step, hook)])
+    last = tmp_path / "checkpoints" / "last.ckpt"
     assert last.exists() == (kept is not None)
-    if kept is None:
-        assert_same(run(explainer, photos, out), whole)
-        return
-    assert torch.load(last, weights_only=True)["global_step"] == kept
+    if kept is not None:
+        assert torch.load(last, weights_only=True)["global_step"] == kept
     torch.rand(7)  # whatever else this process drew must not matter
-    assert_same(run(explainer, photos, out, resume=True), whole)
-    assert not list(out.rglob(".*"))
+    resumed = run(whole.explainer, whole.photos, tmp_path, resume=kept is not None)
+    assert_same(resumed, whole.trained)
+    assert not list(tmp_path.rglob(".*"))
     columns = ["step", "train/total", "val/score", "val/AD 50%"]
-    expected, found = loss_curves(tmp_path / "whole")[columns], loss_curves(out)[columns]
+    expected, found = loss_curves(whole.out)[columns], loss_curves(tmp_path)[columns]
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
-    records = [
-        json.loads((folder / "ttame.json").read_text()) for folder in (tmp_path / "whole", out)
-    ]
+    records = [json.loads((folder / "ttame.json").read_text()) for folder in (whole.out, tmp_path)]
     assert records[0]["best"] == records[1]["best"] and records[1]["steps"] == 9
 
 
-def test_a_finished_run_can_be_resumed_and_stays(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path
-) -> None:
-    whole = run(explainer, photos, tmp_path)
-    assert_same(run(explainer, photos, tmp_path, resume=True), whole)
+def test_a_finished_run_can_be_resumed_and_stays(whole: Whole, tmp_path: Path) -> None:
+    shutil.copytree(whole.out, tmp_path / "run")
+    again = run(whole.explainer, whole.photos, tmp_path / "run", resume=True)
+    assert_same(again, whole.trained)
 
 
 @pytest.mark.slow
@@ -145,23 +162,19 @@ def test_a_run_killed_by_sigkill_ends_with_the_same_weights(
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "broken" / "ttame.safetensors").exists()
     assert begin("broken", resume=True).wait(timeout=300) == 0
-    whole, resumed = (load_file(tmp_path / out / "ttame.safetensors") for out in ("whole", "broken"))
+    whole, resumed = (
+        load_file(tmp_path / out / "ttame.safetensors") for out in ("whole", "broken")
+    )
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_number_of_workers_does_not_matter(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path
-) -> None:
-    alone = run(explainer, photos, tmp_path / "0")
-    shared = run(explainer, photos, tmp_path / "2", config=replace(CONFIG, workers=2))
-    assert_same(shared, alone)
+def test_the_number_of_workers_does_not_matter(whole: Whole, tmp_path: Path) -> None:
+    config = replace(CONFIG, workers=2)
+    assert_same(run(whole.explainer, whole.photos, tmp_path, config=config), whole.trained)
 
 
-def test_training_leaves_the_process_as_it_was(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path
-) -> None:
-    run(explainer, photos, tmp_path, config=replace(CONFIG, epochs=1))
+def test_training_leaves_the_process_as_it_was(whole: Whole) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -176,44 +189,38 @@ def test_training_leaves_the_process_as_it_was(
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path, change: dict[str, Any], difference: str
+    whole: Whole, change: dict[str, Any], difference: str
 ) -> None:
-    run(explainer, photos, tmp_path)
-    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    last = whole.out / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    config = replace(CONFIG, **change)
     with pytest.raises(TTameError, match=difference):
-        run(explainer, photos, tmp_path, config=replace(CONFIG, **change), resume=True)
-    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+        run(whole.explainer, whole.photos, whole.out, config=config, resume=True)
+    assert last.read_bytes() == before
 
 
-def test_other_photos_and_another_classifier_are_refused(
-    explainer: Explainer,
-    make_explainer: Callable[[nn.Module], Explainer],
-    make_toy: Callable[[int], nn.Module],
-    photos: PhotoList,
-    tmp_path: Path,
-) -> None:
-    out = tmp_path / "run"
-    run(explainer, photos, out)
+def test_other_photos_and_another_classifier_are_refused(whole: Whole, tmp_path: Path) -> None:
+    fewer = whole.photos.select(range(11))
     with pytest.raises(TTameError, match=r"photos was photos, 12, \w+, is photos, 11,"):
-        run(explainer, photos.select(range(11)), out, resume=True)
+        run(whole.explainer, fewer, whole.out, resume=True)
     with pytest.raises(TTameError, match="weights was"):
-        run(make_explainer(make_toy(5)), photos, out, resume=True)
+        run(toy_explainer(AttentionConfig(), seed=5), whole.photos, whole.out, resume=True)
+    shutil.copytree(whole.out, tmp_path / "run")
     elsewhere = replace(CONFIG, workers=1, checkpoint_every=7)  # where, not what
-    run(explainer, photos, out, config=elsewhere, resume=True)
+    run(whole.explainer, whole.photos, tmp_path / "run", config=elsewhere, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
-def test_a_damaged_checkpoint_is_named(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_checkpoint_is_named(whole: Whole, tmp_path: Path, damage: str) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
-    run(explainer, photos, tmp_path)
+    last.parent.mkdir()
     if damage == "other":
         torch.save({"state_dict": {}}, last)
     else:
-        last.write_bytes(last.read_bytes()[:1000] if damage == "cut" else b"")
+        good = (whole.out / "checkpoints" / "last.ckpt").read_bytes()
+        last.write_bytes(good[:1000] if damage == "cut" else b"")
     with pytest.raises(TTameError, match=r"last\.ckpt' is damaged or not one of ttame's"):
-        run(explainer, photos, tmp_path, resume=True)
+        run(whole.explainer, whole.photos, tmp_path, resume=True)
 
 
 # What goes wrong on the way
@@ -232,23 +239,20 @@ class AtStep(Callback):
             self.action(pl_module)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(whole: Whole, tmp_path: Path) -> None:
     """The operating system itself refuses to write more than a few bytes, from step 3 on."""
-    out = tmp_path / "broken"
+    out = tmp_path / "run"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = AtStep(3, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard)))
     try:
-        with pytest.raises(TTameError, match=r"cannot write .*last\.ckpt': File too large"):
-            run(explainer, photos, out, validation=None, callbacks=[limit])
+        with pytest.raises(TTameError, match=r"cannot write .*best\.ckpt': File too large"):
+            run(whole.explainer, whole.photos, out, callbacks=[limit])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     last = out / "checkpoints" / "last.ckpt"
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
     assert torch.load(last, weights_only=True)["global_step"] == 3
-    whole = run(explainer, photos, tmp_path / "whole", validation=None)
-    assert_same(run(explainer, photos, out, validation=None, resume=True), whole)
+    assert_same(run(whole.explainer, whole.photos, out, resume=True), whole.trained)
 
 
 def spoil(value: float) -> Callable[[L.LightningModule], None]:
@@ -394,6 +398,21 @@ def test_choosing_needs_held_out_photos(
     assert not (tmp_path / "run").exists()
 
 
-def test_checkpoints_say_where_they_are(tmp_path: Path) -> None:
-    found = Checkpoints(tmp_path, 5, 10, {})
-    assert (found.last_path, found.best_path) == (tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+def test_out_of_memory_names_the_batch_that_fits(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ExplainerModule.parts
+    tried: list[int] = []
+
+    def limited(module: ExplainerModule, images: Tensor, retain: float = 1.0) -> ObjectiveParts:
+        tried.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return parts(module, images, retain)
+
+    monkeypatch.setattr(ExplainerModule, "parts", limited)
+    config = replace(CONFIG, batch_size=12)
+    with pytest.raises(TTameError, match=r"batch_size=12 \(CUDA out of.*batch_size=3 fits"):
+        run(whole.explainer, whole.photos, tmp_path / "run", config=config)
+    assert tried == [12, 6, 3, 4]
+    assert not list((tmp_path / "run").rglob("*.ckpt"))

@@ -571,7 +571,7 @@ def test_resuming_with_another_architecture_is_refused(
 ) -> None:
     run(explainer, photos, tmp_path / "run")
     other = ttame.attach(toy, LAYERS[1:], input_size=(32, 32), head="head")
-    with pytest.raises(TTameError, match=r"layers was \['stages.0', .*, is \['stages.1', 'stages.2'\]"):
+    with pytest.raises(TTameError, match=r"layers was \['stages.0', .*, is \['stages.1', "):
         run(other, photos, tmp_path / "run", resume=True)
 
 

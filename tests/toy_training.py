@@ -41,8 +41,8 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def toy_explainer(attention: AttentionConfig) -> Explainer:
-    torch.manual_seed(0)
+def toy_explainer(attention: AttentionConfig, seed: int = 0) -> Explainer:
+    torch.manual_seed(seed)
     model = ToyClassifier()
     randomize_batch_norm(model)
     model.eval().centre()

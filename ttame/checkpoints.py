@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole, only of good weights, resumed only by their own run."""
+"""Checkpoints of a training run: written whole, of good weights only, resumed by their own run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCORE = "val/score"  # what the best checkpoint is chosen by
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that the old one outlives a full disk.
+    """Writes a checkpoint beside its place and renames it: the old one outlives a full disk.
 
     Lightning's own writer goes through the system's temporary folder, which may lie on another
     disk; the move from there is a copy, and a kill or a full disk in its middle spoils both.
@@ -129,7 +129,7 @@ class Checkpoints(Checkpoint):
                     f"step {trainer.global_step} made {name!r} infinite or NaN; lower the learning "
                     "rate, or clip the gradients (gradient_clip)"
                 )
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
 
 
 def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> dict[str, Any]:

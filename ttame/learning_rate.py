@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
@@ -123,3 +124,29 @@ def find_learning_rate(
     rolling = table["loss"].rolling(width, center=True, min_periods=1, win_type="gaussian")
     table["smoothed"] = rolling.mean(std=width / 4)
     return table
+
+
+def suggest_rate(table: pd.DataFrame) -> float:
+    """A maximum for the schedule: the rate at which the smoothed loss falls most steeply.
+
+    The steepest fall over the logarithm of the rate, before the lowest point. (The papers' own
+    finder leaves the choice to the eye.)
+
+    Args:
+        table: `find_learning_rate`.
+
+    Raises:
+        TTameError: If the loss does not fall beyond its scatter, so that there is no answer.
+    """
+    smoothed = table["smoothed"].to_numpy()
+    bottom = int(smoothed.argmin())
+    scatter = float((table["loss"] - table["smoothed"]).std())
+    error = scatter / max(len(table) // 5, _PATIENCE) ** 0.5  # of a mean over the window
+    if bottom < 2 or smoothed[: bottom + 1].max() - smoothed[bottom] < 2 * error:
+        raise TTameError(
+            f"the loss falls at no rate from {table['rate'].iloc[0]:.1e} to "
+            f"{table['rate'].iloc[-1]:.1e} beyond its scatter, so none can be suggested; try more "
+            "steps or another range, or keep the recipe's rate"
+        )
+    slopes = np.gradient(smoothed[: bottom + 1], np.log10(table["rate"].to_numpy()[: bottom + 1]))
+    return float(table["rate"].iloc[int(slopes.argmin())])

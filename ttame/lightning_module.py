@@ -29,7 +29,7 @@ from ttame.objective import (
     own_maps,
     regularized_targets,
 )
-from ttame.recipes import TrainingConfig
+from ttame.recipes import Precision, TrainingConfig
 
 
 class ExplainerModule(L.LightningModule):
@@ -164,3 +164,9 @@ class ExplainerModule(L.LightningModule):
         state = checkpoint["state_dict"]
         for name in [name for name in state if name.startswith("explainer.classifier.")]:
             del state[name]
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which Lightning runs a step of this precision."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "32-true")

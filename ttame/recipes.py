@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ttame.attention import AttentionConfig
 from ttame.errors import TTameError
@@ -13,6 +13,8 @@ from ttame.objective import ObjectiveConfig
 # The branches of our recipe keep the sign of feature maps; the papers' end in a ReLU, which loses
 # half of what a layer such as a linear bottleneck says.
 SIGNED = AttentionConfig(activation="identity")
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 # Fields that say where and how a run is carried out, not what comes out of it; a run may be
 # resumed with others.
@@ -78,7 +80,7 @@ class TrainingConfig:
         )
     )
     augment: bool = True
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     gradient_clip: float | None = None
     channels_last: bool = True
     compile: bool = False
@@ -114,6 +116,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise TTameError(f"{name} must be positive, got {value}")
+        if self.precision not in get_args(Precision):
+            raise TTameError(
+                f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
+            )
         if self.keep not in ("last", "best"):
             raise TTameError(f"keep must be 'last' or 'best', got {self.keep!r}")
         if self.workers < 0 or not 0 <= self.seed < 2**32:

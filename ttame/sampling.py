@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     """One reading of one photo: the epoch, and the photo's position in the list."""
 
     epoch: int
-    index: int
+    photo: int
 
 
 class StepSampler(Sampler[list[Draw]]):
@@ -45,6 +45,10 @@ class StepSampler(Sampler[list[Draw]]):
         rank: This process's number; it takes every `world`-th photo of a batch.
         world: Number of processes.
 
+    Attributes:
+        share: Photos a step of one process.
+        start: The first step; later than 0 in a resumed run.
+
     Raises:
         TTameError: If the processes cannot share a batch evenly.
     """
@@ -55,6 +59,7 @@ class StepSampler(Sampler[list[Draw]]):
         self.photos, self.steps, self.seed = photos, steps, seed
         self.batch_size = min(batch_size, photos)
         self.rank, self.world, self.start = rank, world, 0
+        self.share = self.batch_size // world
         if self.batch_size % world:
             raise TTameError(
                 f"a batch of {self.batch_size} photos cannot be shared evenly by {world} "
@@ -103,16 +108,16 @@ class DrawnPhotos(Dataset[tuple[Tensor, int] | TTameError]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | TTameError:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mixed_seed(self.seed, draw.epoch, draw.index + 1))
+            torch.default_generator.manual_seed(mixed_seed(self.seed, draw.epoch, draw.photo + 1))
             try:
-                return self.dataset[draw.index]
+                return self.dataset[draw.photo]
             except TTameError as error:
                 if not self.skip_bad:
                     return error
                 warnings.warn(f"skipped: {error}", stacklevel=2)
             for further in range(1, len(self)):
                 try:
-                    return self.dataset[(draw.index + further) % len(self)]
+                    return self.dataset[(draw.photo + further) % len(self)]
                 except TTameError:
                     continue
         return TTameError(f"none of the {len(self)} photos of {self.dataset.photos.name} is read")
@@ -160,9 +165,7 @@ def train_loader(
     """
     return StepLoader(
         DrawnPhotos(photos, spec, config, augment=True),
-        batch_sampler=StepSampler(
-            len(photos), config.batch_size, steps, config.seed, rank, world
-        ),  # type: ignore[arg-type]  # torch's stubs know indices only
+        batch_sampler=StepSampler(len(photos), config.batch_size, steps, config.seed, rank, world),
         collate_fn=collate,
         num_workers=config.workers,
     )
@@ -184,7 +187,7 @@ def validation_loader(
     return DataLoader(
         DrawnPhotos(photos, spec, config, augment=False),
         batch_size=max(config.batch_size // world, 1),
-        sampler=draws,  # type: ignore[arg-type]
+        sampler=draws,
         collate_fn=collate,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import nn
+from torch import Tensor, nn
 
 from ttame.attention import AttentionMechanism
 from ttame.backbones import Backbone
@@ -27,7 +26,8 @@ from ttame.explainer import Explainer
 from ttame.files import replacing
 from ttame.folding import fold_batch_norm
 from ttame.initialization import initialize
-from ttame.lightning_module import ExplainerModule
+from ttame.lightning_module import ExplainerModule, autocast
+from ttame.memory import is_out_of_memory, largest_batch
 from ttame.recipes import TrainingConfig
 from ttame.results import provenance
 from ttame.sampling import epoch_steps, readable, total_steps, train_loader, validation_loader
@@ -47,16 +47,20 @@ def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> 
     Raises:
         TTameError: A photo that cannot be read, unless `config.skip_bad`.
     """
-    torch.manual_seed(config.seed)
-    spec, chosen = explainer.spec, photos.sample(_CALIBRATION, config.seed)
-    dataset = PhotoDataset(readable(chosen) if config.skip_bad else chosen, spec)
+    chosen = photos.sample(_CALIBRATION, config.seed)
+    dataset = PhotoDataset(readable(chosen) if config.skip_bad else chosen, explainer.spec)
     calibration = torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
-    folded = fold_batch_norm(explainer.classifier, calibration[:1], explainer.layers)
+    return prepare_on(explainer, calibration, config)
+
+
+def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:
+    """As `prepare`, calibrated on normalised photos `(B, 3, H, W)`."""
+    torch.manual_seed(config.seed)
+    folded = fold_batch_norm(explainer.classifier, images[:1], explainer.layers)
     if config.channels_last:
         folded = folded.to(memory_format=torch.channels_last)
-    mechanism = _blank(explainer)
-    working = Explainer(Backbone(spec, folded), mechanism, explainer.layers)
-    initialize(working, calibration, config.init)
+    working = Explainer(Backbone(explainer.spec, folded), _blank(explainer), explainer.layers)
+    initialize(working, images, config.init)
     return working
 
 
@@ -102,7 +106,8 @@ def fit(
 
     Raises:
         TTameError: Nothing to resume, a checkpoint of another configuration, something to
-            overwrite, an unreadable photo, a loss that is not finite, a full disk.
+            overwrite, an unreadable photo, a loss that is not finite, a full disk, too
+            little memory (with the batch size that would fit).
     """
     out, run = Path(out), run_identity(explainer, photos, config)
     total, epoch = total_steps(len(photos), config), epoch_steps(len(photos), config.batch_size)
@@ -119,7 +124,8 @@ def fit(
     made, start = provenance(config.seed, command), time.perf_counter()
     L.seed_everything(config.seed, verbose=False)
     working = prepare(explainer, photos, config)
-    stopping = [EarlyStopping(SCORE, mode="max", patience=config.patience)] if config.patience else []
+    patience = config.patience
+    stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
     with _algorithms_kept():
         trainer = L.Trainer(
             devices=config.devices,
@@ -164,8 +170,20 @@ def fit(
                 module, train, held_out, ckpt_path=last if resume else None, weights_only=True
             )
         except TTameError as error:
-            kept = f"; the last good checkpoint is {str(last)!r}, resume from it"
-            raise TTameError(f"{error}{kept if last.is_file() else ''}") from error
+            raise TTameError(f"{error}{_kept(last)}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            exhausted = str(error).splitlines()[0]
+        else:
+            exhausted = ""
+    if exhausted:  # the error and what its frames held are gone by now
+        fits = largest_batch(_trial(module, trainer), config.batch_size // world)
+        raise TTameError(
+            f"out of memory at batch_size={config.batch_size} ({exhausted}); "
+            + (f"batch_size={fits * world} fits" if fits else "not even one photo fits")
+            + _kept(last)
+        )
     weights = working.mechanism.state_dict()
     if config.keep == "best":
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
@@ -209,6 +227,25 @@ def loss_curves(out: Path | str) -> pd.DataFrame:
     return rows.groupby("step", as_index=False).last()
 
 
+def _kept(last: Path) -> str:
+    """What an error adds where there is a checkpoint."""
+    return f"; the last good checkpoint is {str(last)!r}, resume from it" if last.is_file() else ""
+
+
+def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]:
+    """A forward and backward pass of so many grey photos, where the run took place."""
+    device, size = trainer.strategy.root_device, module.explainer.spec.input_size
+
+    def step(photos: int) -> None:
+        images = torch.zeros(photos, 3, *size, device=device)
+        with autocast(module.config.precision, device):
+            total = module.to(device).parts(images).total
+        total.backward()  # type: ignore[no-untyped-call]
+        module.zero_grad()
+
+    return step
+
+
 def _blank(explainer: Explainer) -> AttentionMechanism:
     """A mechanism of the same architecture, on the CPU, with weights of its own."""
     given = explainer.mechanism
@@ -225,7 +262,7 @@ def _synchronize(mechanism: nn.Module, trainer: L.Trainer) -> None:
     if trainer.world_size == 1 or not normed:
         return
     if trainer.strategy.root_device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(mechanism)
+        nn.SyncBatchNorm.convert_sync_batchnorm(mechanism)  # type: ignore[no-untyped-call]
     else:
         warnings.warn(
             "batch norm cannot be synchronised on CPUs: each process normalises by its own share "
