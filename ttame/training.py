@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,10 +13,11 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttame.attention import AttentionMechanism
 from ttame.backbones import Backbone
+from ttame.backends import algorithms_kept, synchronize_batch_norm
 from ttame.checkpoints import SCORE, Checkpoints, WholeFiles, check_resumable, run_identity
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
@@ -126,7 +125,7 @@ def fit(
     working = prepare(explainer, photos, config)
     patience = config.patience
     stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
-    with _algorithms_kept():
+    with algorithms_kept():
         trainer = L.Trainer(
             devices=config.devices,
             num_nodes=config.nodes,
@@ -157,7 +156,7 @@ def fit(
             default_root_dir=out,
         )
         rank, world = trainer.global_rank, trainer.world_size
-        _synchronize(working.mechanism, trainer)
+        synchronize_batch_norm(working.mechanism, world, trainer.strategy.root_device)
         module = ExplainerModule(working, config, total, photos.names)
         train = train_loader(photos, explainer.spec, config, total, rank, world)
         held_out = (
@@ -250,35 +249,3 @@ def _blank(explainer: Explainer) -> AttentionMechanism:
     """A mechanism of the same architecture, on the CPU, with weights of its own."""
     given = explainer.mechanism
     return type(given)(given.channels, given.classes, given.config)
-
-
-def _synchronize(mechanism: nn.Module, trainer: L.Trainer) -> None:
-    """Let the mechanism's batch norm see the whole batch, where the backend can.
-
-    The frozen classifier is left alone: its batch norm takes no statistics, and converting would
-    lose the activations that timm builds into it.
-    """
-    normed = any(isinstance(module, nn.BatchNorm2d) for module in mechanism.modules())
-    if trainer.world_size == 1 or not normed:
-        return
-    if trainer.strategy.root_device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(mechanism)  # type: ignore[no-untyped-call]
-    else:
-        warnings.warn(
-            "batch norm cannot be synchronised on CPUs: each process normalises by its own share "
-            f"of the batch, a {trainer.world_size}th of it",
-            stacklevel=3,
-        )
-
-
-@contextmanager
-def _algorithms_kept() -> Iterator[None]:
-    """Give the process its choice of algorithms back, which Lightning's trainer sets for good."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
-        torch.backends.cudnn.benchmark = benchmark
