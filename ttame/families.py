@@ -27,11 +27,11 @@ from ttame.explainer import Explainer
 from ttame.files import replacing
 from ttame.images import normalize
 from ttame.initialization import initialize
+from ttame.lightning_module import ExplainerModule
 from ttame.loading import attach, load
 from ttame.passes import count_passes
 from ttame.recipes import TrainingConfig
 from ttame.results import provenance
-from ttame.training import ExplainerModule
 
 FORMAT, VERSION = "ttame-families", 1
 _CLASSES = 10
