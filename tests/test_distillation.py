@@ -39,7 +39,7 @@ def test_the_transformer_reads_the_stem_of_its_teacher() -> None:
         found = model.get_submodule("patch_embed.backbone")(images)
         assert model(images).shape == (2, 3)
     assert wanted.shape == (2, 80, 14, 14)
-    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(found, wanted, atol=1e-4)  # another memory format
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
     assert frozen and all(name.startswith("patch_embed.backbone.") for name in frozen)
     seen = read_attention(model, images, gradients=False)
