@@ -292,5 +292,6 @@ def read_families(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
         VERSION,
     ):
         raise TTameError(f"{str(path)!r} is not {FORMAT} version {VERSION}; run `make families`")
-    rows = found.pop("rows")
-    return found, pd.DataFrame.from_records(rows).set_index("family")
+    rows = pd.DataFrame.from_records(found.pop("rows")).set_index("family")
+    # Where every family passes, none has a reason.
+    return found, rows if "reason" in rows else rows.assign(reason="")
