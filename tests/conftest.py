@@ -124,16 +124,19 @@ def images(raw_images: Tensor, explainer: Explainer) -> Tensor:
     return normalize(raw_images, explainer.spec)
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> PhotoList:
-    """Twelve JPEGs on disk, wider than high."""
+def save_photos(folder: Path) -> PhotoList:
     from torchvision.transforms.v2.functional import to_pil_image
 
-    folder = tmp_path / "photos"
     folder.mkdir()
     for index, image in enumerate(smooth_images(12, 40, 48)):
         to_pil_image(image).save(folder / f"{index:02}.jpg")
     return image_folder(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> PhotoList:
+    """Twelve JPEGs on disk, wider than high."""
+    return save_photos(tmp_path / "photos")
 
 
 @pytest.fixture

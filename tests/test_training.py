@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -25,10 +26,11 @@ from ttame.explainer import Explainer
 from ttame.features import FeatureExtractor, masked_features
 from ttame.folding import fold_batch_norm
 from ttame.initialization import class_gradients, initialize
+from ttame.lightning_module import ExplainerModule, autocast
 from ttame.masking import apply_mask
 from ttame.objective import ObjectiveConfig
 from ttame.recipes import TrainingConfig, lcam, published
-from ttame.training import ExplainerModule, fit, loss_curves
+from ttame.training import fit, loss_curves
 
 LAYERS = ("stages.0", "stages.1", "stages.2")
 
@@ -87,6 +89,17 @@ def test_the_default_trains_on_what_average_drop_measures() -> None:
         {"retain": ()},
         {"retain": (1.0, 0.0)},
         {"retain": (15,)},
+        {"gradient_clip": 0.0},
+        {"validate_every": 0},
+        {"patience": -1},
+        {"checkpoint_every": 0},
+        {"devices": 0},
+        {"nodes": 0},
+        {"keep": "first"},
+        {"precision": "64"},
+        {"workers": -1},
+        {"seed": -1},
+        {"compile": True, "masked": "features"},
     ],
     ids=str,
 )
@@ -188,6 +201,53 @@ def test_optimizer_of_the_papers(explainer: Explainer) -> None:
     assert max(rates) == pytest.approx(1e-3)
     assert rates.index(max(rates)) in (28, 29)  # three tenths of the way
     assert rates[-1] < 1e-7
+
+
+def test_gradients_are_clipped_to_a_norm(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    norms: dict[str, list[float]] = {}
+
+    class Watch(Callback):
+        def __init__(self, name: str) -> None:
+            self.found = norms.setdefault(name, [])
+
+        def on_before_zero_grad(
+            self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+        ) -> None:
+            gradients = [v.grad.flatten() for v in pl_module.parameters() if v.grad is not None]
+            self.found += [float(torch.cat(gradients).norm())] if gradients else []
+
+    run(explainer, photos, tmp_path / "free", callbacks=[Watch("free")])
+    bound = min(norms["free"]) / 2
+    config = quick(gradient_clip=bound)
+    run(explainer, photos, tmp_path / "clipped", config=config, callbacks=[Watch("clipped")])
+    assert norms["clipped"] and max(norms["clipped"]) <= bound * (1 + 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiled_pass_is_the_same_function(explainer: Explainer, images: Tensor) -> None:
+    plain = ExplainerModule(explainer, TrainingConfig(), total_steps=10)
+    compiled = ExplainerModule(explainer, TrainingConfig(compile=True), total_steps=10)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    gradients = []
+    for module in (plain, compiled):
+        module.parts(images, 0.5).total.backward()
+        gradient = explainer.mechanism.fusion.weight.grad
+        assert gradient is not None
+        gradients.append(gradient.clone())
+        module.zero_grad()
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
+
+
+def test_half_precision_still_ranks_pixels(explainer: Explainer, images: Tensor) -> None:
+    module = ExplainerModule(explainer, TrainingConfig(precision="bf16-mixed"), total_steps=10)
+    with autocast("bf16-mixed", torch.device("cpu")):
+        half = module.parts(images, 0.5)
+    assert half.total.dtype == torch.float32
+    whole = module.parts(images, 0.5)
+    assert float(half.area.detach()) == pytest.approx(float(whole.area.detach()), rel=0.05)
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_reason(
@@ -570,7 +630,7 @@ def test_resuming_with_another_architecture_is_refused(
 ) -> None:
     run(explainer, photos, tmp_path / "run")
     other = ttame.attach(toy, LAYERS[1:], input_size=(32, 32), head="head")
-    with pytest.raises(TTameError, match="this mechanism needs"):
+    with pytest.raises(TTameError, match=r"layers was \['stages.0', .*, is \['stages.1', "):
         run(other, photos, tmp_path / "run", resume=True)
 
 

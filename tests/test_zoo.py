@@ -14,9 +14,9 @@ import ttame
 from ttame.backbones import backbone_spec, build_backbone, load_backbone
 from ttame.errors import TTameError
 from ttame.images import normalize
+from ttame.lightning_module import ExplainerModule
 from ttame.passes import count_passes
 from ttame.recipes import TrainingConfig
-from ttame.training import ExplainerModule
 from ttame.weights import weight_digest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +12,10 @@ from rich.table import Column, Table
 
 from ttame.allocation import keep_freed_memory
 from ttame.cli_measure import bench, evaluate, families
+from ttame.cli_train import train
 from ttame.errors import TTameError
 from ttame.notebooks import app as notebook_app
-from ttame.terminal import BACKBONE, DEFAULT, EXPLAINER, SEED, bar, console
+from ttame.terminal import DEFAULT, EXPLAINER, SEED, bar, console
 
 app = typer.Typer(
     help="Explain image classifiers with trained attention (T-TAME).",
@@ -110,74 +111,6 @@ def explain(
 
 
 @app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    backbone: BACKBONE = DEFAULT,
-    recipe: Annotated[
-        str, typer.Option(help="'ttame' (ours), 'published', 'lcam-img' or 'lcam-fm'.")
-    ] = "ttame",
-    name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Layer, or the name of an alternative choice; may be repeated."),
-    ] = None,
-    tokens: Annotated[
-        str, typer.Option(help="Transformers: 'drop' the class token, or multiply by it: 'cls'.")
-    ] = "drop",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps instead.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photos a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Maximum of OneCycle.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
-    validation: Annotated[int, typer.Option(help="Held-out photos for AD/IC.")] = 200,
-    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
-    seed: SEED = 0,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
-) -> None:
-    """Train an explainer on Imagenette's training photos, with model-truth labels."""
-    from dataclasses import replace
-    from functools import partial
-
-    from ttame.attention import AttentionConfig
-    from ttame.backbones import backbone_spec
-    from ttame.data import imagenette
-    from ttame.loading import attach
-    from ttame.recipes import SIGNED, TrainingConfig, lcam, published
-    from ttame.training import fit
-
-    recipes: dict[str, Callable[[], TrainingConfig]] = {
-        "ttame": TrainingConfig,
-        "published": published,
-        "lcam-img": partial(lcam, "img"),
-        "lcam-fm": partial(lcam, "fm"),
-    }
-    if recipe not in recipes:
-        raise TTameError(f"unknown recipe {recipe!r}; expected one of {', '.join(recipes)}")
-    given: dict[str, Any] = {
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-    }
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    config = replace(
-        recipes[recipe](), seed=seed, workers=workers,
-        **changes,
-    )  # fmt: skip
-    photos = imagenette("train").sample(limit, seed) if limit else imagenette("train")
-    held_out = imagenette("val").sample(validation, seed) if validation else None
-    if recipe.startswith("lcam"):  # one layer, no branch
-        layer = layer or [backbone_spec(backbone).cam_layer]
-        explainer = attach(backbone, layer, config=AttentionConfig(branch=False))
-    else:
-        shape = AttentionConfig() if recipe == "published" else SIGNED
-        shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
-        explainer = attach(backbone, layer or "auto", config=shape)
-    fit(explainer, photos, config, out, validation=held_out, name=name, resume=resume)
-    console.print(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
-
-
-@app.command()
 def distill(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
@@ -218,7 +151,7 @@ def data(name: Annotated[str, typer.Argument(help="'imagenette'.")]) -> None:
     console.print(f"fetched: {download_imagenette()}")
 
 
-for command in (evaluate, bench, families):
+for command in (train, evaluate, bench, families):
     app.command()(command)
 
 

@@ -24,11 +24,11 @@ from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
 from ttame.images import normalize
 from ttame.initialization import initialize
+from ttame.lightning_module import ExplainerModule
 from ttame.loading import attach, load
 from ttame.passes import count_passes
 from ttame.recipes import TrainingConfig
 from ttame.records import read_record, write_record
-from ttame.training import ExplainerModule
 from ttame.weights import weight_digest
 
 FORMAT, VERSION = "ttame-families", 1

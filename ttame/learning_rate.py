@@ -6,14 +6,17 @@ import tempfile
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
+from ttame.lightning_module import ExplainerModule
 from ttame.recipes import TrainingConfig
-from ttame.training import ExplainerModule, loader, prepare
+from ttame.sampling import train_loader
+from ttame.training import prepare
 
 # Losses averaged before the test is ended, so that one odd batch does not end it.
 _PATIENCE = 3
@@ -104,6 +107,7 @@ def find_learning_rate(
     module = ExplainerModule(prepare(explainer, photos, config), config, steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
+            devices=1,
             max_steps=steps,
             max_epochs=-1,
             precision=config.precision,
@@ -114,9 +118,35 @@ def find_learning_rate(
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        trainer.fit(module, loader(photos, explainer, config, train=True))
+        trainer.fit(module, train_loader(photos, explainer.spec, config, steps))
     table = pd.DataFrame({"rate": test.rates, "loss": test.losses})
     width = max(steps // 5, _PATIENCE)
     rolling = table["loss"].rolling(width, center=True, min_periods=1, win_type="gaussian")
     table["smoothed"] = rolling.mean(std=width / 4)
     return table
+
+
+def suggest_rate(table: pd.DataFrame) -> float:
+    """A maximum for the schedule: the rate at which the smoothed loss falls most steeply.
+
+    The steepest fall over the logarithm of the rate, before the lowest point. (The papers' own
+    finder leaves the choice to the eye.)
+
+    Args:
+        table: `find_learning_rate`.
+
+    Raises:
+        TTameError: If the loss does not fall beyond its scatter, so that there is no answer.
+    """
+    smoothed = table["smoothed"].to_numpy()
+    bottom = int(smoothed.argmin())
+    scatter = float((table["loss"] - table["smoothed"]).std())
+    error = scatter / max(len(table) // 5, _PATIENCE) ** 0.5  # of a mean over the window
+    if bottom < 2 or smoothed[: bottom + 1].max() - smoothed[bottom] < 2 * error:
+        raise TTameError(
+            f"the loss falls at no rate from {table['rate'].iloc[0]:.1e} to "
+            f"{table['rate'].iloc[-1]:.1e} beyond its scatter, so none can be suggested; try more "
+            "steps or another range, or keep the recipe's rate"
+        )
+    slopes = np.gradient(smoothed[: bottom + 1], np.log10(table["rate"].to_numpy()[: bottom + 1]))
+    return float(table["rate"].iloc[int(slopes.argmin())])

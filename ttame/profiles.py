@@ -127,15 +127,24 @@ def open_profile(name: str) -> Profile:
     Raises:
         TTameError: If there is no such profile, or its data set is not there.
     """
+    profile = Profile(name, profile_backbone(name))
+    keep_freed_memory()
+    profile.photos("val")
+    return profile
+
+
+def profile_backbone(name: str) -> str:
+    """The registered classifier of a profile.
+
+    Raises:
+        TTameError: If there is no such profile.
+    """
     if name not in _BACKBONES:
         raise TTameError(
             f"unknown profile {name!r}; known are {', '.join(_BACKBONES)}."
             f"{suggest(name, _BACKBONES)}"
         )
-    keep_freed_memory()
-    profile = Profile(name, _BACKBONES[name])
-    profile.photos("val")
-    return profile
+    return _BACKBONES[name]
 
 
 def quiet() -> None:

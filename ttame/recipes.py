@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ttame.attention import AttentionConfig
 from ttame.errors import TTameError
@@ -13,6 +13,12 @@ from ttame.objective import ObjectiveConfig
 # The branches of our recipe keep the sign of feature maps; the papers' end in a ReLU, which loses
 # half of what a layer such as a linear bottleneck says.
 SIGNED = AttentionConfig(activation="identity")
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+# Fields that say where and how a run is carried out, not what comes out of it; a run may be
+# resumed with others.
+PLACEMENT = ("workers", "devices", "nodes", "checkpoint_every", "compile", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,26 @@ class TrainingConfig:
         objective: The loss.
         augment: Random crop and flip instead of the centre crop.
         precision: As Lightning names it.
+        gradient_clip: Largest norm of the gradient over all parameters; longer ones are scaled
+            down to it. `None`, as published, leaves them: the papers' code asks for clipping
+            without a value, which does nothing.
+        channels_last: Memory format of images and classifier; what convolutions read fastest on
+            CPUs and, in mixed precision, on GPUs.
+        compile: Compile the pass over masked photos by `torch.compile`, which takes minutes at
+            the start. The first pass has hooks that come and go, and is not compiled.
+        deterministic: Use algorithms that give the same result every time, where there are any;
+            without, a run on the same seed drifts by rounding, and a resumed run from the other.
+        validate_every: Steps between two validations; `None`: an epoch.
+        patience: Validations without a better score (mean over percentages of IC - AD) before
+            training stops early; `None`: never. The schedule is not shortened with it.
+        keep: Which weights a run ends with: the `"last"`, as published, or the `"best"`.
+        checkpoint_every: Steps between two checkpoints; a kill costs at most so many. The end of
+            an epoch, a validation and the end of the run are always kept.
+        skip_bad: Skip photos that cannot be read, with a warning, instead of stopping.
         seed: Of initialisation, order and augmentation.
         workers: Processes that read photos.
+        devices: Processes on this machine, one a GPU where there are any; they share a batch.
+        nodes: Machines, each with so many.
     """
 
     epochs: int = 1
@@ -56,9 +80,20 @@ class TrainingConfig:
         )
     )
     augment: bool = True
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
+    gradient_clip: float | None = None
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = True
+    validate_every: int | None = None
+    patience: int | None = None
+    keep: Literal["last", "best"] = "last"
+    checkpoint_every: int = 100
+    skip_bad: bool = False
     seed: int = 0
     workers: int = 1
+    devices: int = 1
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning.
@@ -76,6 +111,24 @@ class TrainingConfig:
             )
         if self.masked not in ("image", "features"):
             raise TTameError(f"masked must be 'image' or 'features', got {self.masked!r}")
+        for name in ("gradient_clip", "validate_every", "patience", "checkpoint_every",
+                     "devices", "nodes"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise TTameError(f"{name} must be positive, got {value}")
+        if self.precision not in get_args(Precision):
+            raise TTameError(
+                f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
+            )
+        if self.keep not in ("last", "best"):
+            raise TTameError(f"keep must be 'last' or 'best', got {self.keep!r}")
+        if self.workers < 0 or not 0 <= self.seed < 2**32:
+            raise TTameError(
+                f"workers must not be negative and seed lie in [0, 2^32), got {self.workers} and "
+                f"{self.seed}"
+            )
+        if self.compile and self.masked == "features":
+            raise TTameError("compile=True is for masked='image'; masking features needs a hook")
         if not self.retain or not all(0 < share <= 1 for share in self.retain):
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
 

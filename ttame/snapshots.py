@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ttame.errors import TTameError
-from ttame.training import ExplainerModule
+from ttame.lightning_module import ExplainerModule
 
 
 class MapSnapshots(Callback):

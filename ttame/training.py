@@ -4,166 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torchmetrics import MetricCollection
 
+from ttame.attention import AttentionMechanism
 from ttame.backbones import Backbone
+from ttame.backends import algorithms_kept, synchronize_batch_norm
+from ttame.checkpoints import SCORE, Checkpoints, WholeFiles, check_resumable, run_identity
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import masked_features
 from ttame.files import replacing
 from ttame.folding import fold_batch_norm
 from ttame.initialization import initialize
-from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
-from ttame.metrics import (
-    PERCENTAGES,
-    AverageDrop,
-    IncreaseInConfidence,
-    SampleMetric,
-    masked_probabilities,
-)
-from ttame.objective import (
-    ObjectiveParts,
-    objective,
-    own_maps,
-    regularized_targets,
-)
+from ttame.lightning_module import ExplainerModule, autocast
+from ttame.memory import is_out_of_memory, largest_batch
 from ttame.recipes import TrainingConfig
 from ttame.results import provenance
+from ttame.sampling import epoch_steps, readable, total_steps, train_loader, validation_loader
 
 # Photos that the classifier-initialised map is centred and scaled on.
 _CALIBRATION = 192
-
-
-class ExplainerModule(L.LightningModule):
-    """One training step: explain, mask, classify again, compare with the model truth.
-
-    Args:
-        explainer: The classifier (frozen, in `eval()` throughout) with its mechanism.
-        config: How to train.
-        total_steps: Length of the learning-rate schedule.
-    """
-
-    def __init__(self, explainer: Explainer, config: TrainingConfig, total_steps: int) -> None:
-        super().__init__()
-        self.explainer, self.config, self.total_steps = explainer, config, total_steps
-        self.learning_rate = config.learning_rate  # the name that Lightning's finder sets
-        self.scores = MetricCollection(
-            {
-                f"val/{name} {percentage}%": kind()
-                for percentage in PERCENTAGES
-                for name, kind in (("AD", AverageDrop), ("IC", IncreaseInConfidence))
-            },
-            compute_groups=False,
-        )
-        self.strict_loading = False  # checkpoints leave the frozen classifier out
-
-    def parts(self, images: Tensor, retain: float = 1.0) -> ObjectiveParts:
-        """The objective of one batch of normalised photos `(B, 3, H, W)`."""
-        config, spec = self.config, self.explainer.spec
-        with torch.no_grad():
-            logits, features = self.explainer.extract(images)
-        labels = logits.argmax(dim=1)  # the model truth
-        raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
-        maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
-        classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
-        if config.masked == "features":
-            with masked_features(classifier, layer, keep_top(own_maps(maps), retain, config.seed)):
-                answer = classifier(images)
-        else:
-            masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
-            answer = classifier(apply_mask(images, masks, spec.space, spec.mean, spec.std))
-        return objective(logits, answer, labels, maps, config.objective)
-
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Lightning's hook; logs the parts of the objective."""
-        retain = self.config.retain[batch_idx % len(self.config.retain)]
-        parts = self.parts(batch[0], retain)
-        if not bool(parts.total.isfinite()):
-            raise TTameError(
-                f"the loss became {parts.total.item()} at step {self.global_step}; lower the "
-                f"learning rate ({self.config.learning_rate})"
-            )
-        logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
-        self.log_dict(logged, batch_size=len(batch[0]))
-        self.log("loss", parts.total.detach(), prog_bar=True, logger=False)
-        return parts.total
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """AD and IC of held-out photos: what the maps are for, not the unmasked loss."""
-        images = batch[0]
-        logits, targets, maps = self.explainer(images)
-        original = logits.float().softmax(dim=1).gather(1, targets)[:, 0]
-        masked = masked_probabilities(
-            self.explainer.classifier, self.explainer.spec, images, maps, targets[:, 0]
-        )
-        for column, percentage in enumerate(PERCENTAGES):
-            for name in ("AD", "IC"):
-                metric = self.scores[f"val/{name} {percentage}%"]
-                assert isinstance(metric, SampleMetric)
-                metric.update(original.clone(), masked[:, column].clone())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means and start afresh."""
-        self.log_dict(dict(self.scores.compute()))
-        self.scores.reset()
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The papers' groups: no decay on biases; OneCycle stepped every batch."""
-        named = list(self.explainer.mechanism.named_parameters())
-        groups = [
-            {
-                "params": [value for name, value in named if not name.endswith("bias")],
-                "weight_decay": self.config.weight_decay,
-            },
-            {
-                "params": [value for name, value in named if name.endswith("bias")],
-                "weight_decay": 0.0,
-            },
-        ]
-        rate = self.learning_rate
-        optimizer: torch.optim.Optimizer
-        if self.config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=rate, total_steps=self.total_steps
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen classifier out of checkpoints."""
-        state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("explainer.classifier.")]:
-            del state[name]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another mechanism, which non-strict loading would let pass."""
-        found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        for name, value in self.explainer.mechanism.state_dict().items():
-            shape = found.get(f"explainer.mechanism.{name}")
-            if shape != tuple(value.shape):
-                raise TTameError(
-                    f"the checkpoint holds {name!r} with shape {shape}, this mechanism needs "
-                    f"{tuple(value.shape)}; resume with the settings it was begun with"
-                )
 
 
 def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> Explainer:
@@ -173,18 +42,24 @@ def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> 
         explainer: Not changed.
         photos: Photos to calibrate the start on.
         config: How to train.
+
+    Raises:
+        TTameError: A photo that cannot be read, unless `config.skip_bad`.
     """
-    torch.manual_seed(config.seed)
-    spec = explainer.spec
-    dataset = PhotoDataset(photos.sample(_CALIBRATION, config.seed), spec)
+    chosen = photos.sample(_CALIBRATION, config.seed)
+    dataset = PhotoDataset(readable(chosen) if config.skip_bad else chosen, explainer.spec)
     calibration = torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
-    folded = fold_batch_norm(explainer.classifier, calibration[:1], explainer.layers)
-    folded = folded.to(memory_format=torch.channels_last)
-    mechanism = type(explainer.mechanism)(
-        explainer.mechanism.channels, explainer.mechanism.classes, explainer.mechanism.config
-    )
-    working = Explainer(Backbone(spec, folded), mechanism, explainer.layers)
-    initialize(working, calibration, config.init)
+    return prepare_on(explainer, calibration, config)
+
+
+def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:
+    """As `prepare`, calibrated on normalised photos `(B, 3, H, W)`."""
+    torch.manual_seed(config.seed)
+    folded = fold_batch_norm(explainer.classifier, images[:1], explainer.layers)
+    if config.channels_last:
+        folded = folded.to(memory_format=torch.channels_last)
+    working = Explainer(Backbone(explainer.spec, folded), _blank(explainer), explainer.layers)
+    initialize(working, images, config.init)
     return working
 
 
@@ -204,14 +79,21 @@ def fit(
     """Train a mechanism from scratch and write it with its record.
 
     Writes into `out`: `NAME.safetensors`, `NAME.json` (the training record with the loss
-    curves), `checkpoints/` (after every epoch), `csv/` and `tensorboard/` logs.
+    curves), `checkpoints/` (`last.ckpt`, and `best.ckpt` where there are validation photos),
+    `csv/` and `tensorboard/` logs. A run that was killed and is resumed ends with the same
+    weights as one that was not, on one CPU process bit for bit.
+
+    With several devices or nodes, every process calls this; the first one writes. Lightning
+    starts those of one machine by running the program again, and finds those that `torchrun` or
+    Slurm started. They share each batch evenly. The label mode `"batch"` pairs the photos of a
+    process's share; batch norm of the mechanism sees the whole batch on GPUs, the share on CPUs.
 
     Args:
         explainer: Classifier, layers and architecture; not changed.
         photos: Photos to train on; their labels are not used.
         config: How to train.
         out: The folder.
-        validation: Photos for AD and IC after every epoch.
+        validation: Photos for AD and IC after every epoch, or as often as the config says.
         name: Of the explainer.
         resume: Go on from the last checkpoint in `out`.
         command: Recorded command; default: this process's.
@@ -222,41 +104,92 @@ def fit(
         A trained explainer on the unchanged classifier, in `eval()`.
 
     Raises:
-        TTameError: Nothing to resume, something to overwrite, an unreadable photo, a loss
-            that is not finite.
+        TTameError: Nothing to resume, a checkpoint of another configuration, something to
+            overwrite, an unreadable photo, a loss that is not finite, a full disk, too
+            little memory (with the batch size that would fit).
     """
-    out = Path(out)
-    last = out / "checkpoints" / "last.ckpt"
-    if resume and not last.is_file():
-        raise TTameError(f"nothing to resume in {str(out)!r}: {str(last)!r} does not exist")
-    if not resume and last.exists():
+    out, run = Path(out), run_identity(explainer, photos, config)
+    total, epoch = total_steps(len(photos), config), epoch_steps(len(photos), config.batch_size)
+    checkpoints = Checkpoints(out / "checkpoints", config.checkpoint_every, epoch, run)
+    last = checkpoints.last_path
+    if resume:
+        check_resumable(last, run)
+    elif last.exists():
         raise TTameError(f"{str(out)!r} holds an earlier run; resume it or choose another folder")
+    if validation is None and (config.patience or config.keep == "best"):
+        raise TTameError("patience and keep='best' need validation photos, there are none")
+    if validation is not None and config.skip_bad:
+        validation = readable(validation)
     made, start = provenance(config.seed, command), time.perf_counter()
     L.seed_everything(config.seed, verbose=False)
     working = prepare(explainer, photos, config)
-    train = loader(photos, explainer, config, train=True)
-    held_out = loader(validation, explainer, config, train=False) if validation else None
-    total = config.steps or config.epochs * len(train)
-    module = ExplainerModule(working, config, total)
-    trainer = L.Trainer(
-        max_steps=total,
-        max_epochs=-1,
-        precision=config.precision,
-        logger=[CSVLogger(out, "csv"), TensorBoardLogger(out, "tensorboard")],
-        callbacks=[
-            # `save_last` alone would write nothing before the end of training.
-            ModelCheckpoint(
-                last.parent, last.stem, save_on_train_epoch_end=True, enable_version_counter=False
-            ),
-            *([TQDMProgressBar(refresh_rate=10)] if progress else []),
-            *callbacks,
-        ],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=min(5, total),  # a run of a few steps has curves, too
-        default_root_dir=out,
-    )
-    trainer.fit(module, train, held_out, ckpt_path=last if resume else None, weights_only=True)
+    patience = config.patience
+    stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
+    with algorithms_kept():
+        trainer = L.Trainer(
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy="auto" if config.devices * config.nodes == 1 else "ddp",
+            use_distributed_sampler=False,  # ours gives the same batches to any number
+            max_steps=total,
+            max_epochs=-1,
+            val_check_interval=config.validate_every or epoch,
+            check_val_every_n_epoch=None,  # to Lightning the whole run is one epoch
+            precision=config.precision,
+            gradient_clip_val=config.gradient_clip,
+            # Some operations have no deterministic form on GPUs; those warn.
+            deterministic="warn" if config.deterministic else False,
+            logger=[
+                CSVLogger(out, "csv", flush_logs_every_n_steps=1),
+                TensorBoardLogger(out, "tensorboard"),
+            ],
+            callbacks=[
+                *([TQDMProgressBar(refresh_rate=10)] if progress else []),
+                *callbacks,
+                *stopping,
+                checkpoints,
+            ],
+            plugins=[WholeFiles()],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            log_every_n_steps=min(5, total),  # a run of a few steps has curves, too
+            default_root_dir=out,
+        )
+        rank, world = trainer.global_rank, trainer.world_size
+        synchronize_batch_norm(working.mechanism, world, trainer.strategy.root_device)
+        module = ExplainerModule(working, config, total, photos.names)
+        train = train_loader(photos, explainer.spec, config, total, rank, world)
+        held_out = (
+            validation_loader(validation, explainer.spec, config, rank, world)
+            if validation
+            else None
+        )
+        try:
+            trainer.fit(
+                module, train, held_out, ckpt_path=last if resume else None, weights_only=True
+            )
+        except TTameError as error:
+            raise TTameError(f"{error}{_kept(last)}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            exhausted = str(error).splitlines()[0]
+        else:
+            exhausted = ""
+    if exhausted:  # the error and what its frames held are gone by now
+        fits = largest_batch(_trial(module, trainer), config.batch_size // world)
+        raise TTameError(
+            f"out of memory at batch_size={config.batch_size} ({exhausted}); "
+            + (f"batch_size={fits * world} fits" if fits else "not even one photo fits")
+            + _kept(last)
+        )
+    weights = working.mechanism.state_dict()
+    if config.keep == "best":
+        saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
+        weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
+    mechanism = _blank(explainer)
+    mechanism.load_state_dict(weights)
+    best = checkpoints.best
     record = {
         "name": name,
         **made,
@@ -267,18 +200,18 @@ def fit(
         "attention": asdict(explainer.mechanism.config),
         "data": photos.name,
         "photos": len(photos),
-        "steps": total,
+        "steps": trainer.global_step,
+        "best": None if best is None else {"score": round(best[0], 4), "step": best[1]},
         "minutes": round((time.perf_counter() - start) / 60, 2),
     }
-    mechanism = working.mechanism.to("cpu").eval()
     trained = Explainer(
         Backbone(explainer.spec, explainer.classifier), mechanism, explainer.layers, record
     ).eval()
-    trained.save(out / f"{name}.safetensors")
-    curves = loss_curves(out)
-    full = {**record, "curves": json.loads(curves.to_json(orient="records"))}
-    with replacing(out / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+    if trainer.is_global_zero:
+        trained.save(out / f"{name}.safetensors")
+        full = {**record, "curves": json.loads(loss_curves(out).to_json(orient="records"))}
+        with replacing(out / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
     return trained
 
 
@@ -293,17 +226,26 @@ def loss_curves(out: Path | str) -> pd.DataFrame:
     return rows.groupby("step", as_index=False).last()
 
 
-def loader(
-    photos: PhotoList, explainer: Explainer, config: TrainingConfig, train: bool
-) -> DataLoader[tuple[Tensor, int]]:
-    """Batches of normalised photos with their positions; shuffled and augmented to train."""
-    dataset = PhotoDataset(photos, explainer.spec, augment=train and config.augment)
-    return DataLoader(
-        dataset,
-        batch_size=config.batch_size,
-        shuffle=train,
-        # The label mode pairs the photos of a batch; a last batch of one photo has no pair.
-        drop_last=train and len(photos) >= config.batch_size,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-    )
+def _kept(last: Path) -> str:
+    """What an error adds where there is a checkpoint."""
+    return f"; the last good checkpoint is {str(last)!r}, resume from it" if last.is_file() else ""
+
+
+def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]:
+    """A forward and backward pass of so many grey photos, where the run took place."""
+    device, size = trainer.strategy.root_device, module.explainer.spec.input_size
+
+    def step(photos: int) -> None:
+        images = torch.zeros(photos, 3, *size, device=device)
+        with autocast(module.config.precision, device):
+            total = module.to(device).parts(images).total
+        total.backward()  # type: ignore[no-untyped-call]
+        module.zero_grad()
+
+    return step
+
+
+def _blank(explainer: Explainer) -> AttentionMechanism:
+    """A mechanism of the same architecture, on the CPU, with weights of its own."""
+    given = explainer.mechanism
+    return type(given)(given.channels, given.classes, given.config)

@@ -1,0 +1,47 @@
+"""What a training run asks of the device's backend: algorithms, and batch norm over processes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def synchronize_batch_norm(mechanism: nn.Module, world: int, device: torch.device) -> None:
+    """Let the mechanism's batch norm see the whole batch, where the backend can.
+
+    The frozen classifier is left alone: its batch norm takes no statistics, and converting would
+    lose the activations that timm builds into it.
+
+    Args:
+        mechanism: Changed on GPUs; on CPUs a warning says that nothing is synchronised.
+        world: Number of processes.
+        device: Where this one trains.
+    """
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in mechanism.modules())
+    if world == 1 or not normed:
+        return
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(mechanism)  # type: ignore[no-untyped-call]
+    else:
+        warnings.warn(
+            "batch norm cannot be synchronised on CPUs: each process normalises by its own share "
+            f"of the batch, 1/{world} of it",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def algorithms_kept() -> Iterator[None]:
+    """Give the process its choice of algorithms back, which Lightning's trainer sets for good."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,172 @@
+"""One step of training and of validation, as the module that Lightning drives (T-TAME §III-C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from ttame.checkpoints import SCORE
+from ttame.errors import TTameError
+from ttame.explainer import Explainer
+from ttame.features import masked_features
+from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.metrics import (
+    PERCENTAGES,
+    AverageDrop,
+    IncreaseInConfidence,
+    SampleMetric,
+    masked_probabilities,
+)
+from ttame.objective import (
+    ObjectiveParts,
+    objective,
+    own_maps,
+    regularized_targets,
+)
+from ttame.recipes import Precision, TrainingConfig
+
+
+class ExplainerModule(L.LightningModule):
+    """One training step: explain, mask, classify again, compare with the model truth.
+
+    Args:
+        explainer: The classifier (frozen, in `eval()` throughout) with its mechanism.
+        config: How to train.
+        total_steps: Length of the learning-rate schedule.
+        names: The photos' names by position, for messages.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        config: TrainingConfig,
+        total_steps: int,
+        names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.explainer, self.config, self.total_steps = explainer, config, total_steps
+        self.names = tuple(names)
+        classifier = explainer.classifier
+        self.compiled = torch.compile(classifier.forward) if config.compile else None
+        self.learning_rate = config.learning_rate  # the name that Lightning's finder sets
+        self.scores = MetricCollection(
+            {
+                f"val/{name} {percentage}%": kind()
+                for percentage in PERCENTAGES
+                for name, kind in (("AD", AverageDrop), ("IC", IncreaseInConfidence))
+            },
+            compute_groups=False,
+        )
+        self.strict_loading = False  # checkpoints leave the frozen classifier out
+
+    def parts(self, images: Tensor, retain: float = 1.0) -> ObjectiveParts:
+        """The objective of one batch of normalised photos `(B, 3, H, W)`."""
+        config, spec = self.config, self.explainer.spec
+        if config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            logits, features = self.explainer.extract(images)
+        labels = logits.argmax(dim=1)  # the model truth
+        raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
+        raw = raw.float()  # half precision would rank most pixels as ties
+        maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
+        classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
+        if config.masked == "features":
+            with masked_features(classifier, layer, keep_top(own_maps(maps), retain, config.seed)):
+                answer = classifier(images)
+        else:
+            masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
+            masked = apply_mask(images, masks, spec.space, spec.mean, spec.std)
+            answer = self.compiled(masked) if self.compiled else classifier(masked)
+        return objective(logits, answer, labels, maps, config.objective)
+
+    def on_before_batch_transfer(
+        self, batch: Sequence[Tensor] | TTameError, dataloader_idx: int
+    ) -> Sequence[Tensor]:
+        """Lightning's hook: a photo that could not be read arrives as its error."""
+        if isinstance(batch, TTameError):
+            raise batch
+        return batch
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Lightning's hook; logs the parts of the objective."""
+        retain = self.config.retain[batch_idx % len(self.config.retain)]
+        parts = self.parts(batch[0], retain)
+        if not bool(parts.total.isfinite()):
+            photos = [self.names[i] for i in batch[1].tolist()] if self.names else []
+            raise TTameError(
+                f"the loss became {parts.total.item()} at step {self.global_step}"
+                f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
+                f"rate ({self.config.learning_rate}), or clip the gradients (gradient_clip)"
+            )
+        logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
+        # Equal shares of a batch: the mean over processes is the batch's.
+        self.log_dict(logged, batch_size=len(batch[0]), sync_dist=self.trainer.world_size > 1)
+        self.log("loss", parts.total.detach(), prog_bar=True, logger=False)
+        return parts.total
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """AD and IC of held-out photos: what the maps are for, not the unmasked loss."""
+        images = batch[0]
+        logits, targets, maps = self.explainer(images)
+        original = logits.float().softmax(dim=1).gather(1, targets)[:, 0]
+        masked = masked_probabilities(
+            self.explainer.classifier, self.explainer.spec, images, maps, targets[:, 0]
+        )
+        for column, percentage in enumerate(PERCENTAGES):
+            for name in ("AD", "IC"):
+                metric = self.scores[f"val/{name} {percentage}%"]
+                assert isinstance(metric, SampleMetric)
+                metric.update(original.clone(), masked[:, column].clone())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means and one score, IC - AD averaged over percentages; start afresh."""
+        found = dict(self.scores.compute())
+        signs = [value if "/IC" in name else -value for name, value in found.items()]
+        self.log_dict({**found, SCORE: torch.stack(signs).sum() / len(PERCENTAGES)})
+        self.scores.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The papers' groups: no decay on biases; OneCycle stepped every batch."""
+        named = list(self.explainer.mechanism.named_parameters())
+        groups = [
+            {
+                "params": [value for name, value in named if not name.endswith("bias")],
+                "weight_decay": self.config.weight_decay,
+            },
+            {
+                "params": [value for name, value in named if name.endswith("bias")],
+                "weight_decay": 0.0,
+            },
+        ]
+        rate = self.learning_rate
+        optimizer: torch.optim.Optimizer
+        if self.config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=rate, total_steps=self.total_steps
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen classifier out of checkpoints."""
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("explainer.classifier.")]:
+            del state[name]
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which Lightning runs a step of this precision."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "32-true")

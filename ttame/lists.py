@@ -1,0 +1,117 @@
+"""Photos to train on, as large data sets have them: folder trees with splits, and list files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ttame.data import PhotoList, image_folder, open_photos
+from ttame.errors import TTameError
+
+_SHOWN = 5  # malformed lines that a message names
+
+
+def read_list(
+    path: Path | str, root: Path | str | None = None, classes: int | None = None
+) -> PhotoList:
+    """Read a list file in the authors' format: a photo's path and its class index a line.
+
+    The index is what follows the last space; a path may hold spaces. Paths are relative to
+    `root`. Whether the first photo exists is checked here, the others when they are read.
+
+    Args:
+        path: The list, UTF-8.
+        root: Folder of the photos; default: the list's own.
+        classes: How many classes there are, to check the indices.
+
+    Raises:
+        TTameError: If the list is missing, empty or no text, if its first photo does not exist,
+            or if lines are malformed, which are named with their numbers.
+    """
+    path = Path(path)
+    folder = Path(root) if root is not None else path.parent
+    if not path.is_file():
+        raise TTameError(f"list file {str(path)!r} does not exist")
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise TTameError(f"list file {str(path)!r} is not UTF-8 text: {error}") from error
+    names, labels, wrong = [], [], []
+    for number, line in enumerate(lines, start=1):
+        name, _, index = line.strip().rpartition(" ")
+        reason = _malformed(name.strip(), index, classes)
+        if reason:
+            wrong.append(f"line {number}, {line[:80]!r}, {reason}")
+        else:
+            names.append(name.strip())
+            labels.append(int(index))
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise TTameError(
+            f"list file {str(path)!r} must hold a photo's path, a space and its class index a "
+            f"line: {'; '.join(wrong[:_SHOWN])}{more}"
+        )
+    if not names:
+        raise TTameError(f"list file {str(path)!r} is empty")
+    if not (folder / names[0]).is_file():
+        raise TTameError(
+            f"list file {str(path)!r}: its first photo, {str(folder / names[0])!r}, does not "
+            "exist; name the folder that the paths are relative to (--image-root)"
+        )
+    return PhotoList(path.stem, folder, tuple(names), tuple(labels))
+
+
+def training_photos(
+    data: str, split: str, root: Path | str | None = None, classes: int | None = None
+) -> PhotoList:
+    """Photos of a split, whatever form the data has.
+
+    Args:
+        data: A list file (`read_list`), a folder with sub-folders `train` and `val` of one
+            folder a class (ImageNet's form), any other image folder, or a name that
+            `ttame.data.open_photos` knows.
+        split: `"train"` or `"val"`; lists and plain folders have none.
+        root: Of a list.
+        classes: How many classes there are, to check a list.
+
+    Raises:
+        TTameError: If there is no such data, or it is malformed.
+    """
+    path = Path(data)
+    if path.is_file():
+        return read_list(path, root, classes)
+    if root is not None:
+        raise TTameError(f"an image root goes with a list file; {data!r} is none")
+    if has_splits(data):
+        return image_folder(path / split, name=f"{path.name}/{split}")
+    return open_photos(data, split)
+
+
+def has_splits(data: str) -> bool:
+    """Whether training photos and held-out photos come with the data."""
+    path = Path(data)
+    return data == "imagenette" or all((path / split).is_dir() for split in ("train", "val"))
+
+
+def check_present(photos: PhotoList, count: int = 1000) -> None:
+    """Look for photos on disk, a seeded sample of them.
+
+    Raises:
+        TTameError: Naming the first that is missing.
+    """
+    for path in photos.sample(count).paths:
+        if not path.is_file():
+            raise TTameError(
+                f"photo {str(path)!r} of {photos.name} does not exist; correct the list, or "
+                "fetch the data again"
+            )
+
+
+def _malformed(name: str, index: str, classes: int | None) -> str:
+    """What is wrong with a line; empty where nothing is."""
+    if not name:
+        return "lacks the path or the index"
+    if not index.isascii() or not index.isdigit():
+        return f"ends in {index!r}, no class index"
+    if classes is not None and int(index) >= classes:
+        return f"has a class index beyond 0..{classes - 1}"
+    return ""
