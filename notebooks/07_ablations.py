@@ -55,13 +55,14 @@ import time
 from pathlib import Path
 
 import ttame
-from ttame.ablations import STUDY, Variant, run_variant, select_axis, study, study_table
+from ttame.ablations import STUDY, Variant, select_axis, study, study_table
 from ttame.charts import plot_metrics
 from ttame.evaluation import evaluate
 from ttame.methods import build, ttame_method
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import published
 from ttame.results import read_results
+from ttame.study import run_variant
 from ttame.tables import per_sample, summary
 
 quiet()

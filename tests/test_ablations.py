@@ -13,10 +13,8 @@ from ttame.ablations import (
     STUDY,
     Variant,
     at_layer,
-    build_variant,
     keep_layers,
     resized,
-    run_variant,
     select_axis,
     study,
     study_table,
@@ -25,6 +23,7 @@ from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.recipes import published
+from ttame.study import build_variant, run_variant
 
 BACKBONE = "tf_efficientnet_lite0"
 

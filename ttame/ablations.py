@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,13 +12,10 @@ import torch
 
 from ttame.attention import AttentionConfig
 from ttame.backbones import Backbone
-from ttame.data import PhotoList
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
-from ttame.loading import attach
 from ttame.objective import ObjectiveConfig
 from ttame.recipes import TrainingConfig
-from ttame.training import fit
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,9 @@ class Variant:
         attention: Changed fields of `AttentionConfig`.
         objective: Changed fields of `ObjectiveConfig`.
         training: Changed fields of `TrainingConfig`.
+        recipe: Another recipe of `ttame.recipes.RECIPES` than the study's.
+        size: Height and width of the photos in training, pixels; measured is at the study's.
+        photos: Photos to train on, drawn by the seed; `None`: the study's.
     """
 
     axis: str
@@ -41,6 +40,9 @@ class Variant:
     attention: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    size: int | None = None
+    photos: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse fields that do not exist.
@@ -65,8 +67,9 @@ class Variant:
     def changes(self) -> str:
         """What differs from the default, as text."""
         fields = {**self.attention, **self.objective, **self.training}
-        if self.layers:
-            fields["layers"] = self.layers
+        for name in ("layers", "recipe", "size", "photos"):
+            if getattr(self, name) is not None:
+                fields[name] = getattr(self, name)
         return ", ".join(f"{key}={value!r}" for key, value in fields.items()) or "nothing"
 
 
@@ -161,60 +164,6 @@ def resized(explainer: Explainer, size: int) -> Explainer:
     return Explainer(
         Backbone(smaller, explainer.classifier), explainer.mechanism, explainer.layers
     ).eval()
-
-
-def build_variant(variant: Variant, backbone: str, size: int | None = None) -> Explainer:
-    """The untrained explainer of a variant.
-
-    Args:
-        variant: Its layers and architecture.
-        backbone: Name of a registered classifier.
-        size: Height and width of the input, pixels; default: the classifier's.
-
-    Raises:
-        TTameError: If the backbone has fewer layers than the variant asks for.
-    """
-    plain = attach(backbone)
-    count = variant.layers or len(plain.layers)
-    if not 1 <= count <= len(plain.layers):
-        raise TTameError(
-            f"variant {variant.name!r} asks for {count} layers, {backbone} has {plain.layers}"
-        )
-    config = replace(plain.mechanism.config, **variant.attention)
-    explainer = attach(backbone, plain.layers[-count:], config=config)
-    return resized(explainer, size) if size else explainer
-
-
-def run_variant(
-    variant: Variant,
-    backbone: str,
-    photos: PhotoList,
-    config: TrainingConfig,
-    out: Path | str,
-    *,
-    size: int | None = None,
-) -> Explainer:
-    """Train one variant.
-
-    Args:
-        variant: What differs from the default.
-        backbone: Name of a registered classifier.
-        photos: Photos to train on.
-        config: Training that all variants share.
-        out: Folder of the run.
-        size: Height and width of the input, pixels; default: the classifier's.
-
-    Returns:
-        The trained explainer, in `eval()`.
-
-    Raises:
-        TTameError: If the training fails (`ttame.training.fit`).
-    """
-    changed = replace(
-        config, **variant.training, objective=replace(config.objective, **variant.objective)
-    )
-    explainer = build_variant(variant, backbone, size)
-    return fit(explainer, photos, changed, out, name=variant.name, progress=False)
 
 
 def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:

@@ -1,4 +1,4 @@
-"""The commands that measure: `ttame evaluate`, `ttame bench` and `ttame families`."""
+"""The commands that measure: `ttame evaluate`, `ttame bench`, `ttame families`, `ttame study`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ttame.errors import TTameError
 from ttame.terminal import DEFAULT, EXPLAINER, SEED, bar, console
 
 
@@ -158,3 +159,39 @@ def families(
     rows = check_families(names, report)
     passed = sum(row["passed"] for row in rows)
     console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="The study, .toml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the records.")],
+    work: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/study"),
+    axis: Annotated[
+        list[str] | None, typer.Option(help="Runs of this axis only; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what is missing.")] = False,
+) -> None:
+    """Train and measure the runs of a study that have no record yet."""
+    from ttame.data import imagenette
+    from ttame.study import carry_out, read_study
+
+    found = read_study(file)
+    axes = {variant.changes for variant in found.variants if not axis or variant.axis in axis}
+    runs = [run for run in found.runs if run.variant.changes in axes]
+    missing = [run for run in runs if not (out / f"{run.name}.json").is_file()]
+    console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
+    if dry_run:
+        console.print("\n".join(run.name for run in missing), highlight=False)
+        return
+    train, held_out = imagenette("train").sample(limit), imagenette("val")
+    held_out = held_out.sample(found.budget.held_out)
+    failed = []
+    for run in missing:
+        try:
+            path = carry_out(run, found.budget, train, held_out, out, work)
+            console.print(f"record: {path}", soft_wrap=True)
+        except TTameError as error:  # the others may still succeed
+            failed.append(run.name)
+            console.print(f"{run.name} failed: {error}", markup=False, soft_wrap=True)
+    if failed:
+        raise TTameError(f"{len(failed)} of {len(missing)} runs failed: {', '.join(failed)}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +53,13 @@ def train(
     tokens: Annotated[
         str, typer.Option(help="Transformers: 'drop' the class token, or multiply by it: 'cls'.")
     ] = "drop",
+    fusion: Annotated[
+        str | None,
+        typer.Option(help="'free' rows, one a class, or rows 'tied' to the classifier's classes."),
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="Draw the target among so many most probable classes.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead.")] = None,
     batch_size: Annotated[
@@ -105,9 +110,9 @@ def train(
     from ttame.training import fit
 
     config = _config(
-        recipe, epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate,
-        gradient_clip=gradient_clip, precision=precision, compile=compile_, devices=devices,
-        nodes=nodes, validate_every=validate_every, patience=patience, keep=keep,
+        recipe, fusion=fusion, ranks=ranks, epochs=epochs, steps=steps, batch_size=batch_size,
+        learning_rate=learning_rate, gradient_clip=gradient_clip, precision=precision,
+        compile=compile_, devices=devices, nodes=nodes, validate_every=validate_every, patience=patience, keep=keep,
         checkpoint_every=checkpoint_every, skip_bad=skip_bad, workers=workers, seed=seed,
     )  # fmt: skip
     explainer = _explainer(recipe, backbone or profile_backbone(profile), layer, tokens, weights)
@@ -127,32 +132,22 @@ def train(
 
 
 def _config(recipe: str, **given: Any) -> TrainingConfig:
-    from ttame.recipes import TrainingConfig, lcam, published
+    from ttame.recipes import open_recipe
 
-    recipes: dict[str, Callable[[], TrainingConfig]] = {
-        "ttame": TrainingConfig,
-        "published": published,
-        "lcam-img": partial(lcam, "img"),
-        "lcam-fm": partial(lcam, "fm"),
-    }
-    if recipe not in recipes:
-        raise TTameError(f"unknown recipe {recipe!r}; expected one of {', '.join(recipes)}")
     changes = {key: value for key, value in given.items() if value is not None}
-    return replace(recipes[recipe](), **changes)
+    return replace(open_recipe(recipe), **changes)
 
 
 def _explainer(
     recipe: str, backbone: str, layer: list[str] | None, tokens: str, weights: Path | None
 ) -> Explainer:
-    from ttame.attention import AttentionConfig
     from ttame.backbones import backbone_spec
     from ttame.loading import attach
-    from ttame.recipes import SIGNED
+    from ttame.recipes import architecture
 
-    if recipe.startswith("lcam"):  # one layer, no branch
+    shape = architecture(recipe)
+    if recipe.startswith("lcam"):
         layer = layer or [backbone_spec(backbone).cam_layer]
-        return attach(backbone, layer, config=AttentionConfig(branch=False), weights=weights)
-    shape = AttentionConfig() if recipe == "published" else SIGNED
     shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
     return attach(backbone, layer or "auto", config=shape, weights=weights)
 

@@ -22,7 +22,7 @@ Init = Literal["free", "classifier"]
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
 # uniform grey, narrow enough that the sigmoid still passes gradients.
 _SPREAD = 2.0
-_GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
+GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
 _CHUNK = 32
 
 
@@ -57,7 +57,7 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
             f"init='classifier' needs branches that keep the channels {mechanism.channels}, these "
             f"have {mechanism.widths}; leave width out, or use init='free'"
         )
-    gradients = class_gradients(explainer, images[:_GRADIENT_PHOTOS])
+    gradients = class_gradients(explainer, images[:GRADIENT_PHOTOS])
     for branch in mechanism.branches:
         if isinstance(branch, FeatureBranch):
             _pass_through(branch)

@@ -30,6 +30,7 @@ from ttame.objective import (
     regularized_targets,
 )
 from ttame.recipes import Precision, TrainingConfig
+from ttame.sampling import draw_ranks
 
 
 class ExplainerModule(L.LightningModule):
@@ -65,14 +66,27 @@ class ExplainerModule(L.LightningModule):
         )
         self.strict_loading = False  # checkpoints leave the frozen classifier out
 
-    def parts(self, images: Tensor, retain: float = 1.0) -> ObjectiveParts:
-        """The objective of one batch of normalised photos `(B, 3, H, W)`."""
+    def parts(
+        self, images: Tensor, retain: float = 1.0, ranks: Tensor | None = None
+    ) -> ObjectiveParts:
+        """The objective of one batch.
+
+        Args:
+            images: Normalised photos, `(B, 3, H, W)`.
+            retain: Share of top pixels that the mask keeps.
+            ranks: Place of every photo's target class among its most probable ones, `(B,)` int64
+                from 0; default: the most probable.
+        """
         config, spec = self.config, self.explainer.spec
         if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             logits, features = self.explainer.extract(images)
-        labels = logits.argmax(dim=1)  # the model truth
+        if ranks is None:
+            labels = logits.argmax(dim=1)  # the model truth
+        else:
+            ordered = logits.topk(config.ranks, dim=1).indices
+            labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
         maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
@@ -97,7 +111,12 @@ class ExplainerModule(L.LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
         retain = self.config.retain[batch_idx % len(self.config.retain)]
-        parts = self.parts(batch[0], retain)
+        ranks = None
+        if self.config.ranks > 1:
+            positions = batch[1]
+            drawn = draw_ranks(self.config.seed, batch_idx, positions.tolist(), self.config.ranks)
+            ranks = torch.tensor(drawn, device=positions.device)
+        parts = self.parts(batch[0], retain, ranks)
         if not bool(parts.total.isfinite()):
             photos = [self.names[i] for i in batch[1].tolist()] if self.names else []
             raise TTameError(
@@ -137,11 +156,11 @@ class ExplainerModule(L.LightningModule):
         named = list(self.explainer.mechanism.named_parameters())
         groups = [
             {
-                "params": [value for name, value in named if not name.endswith("bias")],
+                "params": [value for name, value in named if "bias" not in name],
                 "weight_decay": self.config.weight_decay,
             },
             {
-                "params": [value for name, value in named if name.endswith("bias")],
+                "params": [value for name, value in named if "bias" in name],
                 "weight_decay": 0.0,
             },
         ]

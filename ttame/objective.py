@@ -34,6 +34,9 @@ class ObjectiveConfig:
         drop: Weight of the mean relative drop 1 - p'/p, ours, 0 in the papers. Cross-entropy
             is largest where the masked photo is lost anyway; the drop is bounded, and so moved
             by the photos that the mask can still win or lose.
+        gain_limit: How far a relative rise of the probability, a negative drop, counts; `None`:
+            without limit. Classes of a small probability may rise many times over, and would
+            outweigh all others.
         area: λ₂.
         variation: λ₁.
         area_exponent: λ₄, exponent of the area term.
@@ -49,6 +52,7 @@ class ObjectiveConfig:
 
     cross_entropy: float = 1.5
     drop: float = 0.0
+    gain_limit: float | None = None
     area: float = 2.0
     variation: float = 0.01
     area_exponent: float = 0.3
@@ -72,6 +76,8 @@ class ObjectiveConfig:
             or self.area_exponent <= 0
         ):
             raise TTameError("objective weights must not be negative, the exponent positive")
+        if self.gain_limit is not None and self.gain_limit < 0:
+            raise TTameError(f"gain_limit must not be negative, got {self.gain_limit}")
         if self.own_share is not None and not (0 <= self.own_share <= 1 and self.labels == "batch"):
             raise TTameError(
                 f"own_share={self.own_share} must lie in [0, 1] and goes with labels='batch'"
@@ -189,9 +195,12 @@ def objective(
         scale = roughness.numel() / (2 * batch)  # a weighted mean times this is the sum over 2B
     else:
         scale = (_PAPER_BATCH / 2) * _PAPER_CELLS / (maps.shape[-2] * maps.shape[-1])
+    drop = relative_drop(whole, logits, labels)
+    if config.gain_limit is not None:
+        drop = drop.clamp_min(-config.gain_limit)
     parts = {
         "cross_entropy": F.cross_entropy(logits, labels),
-        "drop": relative_drop(whole, logits, labels).mean(),
+        "drop": drop.mean(),
         "area": (weights * area(maps, config.area_exponent)).sum(),
         "variation": (weights * roughness).sum() * scale,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from ttame.attention import AttentionConfig
-from ttame.errors import TTameError
+from ttame.errors import TTameError, suggest
 from ttame.initialization import Init
 from ttame.objective import ObjectiveConfig
 
@@ -33,6 +35,11 @@ class TrainingConfig:
         learning_rate: Its maximum.
         weight_decay: On everything but biases.
         init: Start of the fusion (`ttame.initialization`).
+        fusion: `"free"`, as published: a row a class, which learns from photos of that class
+            alone. `"tied"`: rows that are one learned function of the classifier's own class
+            vectors (`ttame.tying`), so that classes without photos learn with the others.
+        ranks: The target class of a photo is its most probable one (1, as published), or is drawn
+            at every step from its so many most probable ones.
         activation: From raw map to training mask: `"sigmoid"` (papers) or `"minmax"`, which is
             what display and metrics use.
         masked: What the mask multiplies in training: the `"image"` (papers), or the
@@ -71,6 +78,8 @@ class TrainingConfig:
     learning_rate: float = 2e-4
     weight_decay: float = 5e-4
     init: Init = "classifier"
+    fusion: Literal["free", "tied"] = "free"
+    ranks: int = 1
     activation: Literal["sigmoid", "minmax"] = "minmax"
     masked: Literal["image", "features"] = "image"
     retain: tuple[float, ...] = (1.0, 0.5, 0.15)
@@ -109,10 +118,12 @@ class TrainingConfig:
                 f"optimizer must be 'sgd' or 'adamw' and activation 'sigmoid' or 'minmax', got "
                 f"{self.optimizer!r} and {self.activation!r}"
             )
+        if self.fusion not in ("free", "tied"):
+            raise TTameError(f"fusion must be 'free' or 'tied', got {self.fusion!r}")
         if self.masked not in ("image", "features"):
             raise TTameError(f"masked must be 'image' or 'features', got {self.masked!r}")
         for name in ("gradient_clip", "validate_every", "patience", "checkpoint_every",
-                     "devices", "nodes"):  # fmt: skip
+                     "devices", "nodes", "ranks"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise TTameError(f"{name} must be positive, got {value}")
@@ -155,3 +166,32 @@ def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
     masked: Literal["image", "features"] = "image" if kind == "img" else "features"
     choices: dict[str, Any] = {"optimizer": "adamw", "epochs": 1, "learning_rate": 1e-3}
     return published(**{**choices, "masked": masked, **changes})
+
+
+RECIPES: dict[str, Callable[[], TrainingConfig]] = {
+    "ttame": TrainingConfig,
+    "published": published,
+    "lcam-img": partial(lcam, "img"),
+    "lcam-fm": partial(lcam, "fm"),
+}
+
+
+def open_recipe(name: str) -> TrainingConfig:
+    """The training of a recipe: `"ttame"` (ours), `"published"`, `"lcam-img"` or `"lcam-fm"`.
+
+    Raises:
+        TTameError: If there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise TTameError(
+            f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}."
+            f"{suggest(name, RECIPES)}"
+        )
+    return RECIPES[name]()
+
+
+def architecture(recipe: str) -> AttentionConfig:
+    """The mechanism that a recipe trains; one without branches for L-CAM, on one layer."""
+    if recipe.startswith("lcam"):
+        return AttentionConfig(branch=False)
+    return AttentionConfig() if recipe == "published" else SIGNED

@@ -231,6 +231,14 @@ def total_steps(photos: int, config: TrainingConfig) -> int:
     return config.steps or config.epochs * epoch_steps(photos, config.batch_size)
 
 
+def draw_ranks(seed: int, step: int, photos: Sequence[int], count: int) -> list[int]:
+    """Which of a photo's `count` most probable classes a step explains, from 0.
+
+    Drawn evenly from (seed, step, photo), like everything that a step sees.
+    """
+    return [mixed_seed(seed, step, photo, count) % count for photo in photos]
+
+
 def mixed_seed(*numbers: int) -> int:
     """One seed from several numbers, so that neighbours have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -30,6 +30,7 @@ from ttame.memory import is_out_of_memory, largest_batch
 from ttame.recipes import TrainingConfig
 from ttame.results import provenance
 from ttame.sampling import epoch_steps, readable, total_steps, train_loader, validation_loader
+from ttame.tying import dense_state, tie
 
 # Photos that the classifier-initialised map is centred and scaled on.
 _CALIBRATION = 192
@@ -60,6 +61,8 @@ def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> 
         folded = folded.to(memory_format=torch.channels_last)
     working = Explainer(Backbone(explainer.spec, folded), _blank(explainer), explainer.layers)
     initialize(working, images, config.init)
+    if config.fusion == "tied":
+        tie(working, images)
     return working
 
 
@@ -183,12 +186,12 @@ def fit(
             + (f"batch_size={fits * world} fits" if fits else "not even one photo fits")
             + _kept(last)
         )
-    weights = working.mechanism.state_dict()
     if config.keep == "best":
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
         weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
+        working.mechanism.load_state_dict(weights)
     mechanism = _blank(explainer)
-    mechanism.load_state_dict(weights)
+    mechanism.load_state_dict(dense_state(working.mechanism))
     best = checkpoints.best
     record = {
         "name": name,
