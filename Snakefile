@@ -34,7 +34,7 @@ PAGES = [*files("book"), "_config.yml", "_toc.yml"]
 LIBRARY = files("ttame", "*.py")
 SHIPPED = [
     path
-    for kind in ("samples", "classifiers", "explainers", "results")
+    for kind in ("samples", "classifiers", "explainers", "results", "studies")
     for path in files(f"data/{kind}")
 ]
 

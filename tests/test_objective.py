@@ -393,3 +393,16 @@ def test_maps_of_another_shape_are_refused(
             torch.randn(4, 5), torch.randn(logits), torch.tensor([0, 1, 2, 3]), torch.rand(maps),
             ObjectiveConfig(labels=labels),
         )  # fmt: skip
+
+
+def test_a_rise_counts_up_to_its_limit() -> None:
+    """Drops 0.5 and -3 of two photos: limited to -1, their mean is -0.25."""
+    whole = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).log()
+    masked = torch.tensor([[0.4, 0.6], [0.8, 0.2]]).log()
+    labels, maps = torch.tensor([0, 0]), torch.zeros(2, 1, 2, 2)
+    for limit, expected in ((None, -1.25), (1.0, -0.25), (0.0, 0.25)):
+        config = ObjectiveConfig(labels="own", drop=1.0, gain_limit=limit)
+        found = objective(whole, masked, labels, maps, config)
+        assert float(found.drop) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(TTameError, match=r"gain_limit must not be negative, got -0\.1"):
+        ObjectiveConfig(gain_limit=-0.1)

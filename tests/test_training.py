@@ -30,6 +30,7 @@ from ttame.lightning_module import ExplainerModule, autocast
 from ttame.masking import apply_mask
 from ttame.objective import ObjectiveConfig
 from ttame.recipes import TrainingConfig, lcam, published
+from ttame.sampling import draw_ranks
 from ttame.training import fit, loss_curves
 
 LAYERS = ("stages.0", "stages.1", "stages.2")
@@ -58,7 +59,8 @@ def test_published_holds_the_papers_values() -> None:
     assert (config.optimizer, config.learning_rate, config.weight_decay) == ("sgd", 1e-3, 5e-4)
     assert (config.init, config.activation, config.retain) == ("free", "sigmoid", (1.0,))
     assert asdict(config.objective) == {
-        "cross_entropy": 1.5, "drop": 0.0, "area": 2.0, "variation": 0.01, "area_exponent": 0.3,
+        "cross_entropy": 1.5, "drop": 0.0, "gain_limit": None, "area": 2.0,
+        "variation": 0.01, "area_exponent": 0.3,
         "labels": "batch", "reduction": "paper", "own_share": None,
     }  # fmt: skip
     assert published(epochs=4, learning_rate=1e-4) == replace(config, epochs=4, learning_rate=1e-4)
@@ -71,7 +73,8 @@ def test_the_default_trains_on_what_average_drop_measures() -> None:
     assert (config.activation, config.masked) == ("minmax", "image")
     assert config.retain == (1.0, 0.5, 0.15)
     assert asdict(config.objective) == {
-        "cross_entropy": 0, "drop": 5, "area": 2.0, "variation": 0.001, "area_exponent": 0.3,
+        "cross_entropy": 0, "drop": 5, "gain_limit": None, "area": 2.0,
+        "variation": 0.001, "area_exponent": 0.3,
         "labels": "own", "reduction": "mean", "own_share": None,
     }  # fmt: skip
 
@@ -86,6 +89,8 @@ def test_the_default_trains_on_what_average_drop_measures() -> None:
         {"optimizer": "adam"},
         {"activation": "softmax"},
         {"masked": "logits"},
+        {"fusion": "bound"},
+        {"ranks": 0},
         {"retain": ()},
         {"retain": (1.0, 0.0)},
         {"retain": (15,)},
@@ -109,6 +114,35 @@ def test_recipes_without_meaning_are_refused(fields: dict[str, Any]) -> None:
 
 
 # One step
+
+
+def test_target_classes_beyond_the_first(explainer: Explainer, images: Tensor) -> None:
+    """Explained is the class at the drawn place; drawing depends on seed, step and photo only."""
+    config = quick(ranks=3)
+    module = ExplainerModule(explainer, config, 10).eval()
+    ranks = torch.tensor([0, 1, 2, 0, 2, 1])
+    labels = module.explainer.classifier(images).argsort(dim=1, descending=True)
+    chosen = labels[torch.arange(6), ranks]
+    _, _, raw = explainer(images, chosen[:, None])
+    found = module.parts(images, ranks=ranks)
+    low, high = raw.amin(dim=(2, 3), keepdim=True), raw.amax(dim=(2, 3), keepdim=True)
+    expected = (((raw - low) / (high - low)) + 5e-4).pow(0.3).mean()
+    assert float(found.area) == pytest.approx(float(expected), rel=1e-4)
+    assert float(module.parts(images).area) != pytest.approx(float(expected), rel=1e-4)
+    drawn = draw_ranks(0, 7, range(300), 3)
+    assert set(drawn) == {0, 1, 2} and min(drawn.count(rank) for rank in range(3)) > 70
+    assert draw_ranks(0, 7, [5, 4], 3) == [drawn[5], drawn[4]]
+    assert draw_ranks(1, 7, range(300), 3) != drawn != draw_ranks(0, 8, range(300), 3)
+
+
+def test_training_draws_target_classes(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    first = fit(explainer, photos, quick(), tmp_path / "first", progress=False)
+    drawn = fit(explainer, photos, quick(ranks=3), tmp_path / "drawn", progress=False)
+    again = fit(explainer, photos, quick(ranks=3), tmp_path / "again", progress=False)
+    rows = [item.mechanism.fusion.weight for item in (first, drawn, again)]
+    assert not torch.equal(rows[0], rows[1]) and torch.equal(rows[1], rows[2])
 
 
 @pytest.mark.parametrize(

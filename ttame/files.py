@@ -48,7 +48,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def shipped(kind: str) -> Path:
-    """The folder of `samples`, `classifiers`, `explainers` or `results` of this installation.
+    """The folder `samples`, `classifiers`, `explainers`, `results` or `studies` that ships.
 
     Inside a wheel they lie beside the modules; in a checkout in the repository's `data/`.
 
