@@ -185,7 +185,7 @@ provenance_table(benchmark).style
 #
 # Average Drop (AD, lower is better) and Increase in Confidence (IC, higher is better) when only
 # the given share of pixels is retained, all in percent; [the method page](../book/method.md)
-# defines both and [the evaluation notebook](05_evaluation.ipynb) looks closer. This is the
+# defines both and [the evaluation notebook](06_evaluation.ipynb) looks closer. This is the
 # committed reference result, not something measured while this page was built.
 
 # %%

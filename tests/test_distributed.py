@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.conftest import save_photos
 from tests.toy_training import toy_explainer
 from ttame.attention import AttentionConfig
 from ttame.backends import synchronize_batch_norm
@@ -71,6 +72,15 @@ def begin_training(
     )
 
 
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[PhotoList, Path]:
+    """Photos, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("single")
+    photos, out = save_photos(folder / "photos"), folder / "run"
+    assert begin_training(photos, out, validation=5).wait(timeout=WAIT) == 0
+    return photos, out
+
+
 def assert_all_gone(group: int) -> None:
     """No process of the group lives on, a minute after the first one's end at most."""
     deadline = time.monotonic() + 60
@@ -104,21 +114,25 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(begin: Begin, photos: PhotoList, tmp_path: Path) -> None:
-    runs = {1: tmp_path / "one", 2: tmp_path / "two"}
-    for devices, out in runs.items():
-        process = begin(photos, out, config={"devices": devices}, validation=5)
-        assert process.wait(timeout=WAIT) == 0
-    assert_equal_runs(runs[2], runs[1])
+def test_two_processes_train_what_one_does(
+    begin: Begin, single: tuple[PhotoList, Path], tmp_path: Path
+) -> None:
+    photos, alone = single
+    process = begin(photos, tmp_path, config={"devices": 2}, validation=5)
+    assert process.wait(timeout=WAIT) == 0
+    assert_equal_runs(tmp_path, alone)
     scores = [
-        json.loads((out / "ttame.json").read_text())["best"]["score"] for out in runs.values()
+        json.loads((out / "ttame.json").read_text())["best"]["score"] for out in (alone, tmp_path)
     ]
     assert scores[1] == pytest.approx(scores[0], abs=1e-2)  # every held-out photo counts once
 
 
 @pytest.mark.slow
-def test_two_nodes_train_what_one_does(begin: Begin, photos: PhotoList, tmp_path: Path) -> None:
+def test_two_nodes_train_what_one_does(
+    begin: Begin, single: tuple[PhotoList, Path], tmp_path: Path
+) -> None:
     """Two launchers that know each other by address and port alone, as on two machines."""
+    photos, alone = single
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -127,18 +141,17 @@ def test_two_nodes_train_what_one_does(begin: Begin, photos: PhotoList, tmp_path
          "--master-addr=127.0.0.1", f"--master-port={port}")
         for rank in (0, 1)
     ]  # fmt: skip
-    out = tmp_path / "nodes"
-    processes = [begin(photos, out, config={"nodes": 2}, launcher=one) for one in launchers]
+    processes = [begin(photos, tmp_path, config={"nodes": 2}, launcher=one) for one in launchers]
     assert [process.wait(timeout=WAIT) for process in processes] == [0, 0]
-    assert begin(photos, tmp_path / "one").wait(timeout=WAIT) == 0
-    assert_equal_runs(out, tmp_path / "one")
+    assert_equal_runs(tmp_path, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_one_process_dies_all_stop_and_the_run_can_go_on(
-    begin: Begin, photos: PhotoList, tmp_path: Path, rank: int
+    begin: Begin, single: tuple[PhotoList, Path], tmp_path: Path, rank: int
 ) -> None:
+    photos, alone = single
     config, out = {"devices": 2}, tmp_path / "broken"
     kill = {"step": 10, "rank": rank, "hook": "on_train_batch_start"}
     process = begin(photos, out, config=config, kill=kill)
@@ -149,8 +162,7 @@ def test_where_one_process_dies_all_stop_and_the_run_can_go_on(
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
     assert torch.load(last, weights_only=True)["global_step"] == 9  # an epoch's end
     assert begin(photos, out, config=config, resume=True).wait(timeout=WAIT) == 0
-    assert begin(photos, tmp_path / "whole", config=config).wait(timeout=WAIT) == 0
-    assert_equal_runs(out, tmp_path / "whole")
+    assert_equal_runs(out, alone)
 
 
 # Shares of a batch

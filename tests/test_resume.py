@@ -130,25 +130,37 @@ def test_a_finished_run_can_be_resumed_and_stays(whole: Whole, tmp_path: Path) -
     assert_same(again, whole.trained)
 
 
+KILLED = {"epochs": 8, "batch_size": 4, "workers": 1, "checkpoint_every": 3}
+
+
+def begin(photos: PhotoList, out: Path, **options: Any) -> subprocess.Popen[bytes]:
+    given = {"photos": str(photos.root), "out": str(out), "config": KILLED, "validation": 4,
+             **options}  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.toy_training", json.dumps(given)], cwd=ROOT
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[PhotoList, Path]:
+    """Photos, and the run that nothing kills."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    photos, out = save_photos(folder / "photos"), folder / "run"
+    assert begin(photos, out).wait(timeout=300) == 0
+    return photos, out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [None, 1])
 def test_a_run_killed_by_sigkill_ends_with_the_same_weights(
-    photos: PhotoList, tmp_path: Path, seed: int | None
+    unbroken: tuple[PhotoList, Path], tmp_path: Path, seed: int | None
 ) -> None:
     """At a moment nobody chose (seed None) or at a step that a seed chose; then once more."""
-    config = {"epochs": 8, "batch_size": 4, "workers": 1, "checkpoint_every": 3}
+    photos, whole = unbroken
     chance = random.Random(seed)
-
-    def begin(out: str, **options: Any) -> subprocess.Popen[bytes]:
-        given = {"photos": str(photos.root), "out": str(tmp_path / out), "config": config,
-                 "validation": 4, **options}  # fmt: skip
-        return subprocess.Popen([sys.executable, "-m", "tests.toy_training", json.dumps(given)],
-                                cwd=ROOT)  # fmt: skip
-
-    assert begin("whole").wait(timeout=300) == 0
-    last = tmp_path / "broken" / "checkpoints" / "last.ckpt"
+    last = tmp_path / "checkpoints" / "last.ckpt"
     if seed is None:
-        process = begin("broken")
+        process = begin(photos, tmp_path)
         while not last.exists():
             assert process.poll() is None
             time.sleep(0.005)
@@ -156,17 +168,15 @@ def test_a_run_killed_by_sigkill_ends_with_the_same_weights(
         process.kill()
     else:
         kill = {"step": chance.randrange(4, 23), "rank": 0, "hook": "on_before_zero_grad"}
-        process = begin("broken", kill=kill)
+        process = begin(photos, tmp_path, kill=kill)
     process.wait(timeout=300)
     if seed is not None:
         assert process.returncode == -signal.SIGKILL
-        assert not (tmp_path / "broken" / "ttame.safetensors").exists()
-    assert begin("broken", resume=True).wait(timeout=300) == 0
-    whole, resumed = (
-        load_file(tmp_path / out / "ttame.safetensors") for out in ("whole", "broken")
-    )
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+        assert not (tmp_path / "ttame.safetensors").exists()
+    assert begin(photos, tmp_path, resume=True).wait(timeout=300) == 0
+    expected, resumed = (load_file(out / "ttame.safetensors") for out in (whole, tmp_path))
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
 def test_the_number_of_workers_does_not_matter(whole: Whole, tmp_path: Path) -> None:

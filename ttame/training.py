@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning as L
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
@@ -127,6 +127,7 @@ def fit(
     L.seed_everything(config.seed, verbose=False)
     working = prepare(explainer, photos, config)
     patience = config.patience
+    timer = Timer(verbose=False)
     stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
     with algorithms_kept():
         trainer = L.Trainer(
@@ -150,6 +151,7 @@ def fit(
                 *([TQDMProgressBar(refresh_rate=10)] if progress else []),
                 *callbacks,
                 *stopping,
+                timer,
                 checkpoints,
             ],
             plugins=[WholeFiles()],
@@ -205,6 +207,8 @@ def fit(
         "photos": len(photos),
         "steps": trainer.global_step,
         "best": None if best is None else {"score": round(best[0], 4), "step": best[1]},
+        # Steps and the validations between them, without the start.
+        "training_seconds": round(timer.time_elapsed("train"), 2),
         "minutes": round((time.perf_counter() - start) / 60, 2),
     }
     trained = Explainer(

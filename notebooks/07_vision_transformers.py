@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Vision Transformers
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/06_vision_transformers.ipynb)
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/07_vision_transformers.ipynb)
 #
 # **Shows** what changes when the classifier is a Vision Transformer {cite}`vit`: tokens in the
 # place of feature maps, a class token that belongs to no place, attention that other methods read
@@ -230,7 +230,7 @@ falling = [name for name in quality if name not in rising]
 # methods that look at the photo and saw all photos; RISE, slow as it is, saw the first of
 # them, as the column `photos` says, so that its row does not compare with the others.
 # `forward` and `backward` count the passes a map takes. ROAD, insertion and deletion stand on the
-# first photos only, as the table above says. [The evaluation chapter](05_evaluation.ipynb)
+# first photos only, as the table above says. [The evaluation chapter](06_evaluation.ipynb)
 # explains the scores.*
 
 # %%

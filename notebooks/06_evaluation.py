@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Evaluation
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/05_evaluation.ipynb)
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/06_evaluation.ipynb)
 #
 # **Shows** how explanation maps are scored: the committed reference results of many methods on
 # the same photos, where T-TAME wins and where it loses, a small live run beside them, and what

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Ablations
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/07_ablations.ipynb)
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/08_ablations.ipynb)
 #
 # **Shows** what each choice in the mechanism and its training does: variants that differ from the
 # default in exactly one thing are trained and measured alike.

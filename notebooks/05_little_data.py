@@ -1,0 +1,246 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training on little data
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/05_little_data.ipynb)
+#
+# **Shows** what matters when there are ten thousand photos and two CPU cores in place of a million
+# photos and GPUs, and how maps become good for classes that training never shows.
+#
+# **Costs** seconds: this page reads records. Each record is one training and its measurement, and
+# names the command that makes it anew; a whole study takes one to two hours on two cores.
+#
+# **Data and model.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights; trained on
+# photos of Imagenette's training split {cite}`imagenette` without using labels, measured on 500
+# photos of its validation split.
+
+# %% tags=["remove-cell"]
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ttame @ git+https://github.com/ttame-companion/ttame"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% tags=["parameters"]
+profile = "quick"
+records = None  # folder with a study's records each; None: those that ship
+resamples = 2000  # of the photos, for intervals
+
+# %% [markdown]
+# ## The study
+#
+# A study is a file: what all runs share, and variants that change one thing each. A variant is
+# compared with the others of its axis; every axis has one that changes nothing.
+
+# %%
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown
+
+from ttame.ablations import study_table
+from ttame.charts import plot_metrics
+from ttame.comparison import in_words, paired_differences
+from ttame.files import shipped
+from ttame.profiles import open_profile, quiet
+from ttame.references import provenance_table, reference, training_record
+from ttame.results import read_results
+from ttame.score_charts import plot_costs, plot_differences
+from ttame.study import read_runs, read_study
+from ttame.study_tables import axis_runs, mean_scores, run_scores, sight_gap, split_by_sight
+from ttame.tables import read_together, scores
+
+quiet()
+setting = open_profile(profile)
+folder = Path(records) if records else shipped("results")
+study = read_study(shipped("studies") / "little_data.toml")
+runs = read_runs(folder / "little_data")
+missing = [run.name for run in study.runs if run.name not in set(runs["run"])]
+print(f"{runs['run'].nunique()} of {len(study.runs)} runs are there", *missing, sep="\nnot run: ")
+study_table(study.variants)
+
+# %%
+shared = {key: str(value) for key, value in vars(study.budget).items()}
+pd.DataFrame({"what all runs share": shared})
+
+# %% [markdown]
+# ```console
+# $ ttame study data/studies/little_data.toml --out data/results/little_data
+# ```
+#
+# ## What each choice does
+
+# %%
+long = run_scores(runs)
+everything = mean_scores(long)
+everything.round(1)
+
+# %% [markdown]
+# *AD (lower is better) and IC (higher is better) in percent, means over the photos; a row is named
+# by what it changes. The two runs of the unchanged row differ in their seed only: differences as
+# small as theirs mean nothing.*
+#
+# ### The objective: label mode and reduction
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "label mode"))
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "reduction"))
+
+# %% [markdown]
+# *Regularising the maps of all labels of a batch or of the own label, and the variation as
+# published or as a mean. Bars are means over photos, lines 95 % intervals; so in all figures of
+# this chapter.*
+#
+# ### Learning rate and steps
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "learning rate"))
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "steps"))
+
+# %% [markdown]
+# *The maximum of the schedule, and its length.*
+#
+# ### Photos, resolution and augmentation
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "photos"))
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "resolution"))
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "augmentation"))
+
+# %% [markdown]
+# *The number of different photos (the steps stay the same), the size of the photos in training
+# (measured is at 224 pixels always), and random crops and flips or none.*
+#
+# ### Start and recipe
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "start"))
+
+# %%
+plot_metrics(axis_runs(long, study.variants, "recipe"))
+
+# %% [markdown]
+# *The fusion from random weights or from the classifier's gradients; our recipe or the papers', with
+# their SGD and with AdamW. The papers' recipe was made for many more steps.*
+#
+# ### In words
+#
+# Photo by photo against the unchanged recipe, with seed 0:
+
+# %%
+first = long[long["seed"] == 0]
+differences = paired_differences(first, "nothing", resamples=resamples)
+Markdown(in_words(differences, "The unchanged recipe"))
+
+# %% [markdown]
+# *Verdicts of 95 % bootstrap intervals over photos; none is corrected for the number of comparisons,
+# and none knows what another seed would change.*
+#
+# ## Quality against time
+
+# %%
+minutes = runs.drop_duplicates("run").groupby("changes")["minutes"].mean()
+costs = everything.assign(minutes=minutes).rename({"nothing": "unchanged"})
+plot_costs(
+    costs, "minutes", {"AD 50%": "AD at 50 %", "IC 50%": "IC at 50 %"},
+    "minutes of training", method="unchanged",
+)  # fmt: skip
+
+# %% [markdown]
+# *Each run's quality against its training time, starting included. Two runs shared the machine, one
+# core each, so that on an idle machine of two cores each would take about half as long.*
+#
+# ### What cached features would save
+#
+# The first of the two passes over a photo could be kept from epoch to epoch. It can only where the
+# photo is the same in every epoch, so not with augmentation, and it saves nothing in the first
+# epoch, which is all that the recipe above takes. The study has the price: no augmentation. So
+# nothing is cached.
+#
+# ## Ahead of class activation maps?
+#
+# The shipped explainer against the methods that need no training, on the same 500 photos:
+
+# %%
+record = training_record("tf_efficientnet_lite0")
+print(f"trained in {record['minutes']:.1f} min, {record['steps']} steps, {record['hardware']}")
+_, measured = read_together(
+    reference("imagenette_val.jsonl"), reference("imagenette_val_cam.jsonl"),
+    reference("imagenette_val_score.jsonl"),
+)  # fmt: skip
+rivals = ("Grad-CAM", "Grad-CAM++", "Layer-CAM", "Score-CAM")
+masked = scores(measured[measured["method"].isin(["T-TAME", *rivals])])
+masked = masked[masked["score"].str.startswith(("AD", "IC"))]
+against = paired_differences(masked, resamples=resamples)
+plot_differences(against)
+
+# %%
+Markdown(in_words(against))
+
+# %% [markdown]
+# ## Classes that training never shows
+#
+# The published fusion has one free row for every class. With Imagenette's ten classes, 990 rows
+# learn nothing. Two changes help: rows that *start* at the classifier's own gradients, and rows that
+# are *tied* to them, so that all classes share what is learned (`fusion="tied"`,
+# [method](../book/method.md)).
+#
+# Each variant below was trained twice, on the photos of either half of the classes, and measured on
+# photos of all ten. So each photo's class is seen by one of the two runs and unseen by the other.
+
+# %%
+halves = read_study(shipped("studies") / "every_class.toml")
+half_runs = read_runs(folder / "every_class")
+absent = [run.name for run in halves.runs if run.name not in set(half_runs["run"])]
+print(f"{half_runs['run'].nunique()} of {len(halves.runs)} runs are there", *absent,
+      sep="\nnot run: ")  # fmt: skip
+split = split_by_sight(axis_runs(run_scores(half_runs), halves.variants, "fusion"))
+gap = sight_gap(split)
+wide = gap.pivot_table(
+    index="against", columns="score", values=["seen", "unseen", "difference"], sort=False
+).swaplevel(axis=1)
+wide[[f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)]].round(1)
+
+# %% [markdown]
+# *Means over 500 photos with a run that was shown their class and one that was not, and the
+# difference, unseen minus seen, in percentage points.*
+
+# %%
+plot_differences(gap)
+
+# %% [markdown]
+# *The same differences with 95 % bootstrap intervals over photos. AD above zero and IC below it say
+# that unseen classes are worse.*
+#
+# On unseen classes, against Grad-CAM on the same photos:
+
+# %%
+unseen = split[split["sight"] == "unseen"]
+gradcam = masked[masked["method"] == "Grad-CAM"]
+columns = ["photo", "method", "score", "value"]
+for name, rows in unseen.groupby("method", sort=False):
+    both = pd.concat([rows[columns].assign(method=name), gradcam[columns]])
+    display(Markdown(in_words(paired_differences(both, name, resamples=resamples), name)))
+
+# %%
+provenance_table(read_results(reference("imagenette_val.jsonl"))[0]).style
