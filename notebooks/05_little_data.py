@@ -48,7 +48,7 @@ resamples = 2000  # of the photos, for intervals
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from ttame.ablations import study_table
 from ttame.charts import plot_metrics
@@ -140,8 +140,8 @@ plot_metrics(axis_runs(long, study.variants, "start"))
 plot_metrics(axis_runs(long, study.variants, "recipe"))
 
 # %% [markdown]
-# *The fusion from random weights or from the classifier's gradients; our recipe or the papers', with
-# their SGD and with AdamW. The papers' recipe was made for many more steps.*
+# *The fusion from random weights or from the classifier's gradients; our recipe or the papers',
+# with their SGD and with AdamW. The papers' recipe was made for many more steps.*
 #
 # ### In words
 #
@@ -153,8 +153,8 @@ differences = paired_differences(first, "nothing", resamples=resamples)
 Markdown(in_words(differences, "The unchanged recipe"))
 
 # %% [markdown]
-# *Verdicts of 95 % bootstrap intervals over photos; none is corrected for the number of comparisons,
-# and none knows what another seed would change.*
+# *Verdicts of 95 % bootstrap intervals over photos; none is corrected for the number of
+# comparisons, and none knows what another seed would change.*
 #
 # ## Quality against time
 
@@ -201,8 +201,8 @@ Markdown(in_words(against))
 # ## Classes that training never shows
 #
 # The published fusion has one free row for every class. With Imagenette's ten classes, 990 rows
-# learn nothing. Two changes help: rows that *start* at the classifier's own gradients, and rows that
-# are *tied* to them, so that all classes share what is learned (`fusion="tied"`,
+# learn nothing. Two changes help: rows that *start* at the classifier's own gradients, and rows
+# that are *tied* to them, so that all classes share what is learned (`fusion="tied"`,
 # [method](../book/method.md)).
 #
 # Each variant below was trained twice, on the photos of either half of the classes, and measured on
@@ -226,11 +226,11 @@ wide[[f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)
 # difference, unseen minus seen, in percentage points.*
 
 # %%
-plot_differences(gap)
+plot_differences(gap, "unseen classes")
 
 # %% [markdown]
-# *The same differences with 95 % bootstrap intervals over photos. AD above zero and IC below it say
-# that unseen classes are worse.*
+# *The same differences with 95 % bootstrap intervals over photos, turned so that left of zero
+# unseen classes are worse.*
 #
 # On unseen classes, against Grad-CAM on the same photos:
 
