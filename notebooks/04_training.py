@@ -11,15 +11,16 @@
 # ---
 
 # %% [markdown]
-# # Training
+# # GPU training
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/04_training.ipynb)
 #
-# **Shows** how the attention mechanism is trained while the classifier stays frozen: the choice of
-# the learning rate, the parts of the objective over the steps, the masks as they improve, and what
-# that does to held-out photos.
+# **Shows** how the attention mechanism is trained while the classifier stays frozen, on a GPU where
+# there is one and on CPU cores where there is none: the choice of the learning rate, the parts of
+# the objective and what held-out photos say of the maps over the steps, the masks as they improve;
+# then how near a step comes to the classifier's own speed, and what more devices gain.
 #
-# **Costs** about a minute or two on two CPU cores in profile `quick`, which trains for a few steps
+# **Costs** about two minutes on two CPU cores in profile `quick`, which trains for a few steps
 # only. The shipped explainer's full training is shown beside it, from its record.
 #
 # **Data and model.** EfficientNet-Lite0 with its ImageNet weights, trained on a few photos of
@@ -40,6 +41,7 @@ steps = None  # optimiser steps; None: as the profile sets
 rates = 36  # learning rates that the finder tries, a step each
 photos = None  # photos to train on
 held_out = None  # photos for AD and IC
+batch = 8  # photos a step where the speed is measured
 watched = 3  # training photos whose masks are shown
 seed = 0
 
@@ -48,15 +50,17 @@ seed = 0
 
 # %%
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import ttame
 from ttame.charts import plot_curves, plot_learning_rates, plot_metrics
 from ttame.evaluation import evaluate
 from ttame.images import denormalize, normalize, to_batch
-from ttame.learning_rate import find_learning_rate
+from ttame.learning_rate import find_learning_rate, suggest_rate
 from ttame.masking import apply_mask, normalize_maps, upsample
 from ttame.methods import ttame_method
 from ttame.plotting import plot_grid
@@ -64,8 +68,10 @@ from ttame.profiles import open_profile, quiet
 from ttame.recipes import SIGNED, TrainingConfig
 from ttame.references import provenance_table, reference, training_curves, training_record
 from ttame.results import read_results
+from ttame.scaling import read_scaling
 from ttame.snapshots import MapSnapshots
 from ttame.tables import per_sample, summary
+from ttame.throughput import measure_throughput, read_throughput
 from ttame.training import fit, loss_curves, prepare
 
 quiet()
@@ -78,13 +84,21 @@ train, held = setting.divide(
 explainer = ttame.attach(setting.backbone, config=SIGNED)
 trained = sum(p.numel() for p in explainer.mechanism.parameters())
 frozen = sum(p.numel() for p in explainer.classifier.parameters())
+device = "cuda" if torch.cuda.is_available() else "cpu"
+machine = (
+    torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} thread(s)"
+)
+print(f"this page ran on: {device}, {machine}")
 print(f"train    {len(train):,} photos of {train.name}")
 print(f"held out {len(held):,} photos of {held.name}")
 print(f"{explainer.spec.name}: {trained:,} trained parameters, {frozen:,} frozen")
 
 # %%
+count = steps or setting.pick(quick=45, imagenette=600, imagenet=20_000)
 config = TrainingConfig(
-    steps=steps or setting.pick(quick=45, imagenette=600, imagenet=20_000),
+    steps=count,
+    validate_every=max(count // 3, 1),
+    precision="bf16-mixed" if device == "cuda" else "32-true",
     batch_size=setting.pick(quick=8, imagenette=32, imagenet=32),
     workers=setting.pick(quick=0, imagenette=1, imagenet=8),
     seed=seed,
@@ -101,13 +115,16 @@ pd.DataFrame({"setting": {key: str(value) for key, value in settings.items()}})
 #
 # The range test takes one step at each of many rates, from far too low to far too high, and
 # watches the loss. A good maximum for the schedule lies where the loss falls, well below the rate
-# at which it climbs.
+# at which it climbs. `suggest_rate` takes the steepest fall of the smoothed loss, and refuses to
+# answer where the loss falls no further than it scatters.
 
 # %%
 tested = find_learning_rate(explainer, train, config, lowest=1e-5, highest=1.0, steps=rates)
-lowest = tested.loc[tested["smoothed"].iloc[rates // 6 :].idxmin(), "rate"]
-print(f"{len(tested)} rates tried; the smoothed loss is lowest at {lowest:.1e}")
-print(f"this page goes on with {config.learning_rate:.1e}, the recipe's")
+try:
+    print(f"suggested: {suggest_rate(tested):.1e}")
+except ttame.TTameError as error:
+    print(f"no suggestion: {error}")
+print(f"{len(tested)} rates tried; this page goes on with {config.learning_rate:.1e}, the recipe's")
 plot_learning_rates(tested, config.learning_rate)
 
 # %% [markdown]
@@ -118,8 +135,9 @@ plot_learning_rates(tested, config.learning_rate)
 #
 # ## Training
 #
-# `fit` runs Lightning {cite}`lightning`; it logs to CSV and TensorBoard, keeps checkpoints and can
-# resume. A callback keeps the maps of some of the training photos.
+# `fit` runs Lightning {cite}`lightning`; it logs to CSV and TensorBoard and keeps checkpoints. What
+# a step sees is a function of seed and step, so a run that was killed and is resumed ends with the
+# same weights, and several devices train what one does. A callback keeps the maps of some photos.
 
 # %%
 raw = to_batch(train.paths[:watched], explainer.spec)
@@ -128,9 +146,11 @@ snapshots = MapSnapshots(images, every=max(config.steps // 3, 1))
 runs = tempfile.TemporaryDirectory()
 folder = Path(runs.name)
 after = fit(
-    explainer, train, config, folder / "run", name="quick", callbacks=[snapshots], progress=False
-)
+    explainer, train, config, folder / "run", validation=held, name="quick",
+    callbacks=[snapshots], progress=False,
+)  # fmt: skip
 print(f"{after.record['steps']} steps of {config.batch_size} photos: {after.record['minutes']} min")
+print(f"best validation score {after.record['best']}")
 print(*sorted(item.name for item in (folder / "run").iterdir()), sep="  ")
 
 # %% [markdown]
@@ -166,6 +186,29 @@ plot_curves(training_curves(record), parts, ylabel="loss", window=15)
 provenance_table(record).style
 
 # %% [markdown]
+# ## What held-out photos say meanwhile
+#
+# The loss of a training batch says little about the maps. AD and IC of held-out photos do: `fit`
+# measures them every so many steps, can stop where they no longer get better (`patience`), and can
+# keep the best weights instead of the last (`keep="best"`).
+
+# %%
+measures = {
+    f"val/{name} {share}%": f"{name} {share} %" for name in ("AD", "IC") for share in (100, 15)
+}
+plot_curves(loss_curves(folder / "run"), measures, ylabel="held-out photos, %")
+
+# %% [markdown]
+# *AD (lower is better) and IC (higher is better) of the held-out photos named above, at two shares
+# of retained pixels, over the few steps of this run.*
+
+# %%
+print(f"held-out photos: see the command {record['command']!r}")
+plot_curves(training_curves(record), measures, ylabel="held-out photos, %")
+
+# %% [markdown]
+# *The same over the whole training of the shipped explainer, from its record.*
+#
 # ## What was tried
 #
 # The default recipe was found by measuring. Each row below is an explainer, evaluated on the same
@@ -233,6 +276,59 @@ plot_metrics(per_sample(records))
 # and as shipped. Bars are means, lines 95 % intervals over photos. Where they overlap, this sample
 # cannot tell the three apart. Where the held-out photos show other classes than the training
 # photos, as the samples do, training has changed the branches for them but not the fusion.*
+
+# %% [markdown]
+# ## How fast is a step?
+#
+# No way of training can be faster than the classifier itself: a step needs one of its forward
+# passes without gradient and, on the masked photos, one forward and one backward pass to the input.
+# That is the floor. Everything else, the mechanism, masks, objective and optimiser, is ours to keep
+# small.
+
+# %%
+speed = measure_throughput(explainer, replace(config, batch_size=batch), repeats=3)
+measured = read_throughput(reference("throughput.json"))
+kept = {
+    "classifier": "classifier", "device": "device", "batch": "batch", "precision": "precision",
+    "step_images_per_second": "step, photos/s", "floor_images_per_second": "floor, photos/s",
+    "ratio": "time of a step / floor", "step_peak_mb": "peak memory, MB",
+}  # fmt: skip
+rows = pd.DataFrame([{**speed, "device": f"this build, {speed['device']}"}, *measured["rows"]])
+rows[list(kept)].rename(columns=kept).set_index("classifier").round(2)
+
+# %% [markdown]
+# *First row: measured while this page was built, on whatever else the machine did meanwhile, with
+# the classifier that this page trains on. The others: from the record below, each alone in a
+# process of its own, with random weights, which take the same time. Memory is what the whole process holds
+# on a CPU, and what the step allocates on a GPU. The papers' classifiers on a GPU have no row until
+# somebody runs `make throughput` on one.*
+
+# %%
+provenance_table(measured).style
+
+# %% [markdown]
+# ## More devices
+#
+# Processes share every batch. The batch size counts the photos of all of them, so neither the steps
+# nor what a step sees change with their number.
+#
+# ```console
+# $ ttame train --out runs/two --devices 2
+# $ ttame train --out runs/paper --profile imagenet --devices 4 --nodes 2 --dry-run
+# ```
+
+# %%
+scaling = read_scaling(reference("scaling.json"))
+labels = {"devices": "devices", "device": "a device is", "backbone": "classifier", "batch": "batch",
+          "images_per_second": "photos/s", "speedup": "times the first"}  # fmt: skip
+pd.DataFrame(scaling["rows"])[list(labels)].rename(columns=labels).set_index("devices").round(2)
+
+# %% [markdown]
+# *Whole training steps, reading photos included, on one process and on several that share the
+# batch, from the record below.*
+
+# %%
+provenance_table(scaling).style
 
 # %%
 runs.cleanup()

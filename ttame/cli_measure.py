@@ -138,6 +138,32 @@ def bench(
     console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
 
 
+def bench_scaling(
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/scaling.json"
+    ),
+    devices: Annotated[
+        list[int] | None, typer.Option(help="Numbers of devices; repeatable. Default: 1 and 2.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Photos a step, over all devices.")] = 32,
+    backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
+    data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
+) -> None:
+    """Time training on one device and on several, reading photos included."""
+    from ttame.scaling import measure_scaling, write_scaling
+
+    arguments = ["--backbone", backbone, "--data", data]
+    rows = measure_scaling(devices or [1, 2], arguments, steps, batch_size)
+    for row in rows:
+        console.print(
+            f"{row['devices']} x {row['device']}: {row['images_per_second']:.1f} photos/s, "
+            f"{row['speedup']:.2f} times the first",
+            highlight=False,
+        )
+    console.print(f"record: {write_scaling(out, rows)}", soft_wrap=True)
+
+
 def families(
     names: Annotated[
         list[str] | None, typer.Argument(help="Families of timm; default all.")
