@@ -299,7 +299,8 @@ rows[list(kept)].rename(columns=kept).set_index("classifier").round(2)
 # %% [markdown]
 # *First row: measured while this page was built, on whatever else the machine did meanwhile, with
 # the classifier that this page trains on. The others: from the record below, each alone in a
-# process of its own, with random weights, which take the same time. Memory is what the whole process holds
+# process of its own, with random weights, which take the same time. Memory is what the whole
+# process holds
 # on a CPU, and what the step allocates on a GPU. The papers' classifiers on a GPU have no row until
 # somebody runs `make throughput` on one.*
 
