@@ -62,8 +62,8 @@ from ttame.methods import build, ttame_method
 from ttame.profiles import open_profile, quiet
 from ttame.recipes import published
 from ttame.results import read_results
-from ttame.study import run_variant
 from ttame.tables import per_sample, summary
+from ttame.variants import run_variant
 
 quiet()
 variants = study(STUDY)

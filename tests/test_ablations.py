@@ -23,7 +23,7 @@ from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.recipes import published
-from ttame.study import build_variant, run_variant
+from ttame.variants import build_variant, run_variant
 
 BACKBONE = "tf_efficientnet_lite0"
 

@@ -16,12 +16,12 @@ from ttame.study import (
     Budget,
     Run,
     carry_out,
-    changed_config,
     choose_classes,
     read_runs,
     read_study,
 )
 from ttame.tables import per_sample
+from ttame.variants import changed_config
 
 BUDGET = '[budget]\nbackbone = "tf_efficientnet_lite0"\nsteps = 3\n'
 

@@ -17,19 +17,18 @@ from typing import Any, Literal
 import pandas as pd
 
 from ttame.ablations import Variant, resized, study
-from ttame.attention import AttentionConfig
 from ttame.backbones import Backbone
 from ttame.data import PhotoList
 from ttame.errors import TTameError, suggest
 from ttame.evaluation import evaluate
 from ttame.explainer import Explainer
-from ttame.loading import attach
 from ttame.methods import ttame_method
 from ttame.metrics import PERCENTAGES
-from ttame.recipes import TrainingConfig, architecture, open_recipe
+from ttame.recipes import architecture, open_recipe
 from ttame.records import read_record, write_record
 from ttame.results import read_results
 from ttame.training import fit
+from ttame.variants import build_variant, changed_config
 
 FORMAT, VERSION = "ttame-study-run", 1
 Shown = Literal["all", "even", "odd"]
@@ -141,66 +140,6 @@ def read_study(path: Path | str) -> Study:
                 run = Run(variant, seed, shown)
                 runs.setdefault(run.name, run)
     return Study(shared, study(variants), tuple(runs.values()))
-
-
-def build_variant(variant: Variant, backbone: str, config: AttentionConfig | None = None,
-                  size: int | None = None) -> Explainer:  # fmt: skip
-    """The untrained explainer of a variant.
-
-    Args:
-        variant: Its layers and architecture.
-        backbone: Name of the classifier.
-        config: The architecture that the variant changes; default: the papers'.
-        size: Height and width of the input, pixels; default: the classifier's.
-
-    Raises:
-        TTameError: If the backbone has fewer layers than the variant asks for.
-    """
-    plain = attach(backbone)
-    count = variant.layers or len(plain.layers)
-    if not 1 <= count <= len(plain.layers):
-        raise TTameError(
-            f"variant {variant.name!r} asks for {count} layers, {backbone} has {plain.layers}"
-        )
-    changed = replace(config or AttentionConfig(), **variant.attention)
-    explainer = attach(backbone, plain.layers[-count:], config=changed)
-    return resized(explainer, size) if size else explainer
-
-
-def changed_config(variant: Variant, config: TrainingConfig) -> TrainingConfig:
-    """The training of a variant, where `config` is what all share."""
-    objective = replace(config.objective, **variant.objective)
-    return replace(config, **{"objective": objective, **variant.training})
-
-
-def run_variant(
-    variant: Variant,
-    backbone: str,
-    photos: PhotoList,
-    config: TrainingConfig,
-    out: Path | str,
-    *,
-    size: int | None = None,
-) -> Explainer:
-    """Train one variant of the papers' architecture.
-
-    Args:
-        variant: What differs from the default.
-        backbone: Name of the classifier.
-        photos: Photos to train on.
-        config: Training that all variants share.
-        out: Folder of the run.
-        size: Height and width of the input, pixels; default: the classifier's.
-
-    Returns:
-        The trained explainer, in `eval()`.
-
-    Raises:
-        TTameError: If the training fails (`ttame.training.fit`).
-    """
-    explainer = build_variant(variant, backbone, size=size)
-    changed = changed_config(variant, config)
-    return fit(explainer, photos, changed, out, name=variant.name, progress=False)
 
 
 def carry_out(
