@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ttame.allocation import keep_freed_memory
-from ttame.cli_measure import bench, evaluate, families
+from ttame.cli_measure import bench, bench_training, evaluate, families
 from ttame.cli_train import train
 from ttame.errors import TTameError
 from ttame.notebooks import app as notebook_app
@@ -151,7 +151,7 @@ def data(name: Annotated[str, typer.Argument(help="'imagenette'.")]) -> None:
     console.print(f"fetched: {download_imagenette()}")
 
 
-for command in (train, evaluate, bench, families):
+for command in (train, evaluate, bench, bench_training, families):
     app.command()(command)
 
 

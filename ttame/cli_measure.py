@@ -1,4 +1,4 @@
-"""The commands that measure: `ttame evaluate`, `ttame bench` and `ttame families`."""
+"""The commands that measure: `ttame evaluate`, `bench`, `bench-training` and `families`."""
 
 from __future__ import annotations
 
@@ -135,6 +135,50 @@ def bench(
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
     console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
+
+
+def bench_training(
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/throughput.json"
+    ),
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Registered backbone, timm/NAME or torchvision/NAME; repeatable. Default: three "
+            "that suit the device."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos a step; default: 32, on a GPU 128.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="As of training; default: 32-true, on a GPU bf16-mixed.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed turns of step and floor.")] = 7,
+    seed: SEED = 0,
+) -> None:
+    """Time training steps against the classifier's own passes, each classifier by itself."""
+    from dataclasses import replace
+
+    import torch
+
+    from ttame.throughput import default_setting, measure_alone, write_throughput
+
+    names, config = default_setting(torch.cuda.is_available())
+    given: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "seed": seed}
+    config = replace(config, **{key: value for key, value in given.items() if value is not None})
+    rows = []
+    for name in classifier or names:
+        row = measure_alone(name, config, repeats)
+        console.print(
+            f"{row['classifier']}, batch {row['batch']}, {row['precision']} on {row['device']}: "
+            f"step {row['step_images_per_second']:.1f} images/s, floor "
+            f"{row['floor_images_per_second']:.1f}, ratio {row['ratio']:.3f}; peak memory "
+            f"{row['step_peak_mb']:,.0f} MB, floor {row['floor_peak_mb']:,.0f} MB",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        rows.append(row)
+    console.print(f"record: {write_throughput(out, rows, seed)}", soft_wrap=True)
 
 
 def families(
