@@ -120,6 +120,7 @@ def test_a_step_is_measured_against_the_floor(tmp_path: Path) -> None:
     assert row["precision"] == "bf16-mixed" and row["device"] == "cpu"
     expected = row["floor_images_per_second"] / row["step_images_per_second"]
     assert row["ratio"] == pytest.approx(expected)
+    assert row["step_spread"] >= 1 and row["floor_spread"] >= 1
     assert row["step_peak_mb"] > 0 and row["floor_peak_mb"] > 0
     assert all(torch.equal(v, before[name]) for name, v in explainer.state_dict().items())
     path = write_throughput(tmp_path / "throughput.json", [row])

@@ -173,7 +173,8 @@ def bench_training(
         console.print(
             f"{row['classifier']}, batch {row['batch']}, {row['precision']} on {row['device']}: "
             f"step {row['step_images_per_second']:.1f} images/s, floor "
-            f"{row['floor_images_per_second']:.1f}, ratio {row['ratio']:.3f}; peak memory "
+            f"{row['floor_images_per_second']:.1f}, ratio {row['ratio']:.3f} (slowest by fastest "
+            f"turn {row['step_spread']:.2f} and {row['floor_spread']:.2f}); peak memory "
             f"{row['step_peak_mb']:,.0f} MB, floor {row['floor_peak_mb']:,.0f} MB",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip

@@ -101,8 +101,10 @@ def measure_throughput(
         device: Default: a GPU where there is one.
 
     Returns:
-        A record: images a second of step and floor, the ratio of their times (medians), peak
-        memory in MB of a step and of the floor (`ttame.memory.peak_memory`), and the setting.
+        A record: images a second of step and floor, the ratio of their times (medians), the
+        spread of each (slowest by fastest turn: far from 1, something else kept the machine
+        busy and the ratio means little), peak memory in MB of a step and of the floor
+        (`ttame.memory.peak_memory`), and the setting.
 
     Raises:
         TTameError: If there are too few repeats for a median.
@@ -134,6 +136,8 @@ def measure_throughput(
         "step_images_per_second": count / slow,
         "floor_images_per_second": count / fast,
         "ratio": slow / fast,
+        "step_spread": max(steps) / min(steps),
+        "floor_spread": max(floors) / min(floors),
         "step_peak_mb": step_peak / 2**20,
         "floor_peak_mb": floor_peak / 2**20,
         "repeats": repeats,
