@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint format bench families notebooks lock clean
+.PHONY: help setup book test lint format bench throughput families notebooks lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages.
@@ -52,6 +52,9 @@ format: $(STAMP) ## Apply the style
 
 bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
 	@$(BIN)/ttame bench $(ARGS)
+
+throughput: $(STAMP) ## Time training steps against the classifier's own passes
+	@$(BIN)/ttame bench-training $(ARGS)
 
 families: $(STAMP) ## Check a member of every model family of timm
 	@$(BIN)/ttame families $(ARGS)

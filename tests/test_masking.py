@@ -18,7 +18,7 @@ from ttame.masking import (
     rank_pixels,
     upsample,
 )
-from ttame.specs import IMAGENET_MEAN, IMAGENET_STD
+from ttame.specs import IMAGENET_MEAN, IMAGENET_STD, Space
 
 
 def test_normalize_maps_by_hand() -> None:
@@ -203,3 +203,16 @@ def test_an_unknown_space_is_refused() -> None:
     images, masks = torch.rand(1, 3, 4, 4), torch.rand(1, 1, 4, 4)
     with pytest.raises(TTameError, match=r"'blurred'.*'raw' or 'normalized'"):
         apply_mask(images, masks, "blurred", IMAGENET_MEAN, IMAGENET_STD)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("space", ["raw", "normalized"])
+def test_the_masks_gradient_is_that_of_the_stated_formula(space: Space) -> None:
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    masks = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    mean, std = torch.tensor(IMAGENET_MEAN).double(), torch.tensor(IMAGENET_STD).double()
+    shift = (mean / std).view(1, 3, 1, 1) * (space == "raw")
+    weights = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    masked = apply_mask(images, masks, space, IMAGENET_MEAN, IMAGENET_STD)
+    (found,) = torch.autograd.grad((masked * weights).sum(), masks)
+    expected = (weights * (images + shift)).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -22,7 +22,15 @@ from ttame.explainer import Explainer
 from ttame.memory import is_out_of_memory, largest_batch, peak_memory
 from ttame.planning import check_launched, launch_command, plan_training, slurm_command
 from ttame.recipes import TrainingConfig, published
-from ttame.throughput import measure_throughput, step_function, training_module, write_throughput
+from ttame.throughput import (
+    default_setting,
+    measure_alone,
+    measure_throughput,
+    read_throughput,
+    step_function,
+    training_module,
+    write_throughput,
+)
 
 ARGUMENTS = ["train", "--out", "my run", "--nodes", "2"]
 
@@ -112,14 +120,59 @@ def test_a_step_is_measured_against_the_floor(tmp_path: Path) -> None:
     assert row["precision"] == "bf16-mixed" and row["device"] == "cpu"
     expected = row["floor_images_per_second"] / row["step_images_per_second"]
     assert row["ratio"] == pytest.approx(expected)
+    assert row["step_spread"] >= 1 and row["floor_spread"] >= 1
     assert row["step_peak_mb"] > 0 and row["floor_peak_mb"] > 0
     assert all(torch.equal(v, before[name]) for name, v in explainer.state_dict().items())
     path = write_throughput(tmp_path / "throughput.json", [row])
-    written = json.loads(path.read_text())
+    written = read_throughput(path)
     assert written["rows"] == [row] and written["format"] == "ttame-throughput"
     assert {"commit", "hardware", "versions"} <= written.keys()
     with pytest.raises(TTameError, match="repeats"):
         measure_throughput(explainer, config, repeats=2)
+    with pytest.raises(TTameError, match="make throughput"):
+        read_throughput(tmp_path / "none.json")
+
+
+def test_the_default_setting_suits_the_device() -> None:
+    names, config = default_setting(cuda=False)
+    assert len(names) == 3 and (config.batch_size, config.precision) == (32, "32-true")
+    names, config = default_setting(cuda=True)
+    assert len(names) == 3 and (config.batch_size, config.precision) == (128, "bf16-mixed")
+
+
+def test_the_command_measures_every_classifier_and_writes_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measure(name: str, config: TrainingConfig, repeats: int) -> dict[str, Any]:
+        asked.append((name, config.batch_size, config.precision, config.seed, repeats))
+        row = measure_throughput(toy_explainer(AttentionConfig()), config, name=name, repeats=3)
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        return row
+
+    monkeypatch.setattr("ttame.throughput.measure_alone", measure)
+    out = tmp_path / "throughput.json"
+    found = CliRunner().invoke(
+        app,
+        ["bench-training", "--out", str(out), "--classifier", "a", "--classifier", "b",
+         "--batch-size", "2", "--precision", "bf16-mixed", "--repeats", "4", "--seed", "3"],
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert asked == [(name, 2, "bf16-mixed", 3, 4) for name in "ab"]
+    assert "a, batch 2, bf16-mixed on" in found.output and "record:" in found.output
+    record = read_throughput(out)
+    assert [row["classifier"] for row in record["rows"]] == ["a", "b"] and record["seed"] == 3
+
+
+@pytest.mark.slow
+def test_a_classifier_is_measured_in_a_process_of_its_own() -> None:
+    config = TrainingConfig(batch_size=2)
+    row = measure_alone("timm/test_resnet", config, repeats=3)
+    assert row["classifier"] == "timm/test_resnet" and row["threads"] == torch.get_num_threads()
+    with pytest.raises(TTameError, match="unknown backbone 'nothing'"):
+        measure_alone("nothing", config)
 
 
 def test_the_measured_step_trains_with_clipped_gradients() -> None:

@@ -26,7 +26,7 @@ from ttame.explainer import Explainer
 from ttame.features import FeatureExtractor, masked_features
 from ttame.folding import fold_batch_norm
 from ttame.initialization import class_gradients, initialize
-from ttame.lightning_module import ExplainerModule, autocast
+from ttame.lightning_module import ExplainerModule, autocast, channels_last
 from ttame.masking import apply_mask
 from ttame.objective import ObjectiveConfig
 from ttame.recipes import TrainingConfig, lcam, published
@@ -683,3 +683,15 @@ def test_an_unreadable_photo_is_named(
     with pytest.raises(TTameError, match=photos.names[7]):
         run(explainer, photos, tmp_path / "run")
     assert not (tmp_path / "run" / "toy.safetensors").exists()
+
+
+def test_images_change_their_memory_format_and_their_gradient_changes_it_back() -> None:
+    leaf = torch.randn(2, 3, 8, 8, requires_grad=True)
+    images = leaf * 1
+    images.retain_grad()
+    laid = channels_last(images)
+    assert torch.equal(laid, images) and laid.is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    (laid * weights).sum().backward()
+    assert images.grad is not None and images.grad.is_contiguous()
+    assert torch.equal(images.grad, weights)

@@ -177,18 +177,18 @@ class AttentionMechanism(nn.Module):
                 f"targets must be (B, T) for the {len(maps[0])} images, got {tuple(targets.shape)}"
             )
         size = self.output_size(maps)
-        weight, bias = self.fusion.weight[:, :, 0, 0], self.fusion.bias
+        weight, bias = self.fusion.weight.flatten(1), self.fusion.bias  # (K, ΣC_l), (K,)
         assert bias is not None
+        # Chosen once for all layers: the gradient of a choice is as large as all K rows.
+        chosen_rows = weight[None] if targets is None else weight[targets]  # (1 or B, T, ΣC_l)
         total: Tensor | None = None
-        offset = 0
-        for hidden in self.branch_outputs(maps):
-            rows = weight[:, offset : offset + hidden.shape[1]]  # (K, C_l)
-            offset += hidden.shape[1]
-            if targets is None:
-                fused = torch.einsum("kc,bchw->bkhw", rows, hidden)
-            else:
-                fused = torch.einsum("btc,bchw->bthw", rows[targets], hidden)
-            fused = resize(fused, size)
+        branches = self.branch_outputs(maps)
+        parts = torch.split(chosen_rows, list(self.widths), dim=2)
+        for hidden, rows in zip(branches, parts, strict=True):
+            # Places before channels: so the gradient has the memory format of channels-last maps.
+            places = hidden.flatten(2).transpose(1, 2)  # (B, h_l·w_l, C_l)
+            fused = (places @ rows.transpose(1, 2)).transpose(1, 2)
+            fused = resize(fused.reshape(*fused.shape[:2], *hidden.shape[-2:]), size)
             total = fused if total is None else total + fused
         assert total is not None
         chosen = bias.expand(maps[0].shape[0], -1) if targets is None else bias[targets]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,12 +37,20 @@ def synchronize_batch_norm(mechanism: nn.Module, world: int, device: torch.devic
 
 @contextmanager
 def algorithms_kept() -> Iterator[None]:
-    """Give the process its choice of algorithms back, which Lightning's trainer sets for good."""
+    """Give the process its choice of algorithms back, which Lightning's trainer sets for good.
+
+    Inside, deterministic algorithms do not come with filled memory: torch would write NaN into
+    every new buffer, which is to reveal reads of uninitialised memory and changes no result.
+    """
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    memory: Any = torch.utils.deterministic  # its attribute is unknown to type checkers
+    filled = memory.fill_uninitialized_memory
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.backends.cudnn.benchmark = benchmark
+        memory.fill_uninitialized_memory = filled

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ttame.allocation import keep_freed_memory
-from ttame.cli_measure import bench, bench_scaling, evaluate, families, study
+from ttame.cli_bench import bench, bench_scaling, bench_training
+from ttame.cli_measure import evaluate, families, study
 from ttame.cli_train import train
 from ttame.errors import TTameError
 from ttame.notebooks import app as notebook_app
@@ -151,7 +152,7 @@ def data(name: Annotated[str, typer.Argument(help="'imagenette'.")]) -> None:
     console.print(f"fetched: {download_imagenette()}")
 
 
-for command in (train, evaluate, bench, bench_scaling, families, study):
+for command in (train, evaluate, bench, bench_training, bench_scaling, families, study):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure: `ttame evaluate`, `ttame bench`, `ttame families`, `ttame study`."""
+"""The commands that measure explanations: `ttame evaluate`, `families` and `study`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ttame.errors import TTameError
-from ttame.terminal import DEFAULT, EXPLAINER, SEED, bar, console
+from ttame.terminal import DEFAULT, SEED, bar, console
 
 
 def evaluate(
@@ -70,98 +69,6 @@ def evaluate(
     written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
     typer.echo(summary(out).round(2).to_string())
     console.print(f"records: {out}, means with 95 % intervals: {written}")
-
-
-def bench(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
-        "data/results/benchmark.json"
-    ),
-    explainer: EXPLAINER = DEFAULT,
-    repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
-    photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(help="Others whose explanation is timed, with random weights; repeatable."),
-    ] = None,
-) -> None:
-    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
-    from ttame.benchmark import measure_cost, write_benchmark
-    from ttame.data import samples
-    from ttame.loading import attach, load
-    from ttame.methods import select
-    from ttame.timing import measure_methods, measure_road
-
-    loaded, chosen = load(explainer), samples().sample(photos)
-    names, left_out = select("all", loaded)
-    rows = measure_cost(loaded, repeats=repeats)
-    for other in backbone or ["resnet50", "vit_b_16"]:
-        # Seconds a turn at batch 32: fewer turns.
-        untrained = attach(other, pretrained=False)
-        rows += measure_cost(untrained, (1,), repeats)
-        rows += measure_cost(untrained, (32,), max(repeats // 4, 3))
-    for row in rows:
-        console.print(
-            f"{row['backbone']}, batch {row['batch']}: forward {row['forward_ms']:.1f} ms, "
-            f"explanation {row['explanation_ms']:.1f} ms, ratio {row['ratio']:.3f}",
-            soft_wrap=True,
-        )
-    road = measure_road(loaded, chosen)
-    console.print(
-        f"ROAD imputation: ours {road['ours_seconds']:.2g} s a photo, pytorch-grad-cam "
-        f"{road['library_seconds']:.2g} s: {road['ratio']:.1f} times less; largest difference "
-        f"{road['largest_difference']:.0e}, of a probability "
-        f"{road['largest_probability_difference']:.0e}; decisions equal "
-        f"{road['decisions_equal']} of {road['decisions']}",
-        soft_wrap=True,
-    )
-    with bar() as shown:
-        task = shown.add_task("methods", total=len(names))
-        found = measure_methods(
-            loaded, chosen, names,
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
-        )  # fmt: skip
-    table = Table("method", "ms a photo", "x forward pass", "forward", "backward", "measured")
-    for row in found:
-        table.add_row(
-            row["method"],
-            f"{row['ms']:,.1f}",
-            f"{row['ratio']:,.2f}",
-            f"{row['forward']:,.0f}",
-            f"{row['backward']:,.0f}",
-            f"{row['masks_measured']} of {row['masks']:,} masks, scaled"
-            if row["scaled"]
-            else f"{row['repeats']} x",
-        )
-    console.print(table)
-    for name, reason in left_out.items():
-        console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
-
-
-def bench_scaling(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
-        "data/results/scaling.json"
-    ),
-    devices: Annotated[
-        list[int] | None, typer.Option(help="Numbers of devices; repeatable. Default: 1 and 2.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Photos a step, over all devices.")] = 32,
-    backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
-    data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
-) -> None:
-    """Time training on one device and on several, reading photos included."""
-    from ttame.scaling import measure_scaling, write_scaling
-
-    arguments = ["--backbone", backbone, "--data", data]
-    rows = measure_scaling(devices or [1, 2], arguments, steps, batch_size)
-    for row in rows:
-        console.print(
-            f"{row['devices']} x {row['device']}: {row['images_per_second']:.1f} photos/s, "
-            f"{row['speedup']:.2f} times the first",
-            highlight=False,
-        )
-    console.print(f"record: {write_scaling(out, rows)}", soft_wrap=True)
 
 
 def families(

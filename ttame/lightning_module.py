@@ -78,10 +78,9 @@ class ExplainerModule(L.LightningModule):
                 from 0; default: the most probable.
         """
         config, spec = self.config, self.explainer.spec
-        if config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        laid_out = channels_last if config.channels_last else Tensor.contiguous
         with torch.no_grad():
-            logits, features = self.explainer.extract(images)
+            logits, features = self.explainer.extract(laid_out(images))
         if ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
@@ -93,10 +92,10 @@ class ExplainerModule(L.LightningModule):
         classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
         if config.masked == "features":
             with masked_features(classifier, layer, keep_top(own_maps(maps), retain, config.seed)):
-                answer = classifier(images)
+                answer = classifier(laid_out(images))
         else:
             masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
-            masked = apply_mask(images, masks, spec.space, spec.mean, spec.std)
+            masked = laid_out(apply_mask(images, masks, spec.space, spec.mean, spec.std))
             answer = self.compiled(masked) if self.compiled else classifier(masked)
         return objective(logits, answer, labels, maps, config.objective)
 
@@ -169,7 +168,9 @@ class ExplainerModule(L.LightningModule):
         if self.config.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
         else:
-            optimizer = torch.optim.AdamW(groups, lr=rate)
+            # One pass over weights and moments instead of one an operation. In mixed precision
+            # Lightning refuses to clip the gradients of such an optimiser.
+            optimizer = torch.optim.AdamW(groups, lr=rate, fused=self.config.precision == "32-true")
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=rate, total_steps=self.total_steps
         )
@@ -183,6 +184,17 @@ class ExplainerModule(L.LightningModule):
         state = checkpoint["state_dict"]
         for name in [name for name in state if name.startswith("explainer.classifier.")]:
             del state[name]
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` in the channels-last memory format, their gradient in the plain one.
+
+    A mask is one plane an image. Multiplying it, and summing its gradient over the channels,
+    takes several times longer where the channels lie innermost than changing the format does.
+    """
+    if images.requires_grad:
+        images.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

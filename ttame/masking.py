@@ -107,13 +107,14 @@ def keep_top(masks: Tensor, fraction: float, seed: int = 0) -> Tensor:
     # The same choice as the first `count` of `rank_pixels`, several times faster than sorting:
     # everything above the count-th value, and of its ties as many as are missing.
     threshold = flat.kthvalue(flat.shape[-1] - count + 1, dim=-1, keepdim=True).values
-    above, tied = flat > threshold, flat == threshold
-    missing = count - above.sum(dim=-1, keepdim=True)
-    if bool((tied.sum(dim=-1, keepdim=True) > missing).any()):
+    kept = flat >= threshold
+    if int(kept.count_nonzero()) > count * (flat.numel() // flat.shape[-1]):
+        above, tied = flat > threshold, flat == threshold
+        missing = count - above.sum(dim=-1, keepdim=True)
         shuffle = _shuffle(flat, seed)
         first = tied[..., shuffle].cumsum(dim=-1) <= missing
-        tied = tied & torch.zeros_like(tied).scatter(-1, shuffle.expand_as(flat), first)
-    return (flat * (above | tied)).reshape(masks.shape)
+        kept = above | (tied & torch.zeros_like(tied).scatter(-1, shuffle.expand_as(flat), first))
+    return torch.where(kept, flat, 0).reshape(masks.shape)
 
 
 def _shuffle(flat: Tensor, seed: int) -> Tensor:
@@ -154,8 +155,8 @@ def apply_mask(
     if space == "normalized":
         return images * masks
     if space == "raw":
-        # ((x·s + m)·a - m)/s = x·a + (m/s)·(a - 1): one pass less over the image.
-        return images * masks + (channel_tensor(mean, images) / channel_tensor(std, images)) * (
-            masks - 1
-        )
+        # ((x·s + m)·a - m)/s lies between black, -m/s, and x: one pass over the image.
+        dtype = torch.promote_types(images.dtype, masks.dtype)
+        black = -channel_tensor(mean, images) / channel_tensor(std, images)
+        return torch.lerp(black.to(dtype), images.to(dtype), masks.to(dtype))
     raise TTameError(f"unknown masking space {space!r}; expected 'raw' or 'normalized'")

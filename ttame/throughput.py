@@ -7,36 +7,77 @@ how near a step comes says what the mechanism, the masks, the objective and the 
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttame.allocation import keep_freed_memory
+from ttame.backends import algorithms_kept
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.files import replacing
-from ttame.lightning_module import ExplainerModule, autocast
+from ttame.lightning_module import ExplainerModule, autocast, channels_last
 from ttame.loading import attach
 from ttame.memory import peak_memory
 from ttame.recipes import SIGNED, TrainingConfig
-from ttame.results import provenance
+from ttame.records import read_record, write_record
 from ttame.timing import alternate
 from ttame.training import prepare_on
 
 FORMAT, VERSION = "ttame-throughput", 1
-CLASSIFIERS = ("tf_efficientnet_lite0", "resnet50", "vit_tiny_patch16_224")
+# What is measured unless asked otherwise, with the batch and precision that suit the device.
+ON_CPU = ("tf_efficientnet_lite0", "resnet50", "timm/vit_tiny_patch16_224")
+ON_GPU = ("vgg16", "resnet50", "vit_b_16")
 
 
-def untrained(name: str) -> Explainer:
-    """A mechanism on one of timm's classifiers with random weights, which take the same time."""
-    return attach(timm.create_model(name, pretrained=False), config=SIGNED)
+def default_setting(cuda: bool) -> tuple[tuple[str, ...], TrainingConfig]:
+    """The classifiers and the training that are measured on a CPU or a GPU."""
+    if cuda:
+        return ON_GPU, TrainingConfig(batch_size=128, precision="bf16-mixed")
+    return ON_CPU, TrainingConfig()
+
+
+def measure_alone(name: str, config: TrainingConfig, repeats: int = 7) -> dict[str, Any]:
+    """`measure_throughput` of a classifier by name, in a process of its own.
+
+    On a CPU the peak memory is the process's, which must not have measured another one before.
+
+    Args:
+        name: Registered backbone, `timm/NAME` or `torchvision/NAME`; its weights are random,
+            which take the same time.
+        config: As for `measure_throughput`.
+        repeats: Timed turns.
+
+    Raises:
+        TTameError: An unknown name, too few repeats, or a process that ended before its result.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        try:
+            return pool.submit(_measure, name, config, repeats, threads).result()
+        except BrokenProcessPool as error:
+            raise TTameError(
+                f"the process that measured {name} ended before its result, perhaps for lack of "
+                f"memory; try a smaller batch than {config.batch_size}"
+            ) from error
+
+
+def _measure(name: str, config: TrainingConfig, repeats: int, threads: int) -> dict[str, Any]:
+    """As `ttame train` would run: the allocator's settings are the program's."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(config.seed)
+    explainer = attach(name, config=SIGNED, pretrained=False)
+    return measure_throughput(explainer, config, repeats=repeats)
 
 
 def measure_throughput(
@@ -60,8 +101,10 @@ def measure_throughput(
         device: Default: a GPU where there is one.
 
     Returns:
-        A record: images a second of step and floor, the ratio of their times (medians), peak
-        memory in MB of a step and of the floor (`ttame.memory.peak_memory`), and the setting.
+        A record: images a second of step and floor, the ratio of their times (medians), the
+        spread of each (slowest by fastest turn: far from 1, something else kept the machine
+        busy and the ratio means little), peak memory in MB of a step and of the floor
+        (`ttame.memory.peak_memory`), and the setting.
 
     Raises:
         TTameError: If there are too few repeats for a median.
@@ -75,9 +118,11 @@ def measure_throughput(
     module = training_module(explainer, images[:1], config, device)
     images = images.to(device)
     step, floor = step_function(module, images), floor_function(module, images)
-    # The floor first: on a CPU, freed memory may stay with the process.
-    floor_peak, step_peak = peak_memory(floor, device), peak_memory(step, device)
-    steps, floors = alternate((step, floor), repeats, device, warm_up=1)
+    with algorithms_kept():
+        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)  # as in `fit`
+        # The floor first: on a CPU, freed memory may stay with the process.
+        floor_peak, step_peak = peak_memory(floor, device), peak_memory(step, device)
+        steps, floors = alternate((step, floor), repeats, device, warm_up=1)
     count = len(config.retain) * config.batch_size
     slow, fast = statistics.median(steps), statistics.median(floors)
     return {
@@ -91,6 +136,8 @@ def measure_throughput(
         "step_images_per_second": count / slow,
         "floor_images_per_second": count / fast,
         "ratio": slow / fast,
+        "step_spread": max(steps) / min(steps),
+        "floor_spread": max(floors) / min(floors),
         "step_peak_mb": step_peak / 2**20,
         "floor_peak_mb": floor_peak / 2**20,
         "repeats": repeats,
@@ -138,7 +185,7 @@ def floor_function(module: ExplainerModule, images: Tensor) -> Callable[[], None
     classifier, config = module.explainer.classifier, module.config
     answer: Callable[[Tensor], Tensor] = module.compiled or classifier
     if config.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = channels_last(images)
 
     def floor() -> None:
         for _ in config.retain:
@@ -158,7 +205,13 @@ def write_throughput(out: Path | str, rows: Sequence[Mapping[str, Any]], seed: i
     Raises:
         TTameError: If the file cannot be written.
     """
-    made = {"format": FORMAT, "version": VERSION, **provenance(seed), "rows": list(rows)}
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    return Path(out)
+    return write_record(out, FORMAT, VERSION, seed, rows=list(rows))
+
+
+def read_throughput(path: Path | str) -> dict[str, Any]:
+    """Read what `write_throughput` wrote: the provenance and `rows`.
+
+    Raises:
+        TTameError: If the file is missing, damaged, or of another format or version.
+    """
+    return read_record(path, FORMAT, VERSION, "make throughput")
