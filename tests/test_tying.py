@@ -17,7 +17,7 @@ from ttame.explainer import Explainer
 from ttame.initialization import class_gradients, initialize
 from ttame.recipes import TrainingConfig
 from ttame.training import fit, prepare_on
-from ttame.tying import SharedBias, TiedRows, dense_state, tie
+from ttame.tying import SharedBias, SharedRow, TiedRows, class_vectors, dense_state, share, tie
 
 CONFIG = TrainingConfig(steps=2, batch_size=4, workers=0, fusion="tied")
 
@@ -33,6 +33,13 @@ def test_rows_are_vectors_times_a_projection() -> None:
     other[1] = 6.0
     normal = torch.linalg.lstsq(rows.vectors, other[..., 0, 0]).solution
     torch.testing.assert_close(rows.right_inverse(other), normal)
+
+
+def test_one_row_is_added_to_all() -> None:
+    rows = SharedRow(torch.tensor([[1.0, 2.0], [3.0, 4.0]])[..., None, None])
+    weight = rows(torch.tensor([10.0, 20.0]))
+    assert weight[..., 0, 0].tolist() == [[11, 22], [13, 24]]
+    assert rows.right_inverse(weight).tolist() == [10, 20]
 
 
 def test_the_bias_is_one_number() -> None:
@@ -52,7 +59,7 @@ def test_tying_leaves_rows_that_the_classifier_made_where_they_are(
     assert after.keys() == before.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, msg=name)
-    vectors = class_gradients(explainer, images)
+    vectors = class_vectors(explainer, images)
     parameters = dict(explainer.mechanism.fusion.named_parameters())
     shape = (vectors.shape[1], sum(explainer.mechanism.widths))
     assert parameters["parametrizations.weight.original"].shape == shape
@@ -62,7 +69,7 @@ def test_tying_leaves_rows_that_the_classifier_made_where_they_are(
     assert not any("vectors" in name for name in explainer.mechanism.state_dict())
 
 
-@pytest.mark.parametrize(("fusion", "moves"), [("free", False), ("tied", True)])
+@pytest.mark.parametrize(("fusion", "moves"), [("free", False), ("shared", True), ("tied", True)])
 def test_a_class_without_photos_learns_only_where_rows_are_tied(
     explainer: Explainer, images: Tensor, fusion: str, moves: bool
 ) -> None:
@@ -85,6 +92,24 @@ def test_a_class_without_photos_learns_only_where_rows_are_tied(
     assert not torch.equal(after[sorted(seen)], before[sorted(seen)])
 
 
+def test_class_vectors_are_what_sets_a_class_apart(explainer: Explainer, images: Tensor) -> None:
+    gradients, vectors = class_gradients(explainer, images), class_vectors(explainer, images)
+    own = gradients - gradients.mean(dim=0)
+    assert vectors[:, -1].tolist() == [1.0] * len(gradients)
+    torch.testing.assert_close(vectors[:, :-1], own / own.norm(dim=1).mean())
+    torch.testing.assert_close(vectors[:, :-1].sum(dim=0), torch.zeros(own.shape[1]), atol=1e-5,
+                               rtol=0)  # fmt: skip
+
+
+def test_what_is_shared_begins_at_zero(explainer: Explainer, images: Tensor) -> None:
+    initialize(explainer, images, "classifier")
+    before = explainer.mechanism.fusion.weight.detach().clone()
+    share(explainer)
+    assert torch.equal(explainer.mechanism.fusion.weight, before)
+    row = explainer.mechanism.get_parameter("fusion.parametrizations.weight.original")
+    assert row.shape == before.shape[1:2] and not row.any()
+
+
 def test_decay_spares_the_shared_bias(explainer: Explainer, images: Tensor) -> None:
     from ttame.lightning_module import ExplainerModule
 
@@ -95,13 +120,15 @@ def test_decay_spares_the_shared_bias(explainer: Explainer, images: Tensor) -> N
     assert decay == [0.0]
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_a_tied_run_ends_with_plain_rows(
-    explainer: Explainer, photos: PhotoList, tmp_path: Path, keep: str, toy: nn.Module
+@pytest.mark.parametrize(
+    ("keep", "fusion"), [("last", "tied"), ("best", "tied"), ("best", "shared")]
+)
+def test_a_constrained_run_ends_with_plain_rows(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path, keep: str, fusion: str, toy: nn.Module
 ) -> None:
-    config = replace(CONFIG, keep=keep)
+    config = replace(CONFIG, keep=keep, fusion=fusion)
     trained = fit(explainer, photos, config, tmp_path, validation=photos, progress=False)
-    assert trained.record["config"]["fusion"] == "tied"  # type: ignore[index]
+    assert trained.record["config"]["fusion"] == fusion  # type: ignore[index]
     loaded = Explainer.load(tmp_path / "ttame.safetensors", toy)
     for name, value in loaded.mechanism.state_dict().items():
         assert torch.equal(value, trained.mechanism.state_dict()[name])
@@ -139,5 +166,5 @@ def test_a_layer_without_influence_is_refused(explainer: Explainer, images: Tens
     for name, parameter in explainer.classifier.named_parameters():
         if name.startswith("head"):
             parameter.data.zero_()
-    with pytest.raises(TTameError, match="do not depend on the deepest layer"):
+    with pytest.raises(TTameError, match="no class's logit depends in a way of its own"):
         tie(explainer, images)

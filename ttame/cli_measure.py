@@ -101,6 +101,9 @@ def study(
     axis: Annotated[
         list[str] | None, typer.Option(help="Runs of this axis only; may be repeated.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="The run of this name only; may be repeated.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what is missing.")] = False,
 ) -> None:
@@ -110,7 +113,11 @@ def study(
 
     found = read_study(file)
     axes = {variant.changes for variant in found.variants if not axis or variant.axis in axis}
-    runs = [run for run in found.runs if run.variant.changes in axes]
+    unknown = set(only or ()) - {run.name for run in found.runs}
+    if unknown:
+        raise TTameError(f"{file} has no run {', '.join(sorted(unknown))}; --dry-run lists them")
+    runs = [run for run in found.runs
+            if run.variant.changes in axes and (not only or run.name in only)]  # fmt: skip
     missing = [run for run in runs if not (out / f"{run.name}.json").is_file()]
     console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
     if dry_run:

@@ -55,7 +55,7 @@ def train(
     ] = "drop",
     fusion: Annotated[
         str | None,
-        typer.Option(help="'free' rows, one a class, or rows 'tied' to the classifier's classes."),
+        typer.Option(help="Rows of the fusion: 'free', one 'shared' by all, or 'tied' to classes."),
     ] = None,
     ranks: Annotated[
         int | None, typer.Option(help="Draw the target among so many most probable classes.")

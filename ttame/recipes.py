@@ -36,8 +36,9 @@ class TrainingConfig:
         weight_decay: On everything but biases.
         init: Start of the fusion (`ttame.initialization`).
         fusion: `"free"`, as published: a row a class, which learns from photos of that class
-            alone. `"tied"`: rows that are one learned function of the classifier's own class
-            vectors (`ttame.tying`), so that classes without photos learn with the others.
+            alone. `"shared"`: the rows stay as they began but for one learned row that is added
+            to all. `"tied"`: rows that are one learned function of the classifier's own class
+            vectors (`ttame.tying`). With both, classes without photos learn with the others.
         ranks: The target class of a photo is its most probable one (1, as published), or is drawn
             at every step from its so many most probable ones.
         activation: From raw map to training mask: `"sigmoid"` (papers) or `"minmax"`, which is
@@ -78,7 +79,7 @@ class TrainingConfig:
     learning_rate: float = 2e-4
     weight_decay: float = 5e-4
     init: Init = "classifier"
-    fusion: Literal["free", "tied"] = "free"
+    fusion: Literal["free", "shared", "tied"] = "free"
     ranks: int = 1
     activation: Literal["sigmoid", "minmax"] = "minmax"
     masked: Literal["image", "features"] = "image"
@@ -118,8 +119,8 @@ class TrainingConfig:
                 f"optimizer must be 'sgd' or 'adamw' and activation 'sigmoid' or 'minmax', got "
                 f"{self.optimizer!r} and {self.activation!r}"
             )
-        if self.fusion not in ("free", "tied"):
-            raise TTameError(f"fusion must be 'free' or 'tied', got {self.fusion!r}")
+        if self.fusion not in ("free", "shared", "tied"):
+            raise TTameError(f"fusion must be 'free', 'shared' or 'tied', got {self.fusion!r}")
         if self.masked not in ("image", "features"):
             raise TTameError(f"masked must be 'image' or 'features', got {self.masked!r}")
         for name in ("gradient_clip", "validate_every", "patience", "checkpoint_every",

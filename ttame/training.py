@@ -30,7 +30,7 @@ from ttame.memory import is_out_of_memory, largest_batch
 from ttame.recipes import TrainingConfig
 from ttame.results import provenance
 from ttame.sampling import epoch_steps, readable, total_steps, train_loader, validation_loader
-from ttame.tying import dense_state, tie
+from ttame.tying import dense_state, share, tie
 
 # Photos that the classifier-initialised map is centred and scaled on.
 _CALIBRATION = 192
@@ -63,6 +63,8 @@ def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> 
     initialize(working, images, config.init)
     if config.fusion == "tied":
         tie(working, images)
+    elif config.fusion == "shared":
+        share(working)
     return working
 
 

@@ -1,9 +1,10 @@
 """Fusion rows tied to the classifier: what is learned for some classes holds for all (`ttame`).
 
 The published fusion has a free row for every class, so a class that training never shows keeps
-the row it began with. Tied, the rows are W = V·P: V holds a frozen vector for every class, read
-from the classifier, and the projection P, which all classes share, is learned. It is a constraint
-of training alone: W is written out as plain rows when training ends.
+the row it began with. Two constraints share what is learned. Shared: the rows keep their start, and
+one row that is added to all of them is learned. Tied: the rows are W = V·P; V holds a frozen vector
+for every class, read from the classifier, and the projection P, which all classes share, is
+learned. They constrain training alone: W is written out as plain rows when training ends.
 """
 
 from __future__ import annotations
@@ -44,6 +45,28 @@ class TiedRows(nn.Module):
         return nearest.to(weight)
 
 
+class SharedRow(nn.Module):
+    """The fusion's weight `(K, C, 1, 1)` as a frozen start plus one row for all classes.
+
+    Args:
+        start: `(K, C, 1, 1)`.
+    """
+
+    start: Tensor
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start, persistent=False)  # as above
+
+    def forward(self, row: Tensor) -> Tensor:
+        """`(C,)` -> the weight."""
+        return self.start + row[None, :, None, None]
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The row that brings the start nearest to a weight."""
+        return (weight - self.start).mean(dim=(0, 2, 3))
+
+
 class SharedBias(nn.Module):
     """The fusion's bias `(K,)` as one number.
 
@@ -64,32 +87,62 @@ class SharedBias(nn.Module):
         return bias.mean().reshape(1)
 
 
-def tie(explainer: Explainer, images: Tensor) -> None:
-    """Constrain an explainer's fusion rows to a linear function of class vectors.
-
-    The vector of a class is the mean gradient of its logit with respect to the deepest layer's
-    channels (`ttame.initialization.class_gradients`): what the classifier has learned about the
-    class, whatever its head. All are scaled by one factor to a mean length of 1, so that a step
-    of P moves the rows about as far as a step of free rows would. The rows begin where they were,
-    as near as V·P comes; rows that `init="classifier"` made, exactly.
+def share(explainer: Explainer) -> None:
+    """Let an explainer's fusion learn one row for all classes, on top of the rows it has.
 
     Args:
         explainer: Changed: its mechanism's fusion is parametrised.
+    """
+    fusion = explainer.mechanism.fusion
+    start = fusion.weight.detach().clone()
+    parametrize.register_parametrization(fusion, "weight", SharedRow(start))
+    parametrize.register_parametrization(fusion, "bias", SharedBias(explainer.mechanism.classes))
+
+
+def tie(explainer: Explainer, images: Tensor) -> None:
+    """Constrain an explainer's fusion rows to a linear function of class vectors.
+
+    Args:
+        explainer: Changed: its mechanism's fusion is parametrised. The rows begin where they were,
+            as near as V·P comes; rows that `init="classifier"` made, exactly.
         images: Normalised photos that gradients are taken on, `(B, 3, H, W)`.
 
     Raises:
         TTameError: If the classifier's logits do not depend on the deepest layer.
     """
-    vectors = class_gradients(explainer, images[:GRADIENT_PHOTOS])
-    length = vectors.norm(dim=1).mean()
+    fusion, vectors = explainer.mechanism.fusion, class_vectors(explainer, images)
+    parametrize.register_parametrization(fusion, "weight", TiedRows(vectors))
+    parametrize.register_parametrization(fusion, "bias", SharedBias(explainer.mechanism.classes))
+
+
+def class_vectors(explainer: Explainer, images: Tensor) -> Tensor:
+    """What the classifier has learned about each class, whatever its head.
+
+    The mean gradient of the class's logit with respect to the deepest layer's channels
+    (`ttame.initialization.class_gradients`), less the mean over classes, scaled by one factor to a
+    mean length of 1, so that a step of P moves the rows about as far as a step of free rows
+    would; and a 1, by which the projection has a row that is the same for all.
+
+    Args:
+        explainer: Its classifier and layers.
+        images: Normalised photos, `(B, 3, H, W)`.
+
+    Returns:
+        V, `(K, C + 1)`, C being the channels of the deepest layer.
+
+    Raises:
+        TTameError: If the classifier's logits do not depend on the deepest layer, or alike for
+            all classes.
+    """
+    gradients = class_gradients(explainer, images[:GRADIENT_PHOTOS])
+    own = gradients - gradients.mean(dim=0)
+    length = own.norm(dim=1).mean()
     if not length > 0:
         raise TTameError(
-            "fusion='tied': the logits do not depend on the deepest layer "
+            "fusion='tied': no class's logit depends in a way of its own on the deepest layer "
             f"{explainer.layers[-1]!r}; choose other layers, or fusion='free'"
         )
-    fusion = explainer.mechanism.fusion
-    parametrize.register_parametrization(fusion, "weight", TiedRows(vectors / length))
-    parametrize.register_parametrization(fusion, "bias", SharedBias(explainer.mechanism.classes))
+    return torch.cat([own / length, torch.ones_like(own[:, :1])], dim=1)
 
 
 @torch.no_grad()
