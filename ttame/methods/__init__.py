@@ -19,9 +19,9 @@ from ttame.methods.attribution import integrated_gradients, occlusion, smooth_gr
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
 from ttame.methods.cam import cam_method, finer_cam
 from ttame.methods.iia import iia_method
-from ttame.methods.lcam import lcam_method
 from ttame.methods.opticam import opticam_method
 from ttame.methods.rise import rise_method
+from ttame.methods.trained import trained_method
 from ttame.methods.transformer import attention_rollout, legrad, transformer_attribution
 
 # Normalised images `(B, 3, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
@@ -41,6 +41,7 @@ def ttame_method(explainer: Explainer) -> Method:
 
 METHODS: dict[str, Callable[[Explainer], Method]] = {
     "T-TAME": ttame_method,
+    "T-TAME (published)": trained_method("published"),
     "Grad-CAM": cam_method("GradCAM"),
     "Grad-CAM++": cam_method("GradCAMPlusPlus"),
     "XGrad-CAM": cam_method("XGradCAM"),
@@ -51,8 +52,8 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "Finer-CAM": finer_cam(),
     "Opti-CAM": opticam_method(),
     "IIA": iia_method(),
-    "L-CAM-Img": lcam_method("img"),
-    "L-CAM-Fm": lcam_method("fm"),
+    "L-CAM-Img": trained_method("lcam-img"),
+    "L-CAM-Fm": trained_method("lcam-fm"),
     "attention rollout": attention_rollout,
     "Transformer attribution": transformer_attribution,
     "LeGrad": legrad,

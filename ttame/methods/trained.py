@@ -1,8 +1,9 @@
-"""L-CAM, the trained predecessors of T-TAME: one layer, no feature branch (`lcam`).
+"""Trained mechanisms other than the explainer's own: T-TAME as published, and L-CAM (`lcam`).
 
-An L-CAM mechanism is ours with one layer and `AttentionConfig(branch=False)`: a 1x1 convolution
-from feature map to classes. `ttame train --recipe lcam-img` and `lcam-fm` train the two kinds,
-which differ in what the mask multiplies in training (`TrainingConfig.masked`).
+One of each ships for the default classifier, trained on the same photos as its explainer. L-CAM,
+the predecessor, is our mechanism on one layer with `AttentionConfig(branch=False)`: a 1x1
+convolution from feature map to classes; its two kinds differ in what the mask multiplies in
+training (`TrainingConfig.masked`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from ttame.explainer import Explainer
 from ttame.loading import explainers, load
 
 
-def lcam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for a trained L-CAM that ships with `ttame` for the explainer's classifier.
+def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+    """A factory for a mechanism that ships with `ttame` for the explainer's classifier.
 
     Args:
-        kind: `"img"` or `"fm"`.
+        recipe: It was trained by: `"published"`, `"lcam-img"` or `"lcam-fm"`.
 
     Raises:
         TTameError: From the factory, if none was trained for this classifier.
@@ -31,16 +32,17 @@ def lcam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], T
     def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
         from ttame.methods import ttame_method
 
-        name = f"{explainer.spec.name}_lcam_{kind}"
+        name = f"{explainer.spec.name}_{recipe.replace('-', '_')}"
         if name not in explainers():
             raise TTameError(
-                f"L-CAM is trained for each classifier, and none ships for {explainer.spec.name}; "
-                f"train one with `ttame train --recipe lcam-{kind} --backbone "
-                f"{explainer.spec.name}` and pass ttame_method(load(PATH)) as a method of your own"
+                f"a mechanism of recipe {recipe!r} is trained for each classifier, and none ships "
+                f"for {explainer.spec.name}; train one with `ttame train --recipe {recipe} "
+                f"--backbone {explainer.spec.name}` and pass ttame_method(load(PATH)) as a method "
+                "of your own"
             )
         trained = load(name)
         parameter = next(explainer.parameters())
-        _same_classifier(trained, explainer, f"L-CAM {name!r}")
+        _same_classifier(trained, explainer, repr(name))
         # On the explainer's own classifier, so that its passes count.
         backbone = Backbone(explainer.spec, explainer.classifier)
         mechanism = trained.mechanism.to(parameter)
