@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import ttame
+from ttame.attention import AttentionConfig
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import apply_mask, degenerate, normalize_maps
@@ -21,7 +22,8 @@ from ttame.passes import count_passes
 TRANSFORMERS = {"attention rollout", "Transformer attribution", "LeGrad"}
 TRAINED = {"L-CAM-Img", "L-CAM-Fm"}
 # RISE at its full number of masks, and those for transformers, have tests of their own.
-NAMES = [name for name in METHODS if name not in {"RISE", *TRANSFORMERS, *TRAINED}]
+NAMES = [name for name in METHODS
+         if name not in {"RISE", "T-TAME (published)", *TRANSFORMERS, *TRAINED}]  # fmt: skip
 
 
 def predictions(explainer: Explainer, images: Tensor) -> Tensor:
@@ -241,6 +243,19 @@ def test_shipped_lcams_explain_the_shipped_classifier() -> None:
     assert bias is not None
     expected = torch.einsum("bc,bchw->bhw", weight[targets], maps) + bias[targets][:, None, None]
     assert torch.allclose(second[:, 0], expected, atol=1e-4)
+
+
+def test_the_published_mechanism_has_a_name_of_its_own() -> None:
+    shipped = ttame.load("tf_efficientnet_lite0")
+    trained = ttame.load("tf_efficientnet_lite0_published")
+    assert trained.mechanism.config == AttentionConfig()
+    record = trained.record["config"]
+    assert isinstance(record, dict) and (record["init"], record["fusion"]) == ("free", "free")
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 217])
+    maps = build("T-TAME (published)", shipped)(images, targets)
+    assert torch.allclose(maps, trained(images, targets[:, None])[2], atol=1e-4)
+    assert not torch.allclose(maps, build("T-TAME", shipped)(images, targets), atol=1e-2)
 
 
 def test_a_shipped_lcam_refuses_other_weights() -> None:

@@ -119,30 +119,27 @@ def class_vectors(explainer: Explainer, images: Tensor) -> Tensor:
     """What the classifier has learned about each class, whatever its head.
 
     The mean gradient of the class's logit with respect to the deepest layer's channels
-    (`ttame.initialization.class_gradients`), less the mean over classes, scaled by one factor to a
-    mean length of 1, so that a step of P moves the rows about as far as a step of free rows
-    would; and a 1, by which the projection has a row that is the same for all.
+    (`ttame.initialization.class_gradients`), scaled by one factor to a mean length of 1, so that a
+    step of P moves the rows about as far as a step of free rows would.
 
     Args:
         explainer: Its classifier and layers.
         images: Normalised photos, `(B, 3, H, W)`.
 
     Returns:
-        V, `(K, C + 1)`, C being the channels of the deepest layer.
+        V, `(K, C)`, C being the channels of the deepest layer.
 
     Raises:
-        TTameError: If the classifier's logits do not depend on the deepest layer, or alike for
-            all classes.
+        TTameError: If the classifier's logits do not depend on the deepest layer.
     """
     gradients = class_gradients(explainer, images[:GRADIENT_PHOTOS])
-    own = gradients - gradients.mean(dim=0)
-    length = own.norm(dim=1).mean()
+    length = gradients.norm(dim=1).mean()
     if not length > 0:
         raise TTameError(
-            "fusion='tied': no class's logit depends in a way of its own on the deepest layer "
+            "fusion='tied': the logits do not depend on the deepest layer "
             f"{explainer.layers[-1]!r}; choose other layers, or fusion='free'"
         )
-    return torch.cat([own / length, torch.ones_like(own[:, :1])], dim=1)
+    return gradients / length
 
 
 @torch.no_grad()
