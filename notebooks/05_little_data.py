@@ -131,17 +131,14 @@ plot_metrics(axis_runs(long, study.variants, "augmentation"))
 # *The number of different photos (the steps stay the same), the size of the photos in training
 # (measured is at 224 pixels always), and random crops and flips or none.*
 #
-# ### Start and recipe
-
-# %%
-plot_metrics(axis_runs(long, study.variants, "start"))
+# ### Recipe
 
 # %%
 plot_metrics(axis_runs(long, study.variants, "recipe"))
 
 # %% [markdown]
-# *The fusion from random weights or from the classifier's gradients; our recipe or the papers',
-# with their SGD and with AdamW. The papers' recipe was made for many more steps.*
+# *Our recipe or the papers', with AdamW in place of their SGD, which was made for many more steps.
+# What the start alone does is below, among the classes that training never shows.*
 #
 # ### In words
 #

@@ -139,7 +139,8 @@ def class_vectors(explainer: Explainer, images: Tensor) -> Tensor:
             "fusion='tied': the logits do not depend on the deepest layer "
             f"{explainer.layers[-1]!r}; choose other layers, or fusion='free'"
         )
-    return gradients / length
+    vectors: Tensor = gradients / length
+    return vectors
 
 
 @torch.no_grad()
