@@ -65,6 +65,7 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Photos a step, over all devices and nodes.")
     ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="'sgd' (Nesterov) or 'adamw'.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Maximum of OneCycle.")] = None,
     find_rate: Annotated[
         int | None,
@@ -110,8 +111,8 @@ def train(
     from ttame.training import fit
 
     config = _config(
-        recipe, fusion=fusion, ranks=ranks, epochs=epochs, steps=steps, batch_size=batch_size,
-        learning_rate=learning_rate, gradient_clip=gradient_clip, precision=precision,
+        recipe, fusion=fusion, ranks=ranks, optimizer=optimizer, epochs=epochs, steps=steps,
+        batch_size=batch_size, learning_rate=learning_rate, gradient_clip=gradient_clip, precision=precision,
         compile=compile_, devices=devices, nodes=nodes, validate_every=validate_every,
         patience=patience, keep=keep, checkpoint_every=checkpoint_every, skip_bad=skip_bad,
         workers=workers, seed=seed,
