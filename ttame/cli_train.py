@@ -112,10 +112,10 @@ def train(
 
     config = _config(
         recipe, fusion=fusion, ranks=ranks, optimizer=optimizer, epochs=epochs, steps=steps,
-        batch_size=batch_size, learning_rate=learning_rate, gradient_clip=gradient_clip, precision=precision,
-        compile=compile_, devices=devices, nodes=nodes, validate_every=validate_every,
-        patience=patience, keep=keep, checkpoint_every=checkpoint_every, skip_bad=skip_bad,
-        workers=workers, seed=seed,
+        batch_size=batch_size, learning_rate=learning_rate, gradient_clip=gradient_clip,
+        precision=precision, compile=compile_, devices=devices, nodes=nodes,
+        validate_every=validate_every, patience=patience, keep=keep,
+        checkpoint_every=checkpoint_every, skip_bad=skip_bad, workers=workers, seed=seed,
     )  # fmt: skip
     explainer = _explainer(recipe, backbone or profile_backbone(profile), layer, tokens, weights)
     classes = explainer.mechanism.classes
