@@ -167,9 +167,9 @@ looking = [name for name in complete if name not in blind]
 # family, at the end the maps that look at nothing. `T-TAME` is the explainer that ships, by our
 # recipe; `T-TAME (published)` is the papers' mechanism with free rows and their objective, trained
 # on the same photos in as many steps, by AdamW because SGD would need many more. Bold: the best
-# mean of a column among methods that look at the photo. ROAD: area under the curve of the share of photos that keep their class.
-# `forward` and `backward` count the passes of the classifier that a map takes, `ms` is its time
-# for one photo alone, from the benchmark; a dash: not timed. `photos` counts those of AD and IC;
+# mean of a column among methods that look at the photo. ROAD: area under the curve of the share of
+# photos that keep their class. `forward` and `backward` count the passes of the classifier that a
+# map takes, `ms` is its time for one photo alone, from the benchmark; a dash: not timed. `photos` counts those of AD and IC;
 # ROAD, insertion and deletion stand on the first of them, as printed above.*
 
 # %%
