@@ -119,7 +119,7 @@ from ttame.tables import (
     summary,
 )
 
-kinds = ("", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
+kinds = ("", "_published", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
 names = [f"imagenette_val{kind}.jsonl" for kind in kinds]
 headers, records = read_together(*[reference(name) for name in names])
 origins = [provenance_table(header)["provenance"] for header in headers]
@@ -169,8 +169,9 @@ looking = [name for name in complete if name not in blind]
 # on the same photos in as many steps, by AdamW because SGD would need many more. Bold: the best
 # mean of a column among methods that look at the photo. ROAD: area under the curve of the share of
 # photos that keep their class. `forward` and `backward` count the passes of the classifier that a
-# map takes, `ms` is its time for one photo alone, from the benchmark; a dash: not timed. `photos` counts those of AD and IC;
-# ROAD, insertion and deletion stand on the first of them, as printed above.*
+# map takes, `ms` is its time for one photo alone, from the benchmark; a dash: not timed. `photos`
+# counts those of AD and IC; ROAD, insertion and deletion stand on the first of them, as printed
+# above.*
 
 # %%
 together = summary(records[everyone]).loc[order]
