@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_data import photo
+from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.lists import check_present, has_splits, read_list, training_photos
 
@@ -98,3 +99,10 @@ def test_a_folder_tree_has_its_splits(tmp_path: Path) -> None:
         training_photos(str(tree), "train", tmp_path)
     with pytest.raises(TTameError, match="nowhere"):
         training_photos(str(tmp_path / "nowhere"), "train")
+
+
+@pytest.mark.data
+def test_imagenette_by_name_has_both_splits(imagenette_val: PhotoList) -> None:
+    assert has_splits("imagenette")
+    assert training_photos("imagenette", "val") == imagenette_val
+    assert training_photos("imagenette", "train").name == "imagenette/train"

@@ -81,7 +81,7 @@ def training_photos(
         return read_list(path, root, classes)
     if root is not None:
         raise TTameError(f"an image root goes with a list file; {data!r} is none")
-    if has_splits(data):
+    if path.is_dir() and has_splits(data):
         return image_folder(path / split, name=f"{path.name}/{split}")
     return open_photos(data, split)
 
