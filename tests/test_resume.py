@@ -414,11 +414,11 @@ def test_out_of_memory_names_the_batch_that_fits(
     parts = ExplainerModule.parts
     tried: list[int] = []
 
-    def limited(module: ExplainerModule, images: Tensor, retain: float = 1.0) -> ObjectiveParts:
+    def limited(module: ExplainerModule, images: Tensor, *rest: Any) -> ObjectiveParts:
         tried.append(len(images))
         if len(images) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return parts(module, images, retain)
+        return parts(module, images, *rest)
 
     monkeypatch.setattr(ExplainerModule, "parts", limited)
     config = replace(CONFIG, batch_size=12)
