@@ -62,5 +62,7 @@ def test_every_photo_is_seen_once_and_unseen_once() -> None:
     assert (row["seen"], row["unseen"]) == (pytest.approx(0, abs=1e-4), pytest.approx(50))
     assert row["difference"] == pytest.approx(50) and row["verdict"] == "worse"
     assert gap.loc[("size=64", "AD 50%"), "difference"] == 0
+    one_half = runs()[lambda table: table["run"] != "size-64_odd"]
+    assert set(split_by_sight(run_scores(one_half))["method"]) == {"nothing"}
     with pytest.raises(TTameError, match="half of them"):
         split_by_sight(run_scores(runs().assign(shown="all")))

@@ -62,7 +62,8 @@ def mean_scores(long: pd.DataFrame) -> pd.DataFrame:
 def split_by_sight(long: pd.DataFrame) -> pd.DataFrame:
     """Scores with a column `sight`: whether training showed photos of the photo's class.
 
-    Every photo is seen by one of a variant's two runs, and unseen by the other.
+    Every photo is seen by one of a variant's two runs, and unseen by the other. Variants of which
+    one of the two is missing are left out.
 
     Args:
         long: `run_scores` of runs that were shown the classes of even or of odd place. The class
@@ -73,6 +74,8 @@ def split_by_sight(long: pd.DataFrame) -> pd.DataFrame:
     """
     if not set(long["shown"]) <= {"even", "odd"}:
         raise TTameError("classes are seen or unseen only where training was shown half of them")
+    halves = long.groupby("method")["shown"].transform("nunique")
+    long = long[halves == 2]
     folders = long["photo"].str.partition("/")[0]
     places = {name: place for place, name in enumerate(sorted(folders.unique()))}
     parity = folders.map(places).mod(2).map({0: "even", 1: "odd"})
