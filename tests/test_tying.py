@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import ttame
+from tests.test_resume import Stop
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.initialization import class_gradients, initialize
+from ttame.lightning_module import ExplainerModule
 from ttame.recipes import TrainingConfig
 from ttame.training import fit, prepare_on
-from ttame.tying import SharedBias, SharedRow, TiedRows, class_vectors, dense_state, share, tie
+from ttame.tying import SharedBias, SharedRow, TiedRows, dense_state, share, tie
 
 CONFIG = TrainingConfig(steps=2, batch_size=4, workers=0, fusion="tied")
 
@@ -54,12 +56,12 @@ def test_tying_leaves_rows_that_the_classifier_made_where_they_are(
     initialize(explainer, images, "classifier")
     before = {name: value.clone() for name, value in explainer.mechanism.state_dict().items()}
     free = sum(value.numel() for value in explainer.mechanism.fusion.parameters())
-    tie(explainer, images)
+    tie(explainer, class_gradients(explainer, images))
     after = dense_state(explainer.mechanism)
     assert after.keys() == before.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, msg=name)
-    vectors = class_vectors(explainer, images)
+    vectors = class_gradients(explainer, images)
     parameters = dict(explainer.mechanism.fusion.named_parameters())
     shape = (vectors.shape[1], sum(explainer.mechanism.widths))
     assert parameters["parametrizations.weight.original"].shape == shape
@@ -73,8 +75,6 @@ def test_tying_leaves_rows_that_the_classifier_made_where_they_are(
 def test_a_class_without_photos_learns_only_where_rows_are_tied(
     explainer: Explainer, images: Tensor, fusion: str, moves: bool
 ) -> None:
-    from ttame.lightning_module import ExplainerModule
-
     config = replace(CONFIG, fusion=fusion, weight_decay=0.0)
     working = prepare_on(explainer, images, config)
     before = dense_state(working.mechanism)["fusion.weight"]
@@ -93,9 +93,20 @@ def test_a_class_without_photos_learns_only_where_rows_are_tied(
 
 
 def test_class_vectors_are_gradients_of_length_one(explainer: Explainer, images: Tensor) -> None:
-    gradients, vectors = class_gradients(explainer, images), class_vectors(explainer, images)
-    torch.testing.assert_close(vectors, gradients / gradients.norm(dim=1).mean())
-    assert float(vectors.norm(dim=1).mean()) == pytest.approx(1, abs=1e-5)
+    gradients = class_gradients(explainer, images)
+    tie(explainer, gradients)
+    rows = explainer.mechanism.fusion.get_submodule("parametrizations.weight.0")
+    assert isinstance(rows, TiedRows)
+    torch.testing.assert_close(rows.vectors, gradients / gradients.norm(dim=1).mean())
+    assert float(rows.vectors.norm(dim=1).mean()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_start_gives_the_gradients_that_tying_needs(
+    explainer: Explainer, images: Tensor
+) -> None:
+    found = initialize(explainer, images, "classifier")
+    assert found is not None and torch.equal(found, class_gradients(explainer, images))
+    assert initialize(explainer, images, "free") is None
 
 
 def test_what_is_shared_begins_at_zero(explainer: Explainer, images: Tensor) -> None:
@@ -108,8 +119,6 @@ def test_what_is_shared_begins_at_zero(explainer: Explainer, images: Tensor) -> 
 
 
 def test_decay_spares_the_shared_bias(explainer: Explainer, images: Tensor) -> None:
-    from ttame.lightning_module import ExplainerModule
-
     working = prepare_on(explainer, images, CONFIG)
     groups = ExplainerModule(working, CONFIG, 10).configure_optimizers()["optimizer"].param_groups
     bias = working.mechanism.get_parameter("fusion.parametrizations.bias.original")
@@ -134,8 +143,6 @@ def test_a_constrained_run_ends_with_plain_rows(
 def test_a_tied_run_that_is_resumed_ends_alike(
     explainer: Explainer, photos: PhotoList, tmp_path: Path
 ) -> None:
-    from tests.test_resume import Stop
-
     config = replace(CONFIG, steps=4, checkpoint_every=1)
     whole = fit(explainer, photos, config, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -155,7 +162,7 @@ def test_rows_of_a_transformers_head() -> None:
     images = torch.randn(4, 3, 32, 32)
     initialize(explainer, images, "classifier")
     before = explainer.mechanism.fusion.weight.detach().clone()
-    tie(explainer, images)
+    tie(explainer, class_gradients(explainer, images))
     torch.testing.assert_close(explainer.mechanism.fusion.weight, before, rtol=1e-4, atol=1e-5)
 
 
@@ -164,4 +171,4 @@ def test_a_layer_without_influence_is_refused(explainer: Explainer, images: Tens
         if name.startswith("head"):
             parameter.data.zero_()
     with pytest.raises(TTameError, match="do not depend on the deepest layer"):
-        tie(explainer, images)
+        tie(explainer, class_gradients(explainer, images))

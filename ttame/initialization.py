@@ -22,12 +22,12 @@ Init = Literal["free", "classifier"]
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
 # uniform grey, narrow enough that the sigmoid still passes gradients.
 _SPREAD = 2.0
-GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
+_GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
 _CHUNK = 32
 
 
 @torch.no_grad()
-def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> None:
+def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Tensor | None:
     """Set the starting point of an explainer's mechanism.
 
     `"free"` leaves torch's random initialisation, the papers' choice. `"classifier"` starts
@@ -43,12 +43,15 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
         images: Normalised photos that gradients and scale are measured on, `(B, 3, H, W)`.
         init: Which start.
 
+    Returns:
+        The class gradients that the start was made from, `(K, C)`; `None` for `"free"`.
+
     Raises:
         TTameError: If the start cannot be made: the mechanism's branches change the width, or
             the logits do not depend on the deepest layer.
     """
     if init == "free":
-        return
+        return None
     if init != "classifier":
         raise TTameError(f"init must be 'free' or 'classifier', got {init!r}")
     mechanism = explainer.mechanism
@@ -57,7 +60,7 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
             f"init='classifier' needs branches that keep the channels {mechanism.channels}, these "
             f"have {mechanism.widths}; leave width out, or use init='free'"
         )
-    gradients = class_gradients(explainer, images[:GRADIENT_PHOTOS])
+    gradients = class_gradients(explainer, images)
     for branch in mechanism.branches:
         if isinstance(branch, FeatureBranch):
             _pass_through(branch)
@@ -72,6 +75,7 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Non
     mechanism.fusion.weight.mul_(gain)
     mechanism.fusion.bias.fill_(float(-maps.mean() * gain))
     explainer.train(mode)
+    return gradients
 
 
 def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
 
     Args:
         explainer: Its classifier and layers.
-        images: Normalised photos, `(B, 3, H, W)`.
+        images: Normalised photos, `(B, 3, H, W)`; the first sixteen are used.
 
     Returns:
         `(K, C)`, means over photos and positions. Where patch tokens are multiplied by the class
@@ -89,6 +93,7 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
     Raises:
         TTameError: If the logits do not depend on that layer.
     """
+    images = images[:_GRADIENT_PHOTOS]
     classifier, layer = explainer.classifier, explainer.layers[-1]
     leaves: list[Tensor] = []
 

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from ttame.allocation import keep_freed_memory
 from ttame.data import PhotoList, data_root, has_imagenette, image_folder, imagenette, samples
-from ttame.errors import TTameError, suggest
+from ttame.errors import TTameError, unknown
 from ttame.files import replacing
 from ttame.images import read_image
 
@@ -140,10 +140,7 @@ def profile_backbone(name: str) -> str:
         TTameError: If there is no such profile.
     """
     if name not in _BACKBONES:
-        raise TTameError(
-            f"unknown profile {name!r}; known are {', '.join(_BACKBONES)}."
-            f"{suggest(name, _BACKBONES)}"
-        )
+        raise unknown("profile", name, _BACKBONES)
     return _BACKBONES[name]
 
 

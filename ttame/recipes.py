@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from ttame.attention import AttentionConfig
-from ttame.errors import TTameError, suggest
+from ttame.errors import TTameError, unknown
 from ttame.initialization import Init
 from ttame.objective import ObjectiveConfig
 
@@ -184,10 +184,7 @@ def open_recipe(name: str) -> TrainingConfig:
         TTameError: If there is no such recipe.
     """
     if name not in RECIPES:
-        raise TTameError(
-            f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}."
-            f"{suggest(name, RECIPES)}"
-        )
+        raise unknown("recipe", name, RECIPES)
     return RECIPES[name]()
 
 

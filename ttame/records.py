@@ -25,9 +25,18 @@ def write_record(out: Path | str, kind: str, version: int, seed: int = 0, **cont
         TTameError: If the file cannot be written.
     """
     made = {"format": kind, "version": version, **provenance(seed), **content}
+    # A line a field, and a list of plain values in one: thousands of them would hide the rest.
+    fields = [
+        f" {json.dumps(key)}: {json.dumps(value, indent=None if _plain(value) else 1)}"
+        for key, value in made.items()
+    ]
     with replacing(out) as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text("{\n" + ",\n".join(fields) + "\n}\n", encoding="utf-8")
     return Path(out)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(item, list | dict) for item in value)
 
 
 def read_record(path: Path | str, kind: str, version: int, command: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.files import replacing
 from ttame.folding import fold_batch_norm
-from ttame.initialization import initialize
+from ttame.initialization import class_gradients, initialize
 from ttame.lightning_module import ExplainerModule, autocast
 from ttame.memory import is_out_of_memory, largest_batch
 from ttame.recipes import TrainingConfig
@@ -60,9 +60,9 @@ def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> 
     if config.channels_last:
         folded = folded.to(memory_format=torch.channels_last)
     working = Explainer(Backbone(explainer.spec, folded), _blank(explainer), explainer.layers)
-    initialize(working, images, config.init)
+    gradients = initialize(working, images, config.init)
     if config.fusion == "tied":
-        tie(working, images)
+        tie(working, class_gradients(working, images) if gradients is None else gradients)
     elif config.fusion == "shared":
         share(working)
     return working

@@ -16,7 +16,6 @@ from torch.nn.utils import parametrize
 from ttame.attention import AttentionMechanism
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.initialization import GRADIENT_PHOTOS, class_gradients
 
 
 class TiedRows(nn.Module):
@@ -93,54 +92,38 @@ def share(explainer: Explainer) -> None:
     Args:
         explainer: Changed: its mechanism's fusion is parametrised.
     """
-    fusion = explainer.mechanism.fusion
-    start = fusion.weight.detach().clone()
-    parametrize.register_parametrization(fusion, "weight", SharedRow(start))
-    parametrize.register_parametrization(fusion, "bias", SharedBias(explainer.mechanism.classes))
+    start = explainer.mechanism.fusion.weight.detach().clone()
+    _constrain(explainer, SharedRow(start))
 
 
-def tie(explainer: Explainer, images: Tensor) -> None:
+def tie(explainer: Explainer, gradients: Tensor) -> None:
     """Constrain an explainer's fusion rows to a linear function of class vectors.
+
+    The vector of a class is the mean gradient of its logit with respect to the deepest layer's
+    channels: what the classifier has learned about the class, whatever its head.
 
     Args:
         explainer: Changed: its mechanism's fusion is parametrised. The rows begin where they were,
             as near as V·P comes; rows that `init="classifier"` made, exactly.
-        images: Normalised photos that gradients are taken on, `(B, 3, H, W)`.
+        gradients: `ttame.initialization.class_gradients`, `(K, C)`.
 
     Raises:
         TTameError: If the classifier's logits do not depend on the deepest layer.
     """
-    fusion, vectors = explainer.mechanism.fusion, class_vectors(explainer, images)
-    parametrize.register_parametrization(fusion, "weight", TiedRows(vectors))
-    parametrize.register_parametrization(fusion, "bias", SharedBias(explainer.mechanism.classes))
-
-
-def class_vectors(explainer: Explainer, images: Tensor) -> Tensor:
-    """What the classifier has learned about each class, whatever its head.
-
-    The mean gradient of the class's logit with respect to the deepest layer's channels
-    (`ttame.initialization.class_gradients`), scaled by one factor to a mean length of 1, so that a
-    step of P moves the rows about as far as a step of free rows would.
-
-    Args:
-        explainer: Its classifier and layers.
-        images: Normalised photos, `(B, 3, H, W)`.
-
-    Returns:
-        V, `(K, C)`, C being the channels of the deepest layer.
-
-    Raises:
-        TTameError: If the classifier's logits do not depend on the deepest layer.
-    """
-    gradients = class_gradients(explainer, images[:GRADIENT_PHOTOS])
     length = gradients.norm(dim=1).mean()
     if not length > 0:
         raise TTameError(
             "fusion='tied': the logits do not depend on the deepest layer "
             f"{explainer.layers[-1]!r}; choose other layers, or fusion='free'"
         )
-    vectors: Tensor = gradients / length
-    return vectors
+    # To a mean length of 1: a step of P then moves a row about as far as a step of free rows.
+    _constrain(explainer, TiedRows(gradients / length))
+
+
+def _constrain(explainer: Explainer, rows: nn.Module) -> None:
+    fusion = explainer.mechanism.fusion
+    parametrize.register_parametrization(fusion, "weight", rows)
+    parametrize.register_parametrization(fusion, "bias", SharedBias(explainer.mechanism.classes))
 
 
 @torch.no_grad()

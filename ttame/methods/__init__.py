@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ttame.errors import TTameError, suggest
+from ttame.errors import TTameError, unknown
 from ttame.explainer import Explainer
 from ttame.methods.ablation import ablation_cam
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
@@ -87,9 +87,7 @@ def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = 
             such setting.
     """
     if name not in METHODS:
-        raise TTameError(
-            f"unknown method {name!r}; known are {', '.join(METHODS)}.{suggest(name, METHODS)}"
-        )
+        raise unknown("method", name, METHODS)
     if not settings:
         return METHODS[name](explainer)
     if name not in CONFIGURABLE:
