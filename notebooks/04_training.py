@@ -113,10 +113,13 @@ pd.DataFrame({"setting": {key: str(value) for key, value in settings.items()}})
 #
 # ## The learning rate
 #
-# The range test takes one step at each of many rates, from far too low to far too high, and
-# watches the loss. A good maximum for the schedule lies where the loss falls, well below the rate
-# at which it climbs. `suggest_rate` takes the steepest fall of the smoothed loss, and refuses to
-# answer where the loss falls no further than it scatters.
+# The range test takes one step at each of many rates, from far too low to far too high, and watches
+# the loss. A good maximum for the schedule lies where the loss falls, well below the rate at which
+# it climbs. `suggest_rate` takes the steepest fall of the smoothed loss, and refuses to answer
+# where the loss falls no further than it scatters. It tells where one step gains most, not where a
+# whole training ends: from the start that the classifier gives, a high rate wins quickly and then
+# loses the order of the most relevant pixels ({doc}`05_little_data`). So this page goes on with the
+# recipe's rate.
 
 # %%
 tested = find_learning_rate(explainer, train, config, lowest=1e-5, highest=1.0, steps=rates)
@@ -129,9 +132,7 @@ plot_learning_rates(tested, config.learning_rate)
 
 # %% [markdown]
 # *Loss of one batch at each learning rate (points) and a running average (line), on the photos
-# named above. Single losses scatter: batches differ, and the training mask retains another share
-# of pixels from step to step. The classifier's own gradients give this mechanism a good start, so
-# there is little to fall and much to climb.*
+# named above, all pixels retained. Single losses scatter, because batches differ.*
 #
 # ## Training
 #
@@ -224,7 +225,7 @@ tried = {
 tables = {name: summary(reference(file)) for name, file in tried.items()}
 final = summary(reference("imagenette_val.jsonl")).loc[["T-TAME"]]
 tables["shipped: tied rows, rate 5e-5, 295 steps"] = final
-pd.concat(tables).droplevel(1).filter(regex="AD|IC|photos").round(1)
+pd.concat(tables).droplevel(1).filter(regex="^(AD|IC)|photos").round(1)
 
 # %% [markdown]
 # *Means over the photos, percent. The first recipe starts from the head's weights at `bn2`, the
@@ -237,6 +238,8 @@ pd.concat(tables).droplevel(1).filter(regex="AD|IC|photos").round(1)
 provenance_table(read_results(reference("recipe_free.jsonl"))[0]).style
 
 # %% [markdown]
+# *Of the last row but one, which shipped before; its command has the names of that time.*
+#
 # ## Masks improving
 
 # %%
@@ -290,20 +293,20 @@ plot_metrics(per_sample(records))
 speed = measure_throughput(explainer, replace(config, batch_size=batch), repeats=3)
 measured = read_throughput(reference("throughput.json"))
 kept = {
-    "classifier": "classifier", "device": "device", "batch": "batch", "precision": "precision",
-    "step_images_per_second": "step, photos/s", "floor_images_per_second": "floor, photos/s",
-    "ratio": "time of a step / floor", "step_peak_mb": "peak memory, MB",
+    "classifier": "classifier", "device": "device", "batch": "batch",
+    "step_images_per_second": "step", "floor_images_per_second": "floor",
+    "ratio": "times the floor", "step_peak_mb": "peak MB",
 }  # fmt: skip
-rows = pd.DataFrame([{**speed, "device": f"this build, {speed['device']}"}, *measured["rows"]])
+rows = pd.DataFrame([{**speed, "device": f"{speed['device']}, now"}, *measured["rows"]])
 rows[list(kept)].rename(columns=kept).set_index("classifier").round(2)
 
 # %% [markdown]
-# *First row: measured while this page was built, on whatever else the machine did meanwhile, with
-# the classifier that this page trains on. The others: from the record below, each alone in a
-# process of its own, with random weights, which take the same time. Memory is what the whole
-# process holds
-# on a CPU, and what the step allocates on a GPU. The papers' classifiers on a GPU have no row until
-# somebody runs `make throughput` on one.*
+# *Photos a second of a step and of the floor, and how many times longer the step takes, in float32
+# on CPUs. First row: measured while this page was built, on whatever else the machine did
+# meanwhile, with the classifier that this page trains on. The others: from the record below, each
+# alone in a process of its own, with random weights, which take the same time. Memory is what the
+# whole process holds on a CPU, and what the step allocates on a GPU. The papers' classifiers on a
+# GPU have no row until somebody runs `make throughput` on one.*
 
 # %%
 provenance_table(measured).style

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -103,6 +104,8 @@ def find_learning_rate(
         TTameError: If there is no range, an unreadable photo, a loss that is not finite.
     """
     test = RangeTest(lowest, highest, steps)
+    # Of one share of pixels alone: losses differ more between shares than between rates.
+    config = replace(config, retain=config.retain[:1])
     L.seed_everything(config.seed, verbose=False)
     module = ExplainerModule(prepare(explainer, photos, config), config, steps)
     with tempfile.TemporaryDirectory() as folder:

@@ -182,13 +182,16 @@ def carry_out(
              metrics=("AD/IC",), batch_size=20)  # fmt: skip
     header, records = read_results(results)
     columns = ["probability", *(f"masked_{share}" for share in PERCENTAGES)]
+    facts = ("config", "attention", "layers", "data", "photos", "steps", "minutes")
+    training = {key: trained.record[key] for key in facts}
+    if begun:
+        training["minutes"] = None  # those before the kill are not known
     return write_record(
         out / f"{run.name}.json", FORMAT, VERSION, run.seed,
         changes=variant.changes, shown=run.shown, recipe=recipe,
         backbone=budget.backbone, weights=full.spec.source, digests=header["config"]["digests"],
         space=full.spec.space, size=list(full.spec.input_size),
-        training={key: trained.record[key] for key in
-                  ("config", "attention", "layers", "data", "photos", "steps", "minutes")},
+        training=training,
         measured_on=held_out.name,
         photos=list(records["photo"]), targets=list(records["target"]),
         **{name: [round(value, _DIGITS) for value in records[name]] for name in columns},
