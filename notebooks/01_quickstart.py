@@ -173,8 +173,8 @@ with tempfile.TemporaryDirectory() as folder:
 # %%
 benchmark = read_benchmark(reference("benchmark.json"))
 timings = pd.DataFrame(benchmark["rows"]).set_index(["backbone", "batch"])
-for (_, batch), row in timings.iterrows():
-    print(f"batch {batch}: an explanation costs {row['ratio']:.2f} × a plain forward pass")
+for (name, batch), row in timings.iterrows():
+    print(f"{name}, batch {batch}: an explanation costs {row['ratio']:.2f} × a plain forward pass")
 timings[["forward_ms", "explanation_ms", "ratio", "threads", "repeats"]].round(2)
 
 # %%
