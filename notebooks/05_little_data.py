@@ -197,15 +197,15 @@ split = split_by_sight(axis_runs(run_scores(half_runs), halves.variants, "fusion
 gap = sight_gap(split)
 values = ["seen", "unseen", "difference"]
 wide = gap.pivot_table(index="against", columns="score", values=values, sort=False)
-wide = wide.swaplevel(axis=1).rename_axis(index=None)
+wide = wide.rename(columns={"difference": "gap"}).swaplevel(axis=1).rename_axis(index=None)
 wide[["AD 100%", "AD 50%", "AD 15%"]].round(1)
 
 # %%
 wide[["IC 100%", "IC 50%", "IC 15%"]].round(1)
 
 # %% [markdown]
-# *Means over 500 photos with a run that was shown their class and one that was not, and the
-# difference, unseen minus seen, in percentage points.*
+# *Means over 500 photos with a run that was shown their class and one that was not, and the gap,
+# unseen minus seen, in percentage points.*
 
 # %%
 plot_differences(gap, "unseen classes")
