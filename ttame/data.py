@@ -72,11 +72,19 @@ class PhotoDataset(Dataset[tuple[Tensor, int]]):
         photos: The list.
         spec: The classifier's facts.
         augment: Random crop and flip instead of the centre crop.
+        crop_area: Of `ttame.images.train_transform`, with `augment`.
     """
 
-    def __init__(self, photos: PhotoList, spec: BackboneSpec, augment: bool = False) -> None:
+    def __init__(
+        self,
+        photos: PhotoList,
+        spec: BackboneSpec,
+        augment: bool = False,
+        crop_area: float | None = None,
+    ) -> None:
         self.photos, self.spec = photos, spec
-        self.transform: v2.Compose = train_transform(spec) if augment else eval_transform(spec)
+        transform = train_transform(spec, crop_area) if augment else eval_transform(spec)
+        self.transform: v2.Compose = transform
 
     def __len__(self) -> int:
         return len(self.photos)

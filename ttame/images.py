@@ -110,13 +110,24 @@ def eval_transform(spec: BackboneSpec) -> v2.Compose:
     )
 
 
-def train_transform(spec: BackboneSpec) -> v2.Compose:
-    """As `eval_transform`, with a random crop and a horizontal flip (the papers' augmentation)."""
+def train_transform(spec: BackboneSpec, crop_area: float | None = None) -> v2.Compose:
+    """As `eval_transform`, with a random crop and a horizontal flip.
+
+    Args:
+        spec: The classifier's facts.
+        crop_area: The smallest share of a photo's area that a crop takes before it is enlarged to
+            the input size; `None`: crops of the input size from the resized photo, the papers'.
+    """
+    size, mode = list(spec.input_size), v2.InterpolationMode(spec.interpolation)
+    crop = (
+        [_resize(spec, spec.resize), v2.RandomCrop(size)]
+        if crop_area is None
+        else [v2.RandomResizedCrop(size, scale=(crop_area, 1.0), interpolation=mode)]
+    )
     return v2.Compose(
         [
             v2.Lambda(_limit_aspect),
-            _resize(spec, spec.resize),
-            v2.RandomCrop(list(spec.input_size)),
+            *crop,
             v2.RandomHorizontalFlip(),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),

@@ -49,6 +49,9 @@ class TrainingConfig:
             step to step; `(1.0,)`, the papers', keeps all.
         objective: The loss.
         augment: Random crop and flip instead of the centre crop.
+        crop_area: With `augment`, crops take at least this share of the photo's area and are
+            enlarged; `None`, as published: crops of the input size. Small crops show parts and
+            surroundings, which the classifier gives many more classes than the photos have.
         precision: As Lightning names it.
         gradient_clip: Largest norm of the gradient over all parameters; longer ones are scaled
             down to it. `None`, as published, leaves them: the papers' code asks for clipping
@@ -90,6 +93,7 @@ class TrainingConfig:
         )
     )
     augment: bool = True
+    crop_area: float | None = None
     precision: Precision = "32-true"
     gradient_clip: float | None = None
     channels_last: bool = True
@@ -141,6 +145,10 @@ class TrainingConfig:
             )
         if self.compile and self.masked == "features":
             raise TTameError("compile=True is for masked='image'; masking features needs a hook")
+        if self.crop_area is not None and not (0 < self.crop_area <= 1 and self.augment):
+            raise TTameError(
+                f"crop_area={self.crop_area} must lie in (0, 1] and goes with augment=True"
+            )
         if not self.retain or not all(0 < share <= 1 for share in self.retain):
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
 

@@ -100,7 +100,8 @@ class DrawnPhotos(Dataset[tuple[Tensor, int] | TTameError]):
     def __init__(
         self, photos: PhotoList, spec: BackboneSpec, config: TrainingConfig, augment: bool
     ) -> None:
-        self.dataset = PhotoDataset(photos, spec, augment=augment and config.augment)
+        augment = augment and config.augment
+        self.dataset = PhotoDataset(photos, spec, augment, config.crop_area)
         self.seed, self.skip_bad = config.seed, config.skip_bad
 
     def __len__(self) -> int:
