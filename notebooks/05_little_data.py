@@ -50,7 +50,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from ttame.ablations import study_table
+from ttame.variants import study_table
 from ttame.charts import plot_metrics
 from ttame.comparison import in_words, paired_differences
 from ttame.files import shipped
@@ -58,7 +58,8 @@ from ttame.profiles import open_profile, quiet
 from ttame.references import provenance_table, reference, training_record
 from ttame.results import read_results
 from ttame.score_charts import plot_costs, plot_differences
-from ttame.study import read_runs, read_study
+from ttame.study import read_study
+from ttame.study_runs import read_runs
 from ttame.study_tables import axis_runs, mean_scores, run_scores, sight_gap, split_by_sight
 from ttame.tables import read_together, scores
 
