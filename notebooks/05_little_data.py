@@ -50,7 +50,6 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from ttame.variants import study_table
 from ttame.charts import plot_metrics
 from ttame.comparison import in_words, paired_differences
 from ttame.files import shipped
@@ -62,6 +61,7 @@ from ttame.study import read_study
 from ttame.study_runs import read_runs
 from ttame.study_tables import axis_runs, mean_scores, run_scores, sight_gap, split_by_sight
 from ttame.tables import read_together, scores
+from ttame.variants import study_table
 
 quiet()
 setting = open_profile(profile)

@@ -2,7 +2,8 @@
 
 A study's file is TOML: a table `budget` of what all runs share, tables `axes.NAME` of what an axis
 has otherwise, and an array `variants` whose entries are fields of `ttame.variants.Variant`, plus
-`seeds` and `shown` where they differ from the budget's. A run is a variant, a seed and the classes
+`seeds` and `shown` where they differ from the budget's. Entries of `claims` say which of two rows
+others have found better. A run is a variant, a seed and the classes
 it is shown; each leaves one record (`ttame.study_runs`).
 """
 
@@ -74,6 +75,25 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What others say of two rows of an axis, to be compared with what is measured.
+
+    Attributes:
+        text: In words, with where it is said.
+        axis: The axis.
+        better: Name of the row that is said to be better.
+        worse: Name of the other one.
+        score: On which score, such as `"AD 15%"`; default: all together.
+    """
+
+    text: str
+    axis: str
+    better: str
+    worse: str
+    score: str = "IC - AD"
+
+
+@dataclass(frozen=True)
 class Study:
     """A study as its file says it.
 
@@ -81,11 +101,13 @@ class Study:
         budget: What all runs share.
         variants: Its rows, in order.
         runs: What has to be run, without repetitions.
+        claims: What others say of the variants.
     """
 
     budget: Budget
     variants: tuple[Variant, ...]
     runs: tuple[Run, ...]
+    claims: tuple[Claim, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -112,7 +134,7 @@ def read_study(path: Path | str) -> Study:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TTameError(f"study {str(path)!r} is not TOML: {error}") from error
-    _known(found, ("title", "budget", "axes", "variants"), str(path))
+    _known(found, ("title", "budget", "axes", "variants", "claims"), str(path))
     shared = _budget(found.get("budget", {}), f"{str(path)!r}, budget")
     entries, axes = found.get("variants", []), found.get("axes", {})
     _known(axes, {str(entry.get("axis")) for entry in entries}, f"{str(path)!r}, axes")
@@ -145,7 +167,22 @@ def read_study(path: Path | str) -> Study:
                     )
                 run = Run(variant, seed, shown, budget)
                 runs.setdefault(run.name, run)
-    return Study(shared, variants, tuple(runs.values()))
+    claims = [_claim(entry, variants, str(path)) for entry in found.get("claims", [])]
+    return Study(shared, variants, tuple(runs.values()), tuple(claims))
+
+
+def _claim(entry: Mapping[str, Any], variants: Iterable[Variant], path: str) -> Claim:
+    label = f"{path!r}, claim {entry.get('text', '?')!r}"
+    _known(entry, [item.name for item in fields(Claim)], label)
+    if not {"text", "axis", "better", "worse"} <= entry.keys():
+        raise TTameError(f"{label}: text, axis, better and worse are needed")
+    names = [row.name for row in variants if row.axis == entry["axis"]]
+    for name in (entry["better"], entry["worse"]):
+        if name not in names:
+            raise TTameError(
+                f"{label}: axis {entry['axis']!r} has no row {name!r}.{suggest(name, names)}"
+            )
+    return Claim(**entry)
 
 
 def _budget(values: Mapping[str, Any], where: str) -> Budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -166,6 +167,42 @@ def read_runs(folder: Path | str) -> pd.DataFrame:
     if not pieces:
         raise TTameError(f"no record of a study in {str(folder)!r}; `{COMMAND}` writes them")
     return pd.concat(pieces, ignore_index=True)
+
+
+def study_provenance(folder: Path | str) -> pd.DataFrame:
+    """Where the records of a study come from: models, data, commands, commits, dates, machines.
+
+    Args:
+        folder: The records.
+
+    Returns:
+        One column, a fact a row; facts that differ between records are listed.
+
+    Raises:
+        TTameError: As `read_runs`.
+    """
+    paths = sorted(Path(folder).glob("*.json"))
+    records = [read_record(path, FORMAT, VERSION, COMMAND) for path in paths]
+    if not records:
+        raise TTameError(f"no record of a study in {str(folder)!r}; `{COMMAND}` writes them")
+    facts = {
+        "runs": [len(records)],
+        "classifier": [record["backbone"] for record in records],
+        "weights": [record["weights"] for record in records],
+        "trained on": [record["training"]["data"] for record in records],
+        "measured on": [f"{len(record['photos'])} photos of {record['measured_on']}"
+                        for record in records],
+        "a run's command": [re.sub(r"--only \S+", "--only RUN", record["command"])
+                            for record in records],
+        "commit": [record["commit"] for record in records],
+        "date": [record["date"][:10] for record in records],
+        "seeds": [record["seed"] for record in records],
+        "machine": [record["hardware"] for record in records],
+        "ttame": [record["versions"]["ttame"] for record in records],
+        "torch": [record["versions"]["torch"] for record in records],
+    }  # fmt: skip
+    shown = {key: ", ".join(map(str, sorted(set(values)))) for key, values in facts.items()}
+    return pd.DataFrame({"provenance": shown})
 
 
 def unfinished(study: Study, folder: Path | str) -> pd.DataFrame:
