@@ -80,7 +80,9 @@ Markdown(axis_words(long, study, "loss terms", resamples))
 # Only verdicts whose interval leaves zero out are listed. Without the area term nothing asks for a
 # small mask, so AD with all pixels retained is no fair judge of those rows.*
 #
-# TERMS_LESSON
+# The variation is the term that matters: without it the scores are worse at every share of pixels,
+# with the area or without. Leaving out the area alone makes no difference that can be told from
+# chance at this length of training.
 #
 # ## Weights and exponent
 #
@@ -101,7 +103,9 @@ for name in (
 # %% [markdown]
 # *As above, one seed.*
 #
-# WEIGHTS_LESSON
+# The published weights lie in a flat valley: ten times less or more of the cross-entropy is worse,
+# of the area at most a little, and more of the variation is rather better. The exponent of the
+# area hardly matters.
 #
 # ## Which maps are regularised, and how
 #
@@ -120,7 +124,10 @@ for name in ("regularised maps", "reduction of the variation"):
 # %% [markdown]
 # *As above, one seed.*
 #
-# REGULARISED_LESSON
+# Regularising only the photo's own map is worse here: the other labels' maps, none of which is
+# explained in that photo, tell the mechanism most about what is no support. With our own start
+# from the classifier this difference is gone ([little data](05_little_data.py)). A mean in place
+# of the sum changes nothing that can be told from chance.
 #
 # ## Labels
 #
@@ -140,7 +147,9 @@ Markdown(axis_words(long, study, "labels", resamples))
 # %% [markdown]
 # *As above, one seed.*
 #
-# LABELS_LESSON
+# The two labels agree on most photos of these ten classes, and so do the maps that come of them.
+# The choice is one of meaning: the model truth explains what the classifier answers, mistakes
+# included, and needs no labels.
 #
 # ## Masking space
 #
@@ -162,7 +171,10 @@ Markdown(axis_words(long, study, "masking space", resamples))
 # *As above, one seed. Rows that are measured in different spaces answer different questions:
 # compare within a space.*
 #
-# SPACE_LESSON
+# Black holes hurt this classifier more than grey ones, whatever the training: measured on black
+# the same maps score worse at every share of pixels where AD is concerned. Training in the space
+# of the measurement is a smaller matter, but the scores of two spaces must never be compared with
+# each other.
 #
 # ## Where the fusion starts
 #
@@ -182,7 +194,10 @@ Markdown(axis_words(long, study, "start of the fusion", resamples))
 # %% [markdown]
 # *As above.*
 #
-# START_LESSON
+# The start is the largest lever of the whole study: rows that begin at the classifier's own
+# gradients are ahead of what four times the training makes of random ones. Tying them costs a
+# little on these ten classes, which training shows, and is what carries maps over to classes that
+# it does not ([little data](05_little_data.py)).
 #
 # ## Training length
 
@@ -199,7 +214,8 @@ Markdown(axis_words(long, study, "training length", resamples))
 # %% [markdown]
 # *As above, one seed; each length has a learning-rate schedule of its own.*
 #
-# LENGTH_LESSON
+# More steps help, with diminishing returns; none of these lengths is near the papers' hundreds of
+# thousands.
 
 # %%
 study_provenance(folder).style
