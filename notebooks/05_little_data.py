@@ -272,8 +272,8 @@ verdicts.rename_axis(index=None)
 # is somewhat above three points of AD because seen classes are better, not because unseen ones are
 # worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below three
 # points at every share, and one row shared by all does, too; both give up what training wins on
-# seen classes. Small crops, which the classifier gives many more classes than ten, do not carry the gain
-# over to unseen ones either. More photos of more classes are what would help.
+# seen classes. Small crops, which the classifier gives many more classes than ten, do not carry the
+# gain over to unseen ones either. More photos of more classes are what would help.
 #
 # ### A transformer
 #
