@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= all
+BROWSER ?= yes
 ARGS ?=
 
 BIN := .venv/bin
@@ -11,7 +12,7 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint format bench throughput families notebooks lock clean
+.PHONY: help setup browser book test lint format bench throughput families notebooks lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages.
@@ -19,7 +20,7 @@ unexport PYTHONPATH PYTHONHOME
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
-	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), PROFILE=$(PROFILE), CORES=$(CORES), ARGS for the called tool"
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), PROFILE=$(PROFILE), CORES=$(CORES), BROWSER=no to install none, ARGS for the called tool"
 
 setup: $(STAMP) ## Create .venv from the pinned requirements
 
@@ -34,11 +35,25 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-book: $(STAMP) ## Run the notebooks and build the book
+# The built book is read in a browser; without one that is skipped, so a failure here stops nothing.
+browser: ## Install Chromium where it is missing (root on Debian only)
+ifneq ($(BROWSER),no)
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+		|| test "$$(id -u)" != 0 -o ! -e /etc/debian_version \
+		|| { echo "Installing Chromium, to read the book in a browser (BROWSER=no leaves it out)" \
+			&& apt-get update -qq -o Acquire::http::Timeout=30 \
+			&& DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "Chromium could not be installed; going on without it"
+else
+	@:
+endif
+
+book: $(STAMP) browser ## Run the notebooks and build the book
 	@$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) $(ARGS) -- book
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
-test: $(STAMP) ## Run the tests (fast part: ARGS="-m 'not slow'")
+test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")
 	@MPLBACKEND=Agg $(BIN)/pytest -q $(ARGS)
 
 lint: $(STAMP) ## Check style and types

@@ -12,6 +12,7 @@ Every study of data/studies is a target, too: what has no record under data/resu
 
 import hashlib
 import os
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ SOURCE = BUILD / "src"
 # The reader's own settings of IPython and matplotlib must not show in the book.
 PRIVATE = BUILD.resolve() / "private"
 JUPYTER_BOOK = Path(sys.executable).with_name("jupyter-book")
+READER = "tests/reader.py"
 
 # Notebooks run in their own folder, where a relative path would mean something else.
 if "TTAME_DATA" in os.environ:
@@ -92,6 +94,7 @@ localrules: book
 rule book:
     input:
         f"{BUILD}/html/index.html",
+        f"{BUILD}/checked",
     default_target: True
 
 
@@ -134,6 +137,21 @@ rule site:
         " && rm -rf {BUILD}/html {BUILD}/.doctrees {SOURCE}/book && mkdir -p {SOURCE}"
         " && cp -R book _config.yml _toc.yml {SOURCE}"
         " && {JUPYTER_BOOK:q} build {SOURCE} --path-output . -nW --keep-going -q"
+
+
+rule check:
+    input:
+        f"{BUILD}/html/index.html",
+        READER,
+        Path(READER).with_suffix(".js"),
+        notebooks=files("notebooks", "*.ipynb"),  # what the launch buttons open
+    output:
+        touch(f"{BUILD}/checked"),
+    params:
+        # Without a browser the check is skipped; that one came calls for it.
+        browser=runpy.run_path(READER)["chromium"](),
+    shell:
+        "echo 'Reading the pages in a browser' && {sys.executable:q} {READER} {BUILD}/html"
 
 
 for study in STUDIES:

@@ -38,7 +38,7 @@ layers = 2
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """What the graph reads, with one study that is small, and one row of it that must fail."""
-    for name in ("profiles", "notebooks", "book"):
+    for name in ("profiles", "notebooks", "book", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("Snakefile", "_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, tmp_path / name)
