@@ -120,7 +120,7 @@ def read_rows(explainer: Explainer, photos: PhotoList, rows: pd.DataFrame) -> tu
         TTameError: If a photo cannot be read.
     """
     raw = to_batch([photos.root / str(name) for name in rows.index], explainer.spec)
-    return normalize(raw, explainer.spec), torch.tensor(rows["target"].to_numpy())
+    return normalize(raw, explainer.spec), torch.tensor(rows["target"].tolist())
 
 
 @torch.inference_mode()
