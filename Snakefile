@@ -1,12 +1,16 @@
-"""The graph of the book: notebooks are run, pages are copied, the site is built.
+"""The graph of the book: studies are run, notebooks are run, pages are copied, the site is built.
 
     snakemake --cores N book
     snakemake --cores N book --config 'notebooks={04_training: {steps: 200}}'
+    snakemake --cores N ablations
 
 Everything built lies under _build/. Its src/ mirrors the repository's paths, so that the book's
 launch buttons, which are made from a page's path, point at files that exist in the repository.
+
+Every study of data/studies is a target, too: what has no record under data/results is run.
 """
 
+import hashlib
 import os
 import shlex
 import sys
@@ -32,11 +36,18 @@ def files(folder, pattern="*"):
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.py"))
 PAGES = [*files("book"), "_config.yml", "_toc.yml"]
 LIBRARY = files("ttame", "*.py")
-SHIPPED = [
-    path
-    for kind in ("samples", "classifiers", "explainers", "results", "studies")
-    for path in files(f"data/{kind}")
-]
+STUDIES = sorted(path.stem for path in Path("data/studies").glob("*.toml"))
+RECORDS = [path for study in STUDIES for path in files(f"data/results/{study}")]
+SHIPPED = sorted(
+    {
+        path
+        for kind in ("samples", "classifiers", "explainers", "results", "studies")
+        for path in files(f"data/{kind}")
+    }
+    # Records of studies are outputs here. As inputs of notebooks they would make a build of the
+    # book train whatever looks older than it should.
+    - set(RECORDS)
+)
 
 EXECUTED = expand(f"{SOURCE}/notebooks/{{name}}.ipynb", name=NOTEBOOKS)
 
@@ -52,6 +63,27 @@ def options(wildcards):
     return shlex.join(
         word for key, value in values.items() for word in ("-p", f"{key}={value!r}")
     )
+
+
+def digest(paths):
+    """What some files hold, in a few digits."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(Path(path).read_bytes())
+    return found.hexdigest()[:12]
+
+
+def missing(study):
+    """The records that a study lacks, found out only where they are asked for."""
+
+    def found(wildcards):
+        from ttame.study import read_study
+
+        folder = f"data/results/{study}"
+        runs = read_study(f"data/studies/{study}.toml").missing(folder)
+        return [f"{folder}/{run.name}.json" for run in runs]
+
+    return found
 
 
 localrules: book
@@ -74,6 +106,7 @@ rule notebook:
         options=options,
         # Notebooks find Imagenette by themselves; that it came, or is another, calls for a new run.
         data=os.environ.get("TTAME_DATA", Path("data/imagenette").is_dir()),
+        records=digest(RECORDS),
     # Several notebooks side by side use the cores better than several threads in one, which
     # spends much of its time importing, decoding images and drawing.
     threads: 1
@@ -101,3 +134,29 @@ rule site:
         " && rm -rf {BUILD}/html {BUILD}/.doctrees {SOURCE}/book && mkdir -p {SOURCE}"
         " && cp -R book _config.yml _toc.yml {SOURCE}"
         " && {JUPYTER_BOOK:q} build {SOURCE} --path-output . -nW --keep-going -q"
+
+
+for study in STUDIES:
+
+    rule:
+        name:
+            study
+        input:
+            missing(study),
+
+
+rule run:
+    output:
+        "data/results/{study}/{run}.json",
+    wildcard_constraints:
+        study="|".join(STUDIES),
+    # The photos of a step are few and small: a core a run makes more runs an hour than several.
+    threads: 1
+    resources:
+        mem_mb=5000,
+        runtime=120,
+    shell:
+        "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}"
+        " {sys.executable:q} -m ttame study data/studies/{wildcards.study}.toml"
+        " --out data/results/{wildcards.study} --work {BUILD:q}/studies/{wildcards.study}"
+        " --only {wildcards.run:q}"

@@ -229,4 +229,4 @@ plot_metrics(per_sample(records))
 # in the table; bars are means, lines are 95 % intervals over photos. Intervals that overlap say
 # nothing about which is better: this is a look at the parts of one trained mechanism, not a
 # comparison of mechanisms trained on fewer layers. That comparison is in [the
-# ablations](08_ablations.ipynb).*
+# ablations](08_ablations_mechanism.ipynb).*

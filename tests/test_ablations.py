@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
-from ttame.ablations import (
-    STUDY,
-    Variant,
-    at_layer,
-    keep_layers,
-    resized,
-    select_axis,
-    study,
-    study_table,
-)
-from ttame.data import PhotoList
+from ttame.ablations import at_layer, build_variant, keep_layers, masked_in, resized
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.recipes import published
-from ttame.variants import build_variant, run_variant
+from ttame.files import shipped
+from ttame.study import read_study
+from ttame.variants import Variant, select_axis, study, study_table
 
 BACKBONE = "tf_efficientnet_lite0"
 
 
 def test_every_axis_has_one_row_that_changes_nothing() -> None:
-    rows = study(STUDY)
-    for axis in dict.fromkeys(row.axis for row in rows):
-        assert sum(row.changes == "nothing" for row in rows if row.axis == axis) == 1
-    assert list(study_table(rows).columns) == ["variant", "what differs"]
+    found = read_study(shipped("studies") / "ablations.toml")
+    for axis in found.axes:
+        rows = [row for row in found.variants if row.axis == axis]
+        assert sum(not row.changed for row in rows) == 1, axis
+        assert len(rows) > 1, axis
+    assert list(study_table(found.variants).columns) == ["variant", "what differs"]
+
+
+def test_several_fields_are_one_change_where_the_row_says_why() -> None:
+    both = {"skip": False, "width": 4}
+    with pytest.raises(TTameError, match="changes 2 things at once: skip, width"):
+        study([Variant("a", "x", attention=both)])
+    (row,) = study([Variant("a", "x", attention=both, together="a width leaves nothing to add")])
+    assert row.attention == both
 
 
 def test_variant_refuses_a_field_that_does_not_exist() -> None:
@@ -57,17 +56,10 @@ def test_variant_changes_layers_and_architecture_only() -> None:
     assert (plain.mechanism.config.skip, bare.mechanism.config.skip) == (True, False)
     with pytest.raises(TTameError, match="asks for 4 layers"):
         build_variant(Variant("layers", "four", layers=4), BACKBONE)
-
-
-def test_run_variant_applies_its_objective(photos: PhotoList, tmp_path: Path) -> None:
-    config = published(steps=1, batch_size=4, workers=0)
-    variant = Variant("loss terms", "no area", objective={"area": 0.0})
-    trained = run_variant(variant, BACKBONE, photos, config, tmp_path / "run", size=64)
-    assert trained.record["name"] == "no area"
-    settings = trained.record["config"]
-    assert isinstance(settings, dict)
-    assert settings["objective"]["area"] == 0.0
-    assert settings["objective"]["variation"] == config.objective.variation
+    named = build_variant(Variant("layers", "named", layers=("blocks.1", "blocks.3")), BACKBONE)
+    assert named.layers == ("blocks.1", "blocks.3")
+    blocks = build_variant(Variant("layers", "x", layers="block outputs"), "vit_imagenette")
+    assert blocks.layers == ("blocks.2", "blocks.3", "blocks.4")
 
 
 def test_layers_add_up_to_the_map(explainer: Explainer, images: Tensor) -> None:
@@ -85,6 +77,8 @@ def test_layers_add_up_to_the_map(explainer: Explainer, images: Tensor) -> None:
 def test_copies_leave_the_explainer_alone(explainer: Explainer) -> None:
     assert at_layer(explainer, "stages.1").spec.cam_layer == "stages.1"
     assert resized(explainer, 64).spec.input_size == (64, 64)
+    assert masked_in(explainer, "normalized").spec.space == "normalized"
+    assert masked_in(explainer, None).spec == explainer.spec
     assert (explainer.spec.cam_layer, explainer.spec.input_size) == ("", (32, 32))
 
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttame.attention import AttentionConfig, AttentionMechanism, FeatureBranch, resize
+from ttame.attention import (
+    AttentionConfig,
+    AttentionMechanism,
+    FeatureBranch,
+    SelfAttention,
+    resize,
+)
 from ttame.errors import TTameError
 
 CHANNELS = (6, 4, 5)
@@ -122,6 +128,43 @@ def test_one_pixel_by_matrix_products() -> None:
     expected = float(row @ torch.cat(pieces) + mechanism.fusion.bias[target])
     got = mechanism(maps, torch.tensor([[0], [target]]))[image, 0, y, x]
     assert float(got) == pytest.approx(expected, abs=1e-5)
+
+
+@torch.no_grad()
+def test_self_attention_by_matrix_products() -> None:
+    torch.manual_seed(0)
+    channels, places = 128, 6  # two heads of 64
+    layer = SelfAttention(channels)
+    maps = torch.randn(1, channels, 2, 3)
+    tokens = maps.flatten(2)[0].T.double()  # (places, channels)
+    weight, bias = layer.heads.in_proj_weight.double(), layer.heads.in_proj_bias.double()
+    query, key, value = (tokens @ weight.T + bias).split(channels, dim=1)
+    heads = []
+    for head in range(2):
+        part = slice(64 * head, 64 * (head + 1))
+        scores = query[:, part] @ key[:, part].T / 64**0.5
+        heads.append(scores.softmax(dim=1) @ value[:, part])
+    out = layer.heads.out_proj
+    expected = torch.cat(heads, dim=1) @ out.weight.double().T + out.bias.double()
+    got = layer(maps)
+    assert got.shape == (1, channels, 2, 3)
+    torch.testing.assert_close(got.flatten(2)[0].T, expected.float(), atol=1e-5, rtol=1e-4)
+    assert expected.shape == (places, channels)
+
+
+@torch.no_grad()
+def test_branches_of_self_attention_relate_places() -> None:
+    mechanism = build(AttentionConfig(mixing="attention"))
+    maps = features()
+    moved = [found.clone() for found in maps]
+    moved[0][:, :, 0, 0] += 5
+    before, after = (mechanism.branch_outputs(given)[0] for given in (maps, moved))
+    assert not torch.allclose(before[:, :, -1, -1], after[:, :, -1, -1])
+    alone = build(AttentionConfig())
+    before, after = (alone.branch_outputs(given)[0] for given in (maps, moved))
+    assert torch.allclose(before[:, :, -1, -1], after[:, :, -1, -1])
+    with pytest.raises(TTameError, match="self-attention keeps the channels"):
+        AttentionConfig(mixing="attention", skip=False, width=4)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from PIL import Image
 
 from ttame.backbones import backbone_spec
 from ttame.errors import TTameError
-from ttame.images import denormalize, eval_transform, normalize, read_image, to_batch
+from ttame.images import (
+    denormalize,
+    eval_transform,
+    normalize,
+    read_image,
+    to_batch,
+    train_transform,
+)
+from ttame.recipes import TrainingConfig
 
 SPEC = backbone_spec("tf_efficientnet_lite0")
 
@@ -161,3 +170,23 @@ def test_eval_transform_is_the_centre_of_the_photo() -> None:
     image = Image.new("RGB", (512, 256), "black")
     image.paste("white", (144, 16, 368, 240))  # exactly the centre crop of 224 after resizing
     assert eval_transform(SPEC)(image).min() > 0.99
+
+
+def test_small_crops_show_less_of_a_photo() -> None:
+    # Red grows from left to right, so that the spread of red is the share of the width shown.
+    row = np.linspace(0, 255, 256, dtype=np.uint8)
+    photo = Image.fromarray(np.stack([np.tile(row, (256, 1))] * 3, axis=-1))
+    spreads: dict[float | None, list[float]] = {}
+    for area in (None, 0.05):
+        torch.manual_seed(0)
+        shown = [train_transform(SPEC, area)(photo) for _ in range(20)]
+        assert all(item.shape == (3, 224, 224) for item in shown)
+        spreads[area] = [float(item[0].max() - item[0].min()) for item in shown]
+    assert min(spreads[None]) > 0.8  # 224 of 256 pixels
+    assert min(spreads[0.05]) < 0.4 < max(spreads[0.05])
+
+
+@pytest.mark.parametrize("changes", [{"crop_area": 0.0}, {"crop_area": 0.5, "augment": False}])
+def test_a_crop_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(TTameError, match="crop_area"):
+        TrainingConfig(**changes)

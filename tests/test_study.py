@@ -7,21 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ttame.ablations import Variant
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.recipes import TrainingConfig
-from ttame.study import (
-    Budget,
-    Run,
-    carry_out,
-    choose_classes,
-    read_runs,
-    read_study,
-)
+from ttame.study import Budget, Run, read_study
+from ttame.study_runs import carry_out, choose_classes, minutes_left, read_runs, unfinished
 from ttame.tables import per_sample
-from ttame.variants import changed_config
+from ttame.variants import Variant, changed_config
 
 BUDGET = '[budget]\nbackbone = "tf_efficientnet_lite0"\nsteps = 3\n'
 
@@ -71,6 +64,14 @@ def test_runs_are_variants_times_seeds_times_classes(tmp_path: Path) -> None:
         (BUDGET + '[[variants]]\nname = "x"', "axis and name are needed"),
         (BUDGET + '[[variants]]\naxis = "a"\nname = "x"\nshown = ["half"]', "'half'"),
         (BUDGET + 2 * '[[variants]]\naxis = "a"\nname = "x"\n', "two rows on axis 'a'"),
+        (BUDGET + '[[variants]]\naxis = "a"\nname = "x"\nsize = 9\nlayers = 1',
+         "'x' on axis 'a' changes 2 things at once: layers, size"),
+        (BUDGET + '[[variants]]\naxis = "a"\nname = "x"\nbase = "y"', "no row 'y' stands before"),
+        (BUDGET + '[[variants]]\naxis = "a"\nname = "x"\nspace = "black"', "'black'"),
+        (BUDGET + '[axes.b]\nsteps = 1\n[[variants]]\naxis = "a"\nname = "x"',
+         "axes: unknown field 'b'"),
+        (BUDGET + '[axes.a]\nstep = 1\n[[variants]]\naxis = "a"\nname = "x"',
+         "axis 'a': unknown field 'step'"),
         (BUDGET + '[[variants]]\naxis = "a"\nname = "x"\ntraining = { stepps = 1 }',
          "no field 'stepps'.*Did you mean 'steps'"),
     ],
@@ -85,10 +86,45 @@ def test_a_missing_study_is_named(tmp_path: Path) -> None:
         read_study(tmp_path / "nothing.toml")
 
 
-@pytest.mark.parametrize("name", ["every_class", "little_data"])
-def test_the_studies_that_ship_can_be_read(name: str) -> None:
-    found = read_study(shipped("studies") / f"{name}.toml")
-    assert len(found.runs) >= 10
+def test_a_row_changes_its_base_and_an_axis_has_a_budget(tmp_path: Path) -> None:
+    text = (
+        BUDGET
+        + """
+        [axes.a]
+        seeds = [0, 1]
+        [axes.b]
+        backbone = "v"
+        steps = 7
+        [[variants]]
+        axis = "a"
+        name = "narrow"
+        attention = { skip = false }
+        [[variants]]
+        axis = "a"
+        name = "wide"
+        base = "narrow"
+        attention = { width = 9 }
+        [[variants]]
+        axis = "b"
+        name = "plain"
+        """
+    )
+    found = read_study(write(tmp_path, text))
+    assert found.axes == ("a", "b")
+    assert found.variants[1].attention == {"skip": False, "width": 9}
+    assert [run.name for run in found.runs] == [
+        "skip-false_seed0", "skip-false_seed1", "skip-false-width-9_seed0",
+        "skip-false-width-9_seed1", "nothing-with-backbone-v-steps-7_seed0",
+    ]  # fmt: skip
+    assert [(run.budget.backbone, run.budget.steps) for run in found.runs[3:]] == [
+        ("tf_efficientnet_lite0", 3), ("v", 7),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(shipped("studies").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_studies_that_ship_can_be_read(path: Path) -> None:
+    found = read_study(path)
+    assert len(found.runs) >= 6
     assert len({run.name for run in found.runs}) == len(found.runs)
 
 
@@ -110,23 +146,76 @@ def test_classes_are_chosen_by_place(photos: PhotoList) -> None:
         choose_classes(photos, "odd")
 
 
+TINY = Budget("tf_efficientnet_lite0", 1, batch_size=4, held_out=2, size=64,
+              training={"workers": 0})  # fmt: skip
+
+
 @pytest.mark.slow
 def test_a_run_leaves_one_record(photos: PhotoList, tmp_path: Path) -> None:
-    budget = Budget("tf_efficientnet_lite0", 1, batch_size=4, size=64, training={"workers": 0})
-    run = Run(Variant("size", "small", size=32), 3, "all")
-    path = carry_out(run, budget, photos, photos.select([0, 1]), tmp_path / "out", tmp_path / "w")
+    run = Run(Variant("size", "small", size=32), 3, "all", TINY)
+    path = carry_out(run, photos, photos, tmp_path / "out", tmp_path / "w")
     assert path == tmp_path / "out" / "size-32_seed3.json"
     found = read_runs(tmp_path / "out")
-    assert list(found["photo"]) == list(photos.names[:2])
+    assert list(found["photo"]) == list(photos.sample(2).names)
     assert set(found["run"]) == {"size-32_seed3"} and set(found["seed"]) == {3}
     assert (
         found[["probability", "masked_100", "masked_15"]].map(lambda p: 0 <= p <= 1).all(axis=None)
     )
     scores = per_sample(found.assign(method=found["changes"]))
     assert len(scores) == 2 * 3 * 3
+    longer = Run(Variant("steps", "ten", training={"steps": 10}), 0, "all", TINY)
+    one, ten = minutes_left([run], path.parent), minutes_left([longer], path.parent)
+    assert one is not None and ten == pytest.approx(10 * one)
     path.write_text(path.read_text().replace('"version": 1', '"version": 9'))
     with pytest.raises(TTameError, match="version 9"):
         read_runs(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_failed_run_leaves_its_error_and_is_run_again(photos: PhotoList, tmp_path: Path) -> None:
+    out, text = tmp_path / "out", BUDGET + '[[variants]]\naxis = "a"\nname = "x"\n'
+    study = read_study(write(tmp_path, text))
+    (run,) = study.runs
+    run = replace(run, budget=TINY)
+    with pytest.raises(TTameError, match="run nothing_seed0 failed: "):
+        carry_out(run, photos.select([]), photos, out, tmp_path / "w")
+    left = unfinished(study, out)
+    assert list(left["variant"]) == ["x"] and left["state"].iloc[0].startswith("failed: ")
+    carry_out(run, photos, photos, out, tmp_path / "w")
+    assert unfinished(study, out).empty and not list(out.glob("*.failure"))
+
+
+def test_what_was_not_run_is_listed(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, BUDGET + '[[variants]]\naxis = "a"\nname = "x"'))
+    assert unfinished(study, tmp_path).to_dict("list") == {
+        "variant": ["x"], "seed": [0], "state": ["not run"],
+    }  # fmt: skip
+    assert minutes_left(study.runs, tmp_path) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"space": "raw"}, {"measured_space": "raw"}, {"inference": "sigmoid"},
+        {"training": {"truth": "ground"}}, {"layers": ("blocks.4", "blocks.6")},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_change_reaches_the_measurement(
+    photos: PhotoList, tmp_path: Path, change: dict[str, object]
+) -> None:
+    labelled = replace(photos, labels=tuple(range(len(photos))))
+    budget = replace(TINY, recipe="published", training={"workers": 0, "learning_rate": 0.1})
+    records = []
+    for variant in (Variant("a", "plain"), Variant("a", "other", **change)):  # type: ignore[arg-type]
+        run = Run(variant, 0, "all", budget)
+        carry_out(run, labelled, labelled, tmp_path / "out", tmp_path / "w")
+        records.append(read_runs(tmp_path / "out").query("run == @run.name"))
+    plain, other = records
+    assert list(plain["photo"]) == list(other["photo"])
+    assert list(plain["probability"]) == list(other["probability"])
+    assert list(plain["masked_50"]) != list(other["masked_50"])
 
 
 def test_a_folder_without_records_is_named(tmp_path: Path) -> None:

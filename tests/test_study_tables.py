@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from ttame.ablations import Variant
 from ttame.errors import TTameError
 from ttame.study_tables import axis_runs, mean_scores, run_scores, sight_gap, split_by_sight
+from ttame.variants import Variant
 
 
 def runs() -> pd.DataFrame:

@@ -145,6 +145,33 @@ def test_training_draws_target_classes(
     assert not torch.equal(rows[0], rows[1]) and torch.equal(rows[1], rows[2])
 
 
+def test_ground_truth_is_the_target_where_it_is_asked_for(
+    explainer: Explainer, images: Tensor, photos: PhotoList
+) -> None:
+    answer = explainer.extract(images)[0].argmax(dim=1)
+    classes = explainer.mechanism.classes
+    wrong = [(int(label) + 1) % classes for label in answer]
+    config = TrainingConfig(truth="ground")
+    chosen = photos.select(range(len(images)))
+
+    def module(labels: list[int]) -> ExplainerModule:
+        given = replace(chosen, labels=tuple(labels))
+        return ExplainerModule(explainer, config, 10, given).eval()
+
+    model = ExplainerModule(explainer, TrainingConfig(), 10).eval().parts(images)
+    same, other = (
+        item.parts(images, truth=item.truth) for item in (module(answer.tolist()), module(wrong))
+    )
+    assert torch.equal(same.total, model.total)
+    assert not torch.equal(other.total, model.total)
+    with pytest.raises(TTameError, match="needs photos with labels"):
+        ExplainerModule(explainer, config, 10, chosen)
+    with pytest.raises(TTameError, match=f"has label {classes}, the classifier has {classes}"):
+        module([classes] * len(chosen))
+    with pytest.raises(TTameError, match="'ground' with ranks=1"):
+        TrainingConfig(truth="ground", ranks=2)
+
+
 @pytest.mark.parametrize(
     "config",
     [

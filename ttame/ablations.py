@@ -1,151 +1,55 @@
-"""Ablations: a study is data, variants that each differ from the default in one thing."""
+"""Ablations of an explainer: other layers, other sizes, another architecture."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-import pandas as pd
 import torch
 
 from ttame.attention import AttentionConfig
 from ttame.backbones import Backbone
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
-from ttame.objective import ObjectiveConfig
-from ttame.recipes import TrainingConfig
+from ttame.loading import attach
+from ttame.specs import Space
+from ttame.variants import Variant
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One row of a study.
-
-    Attributes:
-        axis: What is varied: rows of an axis are compared with each other.
-        name: What the row is called; unique in its axis.
-        layers: How many of the backbone's layers, counted from the deepest; `None`: all.
-        attention: Changed fields of `AttentionConfig`.
-        objective: Changed fields of `ObjectiveConfig`.
-        training: Changed fields of `TrainingConfig`.
-        recipe: Another recipe of `ttame.recipes.RECIPES` than the study's.
-        size: Height and width of the photos in training, pixels; measured is at the study's.
-        photos: Photos to train on, drawn by the seed; `None`: the study's.
-    """
-
-    axis: str
-    name: str
-    layers: int | None = None
-    attention: Mapping[str, Any] = field(default_factory=dict)
-    objective: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    recipe: str | None = None
-    size: int | None = None
-    photos: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse fields that do not exist.
-
-        Raises:
-            TTameError: Naming the variant, the field and near names.
-        """
-        for changes, kind in (
-            (self.attention, AttentionConfig),
-            (self.objective, ObjectiveConfig),
-            (self.training, TrainingConfig),
-        ):
-            known = [item.name for item in fields(kind)]
-            for key in changes:
-                if key not in known:
-                    raise TTameError(
-                        f"variant {self.name!r}: {kind.__name__} has no field {key!r}, known: "
-                        f"{', '.join(known)}.{suggest(key, known)}"
-                    )
-
-    @property
-    def changes(self) -> str:
-        """What differs from the default, as text."""
-        fields = {**self.attention, **self.objective, **self.training}
-        for name in ("layers", "recipe", "size", "photos"):
-            if getattr(self, name) is not None:
-                fields[name] = getattr(self, name)
-        return ", ".join(f"{key}={value!r}" for key, value in fields.items()) or "nothing"
-
-
-# The papers' axes (T-TAME §IV, `ttame`; TAME §IV, `tame`), and where the fusion starts: every row
-# changes one thing.
-STUDY = (
-    Variant("architecture", "full"),
-    Variant("architecture", "no skip connection", attention={"skip": False}),
-    Variant("architecture", "no batch norm", attention={"batch_norm": False}),
-    Variant("architecture", "sigmoid in the branch", attention={"activation": "sigmoid"}),
-    Variant("architecture", "no branch", attention={"branch": False}),
-    Variant("layers", "three"),
-    Variant("layers", "two", layers=2),
-    Variant("layers", "one", layers=1),
-    Variant("loss terms", "all terms"),
-    Variant("loss terms", "no variation", objective={"variation": 0.0}),
-    Variant("loss terms", "no area", objective={"area": 0.0}),
-    Variant("loss terms", "cross-entropy only", objective={"variation": 0.0, "area": 0.0}),
-    Variant("start", "free, as published"),
-    Variant("start", "from the classifier", training={"init": "classifier"}),
-)
-
-
-def study(variants: Iterable[Variant] = STUDY) -> tuple[Variant, ...]:
-    """Check that a study says what it means.
+def build_variant(variant: Variant, backbone: str, config: AttentionConfig | None = None,
+                  size: int | None = None) -> Explainer:  # fmt: skip
+    """The untrained explainer of a variant.
 
     Args:
-        variants: Its rows.
-
-    Returns:
-        The rows.
-
-    Raises:
-        TTameError: If a name stands twice in an axis, or two rows of an axis change the same.
-    """
-    rows = tuple(variants)
-    for kind, keys in (
-        ("is named", [(row.axis, row.name) for row in rows]),
-        ("changes", [(row.axis, row.changes) for row in rows]),
-    ):
-        for key in keys:
-            if keys.count(key) > 1:
-                raise TTameError(
-                    f"the study has two rows on axis {key[0]!r} that {kind} {key[1]!r}"
-                )
-    return rows
-
-
-def study_table(variants: Sequence[Variant]) -> pd.DataFrame:
-    """A study as a table: axis, name and what differs from the default."""
-    rows = [(row.axis, row.name, row.changes) for row in variants]
-    return pd.DataFrame(rows, columns=["axis", "variant", "what differs"]).set_index("axis")
-
-
-def select_axis(table: pd.DataFrame, variants: Sequence[Variant], axis: str) -> pd.DataFrame:
-    """The rows of a table that belong to one axis.
-
-    Args:
-        table: With a column `method` that holds the variants' `changes`.
-        variants: The study.
-        axis: One of its axes.
-
-    Returns:
-        Those rows in the study's order, `method` being the variants' names.
+        variant: Its layers and architecture.
+        backbone: Name of the classifier.
+        config: The architecture that the variant changes; default: the papers'.
+        size: Height and width of the input, pixels; default: the classifier's.
 
     Raises:
-        TTameError: If the study has no such axis.
+        TTameError: If the backbone has fewer layers than the variant asks for, or none of a name.
     """
-    names = {row.changes: row.name for row in variants if row.axis == axis}
-    if not names:
-        axes = dict.fromkeys(row.axis for row in variants)
-        raise TTameError(f"the study has no axis {axis!r}, only {', '.join(axes)}")
-    pieces = [
-        table[table["method"] == changes].assign(method=name) for changes, name in names.items()
-    ]
-    return pd.concat(pieces, ignore_index=True)
+    changed = replace(config or AttentionConfig(), **variant.attention)
+    if isinstance(variant.layers, int):
+        plain = attach(backbone)
+        if not 1 <= variant.layers <= len(plain.layers):
+            raise TTameError(
+                f"variant {variant.name!r} asks for {variant.layers} layers, {backbone} has "
+                f"{plain.layers}"
+            )
+        explainer = attach(backbone, plain.layers[-variant.layers :], config=changed)
+    else:
+        explainer = attach(backbone, variant.layers or "auto", config=changed)
+    return resized(explainer, size) if size else explainer
+
+
+def masked_in(explainer: Explainer, space: Space | None) -> Explainer:
+    """The same explainer, its photos masked in another space; `None`: in its own."""
+    spec = replace(explainer.spec, space=space or explainer.spec.space)
+    return Explainer(
+        Backbone(spec, explainer.classifier), explainer.mechanism, explainer.layers
+    ).eval()
 
 
 def resized(explainer: Explainer, size: int) -> Explainer:

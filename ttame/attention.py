@@ -23,6 +23,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda maps: maps,
 }
 
+_HEAD = 64  # channels of an attention head, as in Vision Transformers
 _FEW_PLACES = 8  # channels a place from which on a matrix product is faster, measured
 
 
@@ -33,8 +34,10 @@ class AttentionConfig:
     Attributes:
         branch: Whether each layer has a feature branch at all; without, feature maps go to the
             fusion as they are (a multi-layer L-CAM).
-        skip: Add the branch's input to its normalised convolution.
-        batch_norm: Normalise the convolution's output.
+        mixing: What a branch learns: a 1×1 `"convolution"`, which mixes the channels of a place, or
+            multi-head self-`"attention"` over all places, for the maps of transformers.
+        skip: Add the branch's input to what it has learned, normalised.
+        batch_norm: Normalise the output of the convolution or attention.
         activation: Last step of a branch: `"relu"`, `"sigmoid"` or `"identity"`.
         width: Channels that a branch puts out; `None` keeps each layer's own count.
         resolution: Maps are brought to the size of the `"largest"` or `"smallest"` layer.
@@ -43,6 +46,7 @@ class AttentionConfig:
     """
 
     branch: bool = True
+    mixing: Literal["convolution", "attention"] = "convolution"
     skip: bool = True
     batch_norm: bool = True
     activation: Literal["relu", "sigmoid", "identity"] = "relu"
@@ -58,6 +62,7 @@ class AttentionConfig:
             TTameError: Naming the field, its value and what is possible.
         """
         allowed = {
+            "mixing": ("convolution", "attention"),
             "activation": tuple(_ACTIVATIONS),
             "resolution": ("largest", "smallest"),
             "tokens": ("drop", "cls"),
@@ -69,6 +74,10 @@ class AttentionConfig:
             raise TTameError(
                 f"max_size and width must be positive, got {self.max_size} and {self.width}"
             )
+        if self.width is not None and self.mixing == "attention":
+            raise TTameError(
+                f"width={self.width} is for mixing='convolution'; self-attention keeps the channels"
+            )
         if self.width is not None and self.branch and self.skip:
             raise TTameError(
                 f"width={self.width} changes the channel count, so the input cannot be added: "
@@ -77,34 +86,60 @@ class AttentionConfig:
 
 
 class FeatureBranch(nn.Module):
-    """1×1 convolution, batch norm, plus the input, ReLU; each step can be switched off."""
+    """1×1 convolution or attention, batch norm, plus the input, ReLU; steps can be switched off."""
 
     def __init__(self, channels: int, config: AttentionConfig) -> None:
         super().__init__()
         width = config.width or channels
         self.skip, self.activation = config.skip, config.activation
-        self.convolution = nn.Conv2d(channels, width, kernel_size=1)
+        self.mixing = config.mixing
+        if config.mixing == "attention":
+            self.attention = SelfAttention(channels)
+        else:
+            self.convolution = PointwiseConvolution(channels, width, kernel_size=1)
         self.norm = nn.BatchNorm2d(width) if config.batch_norm else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
         """`(B, C, h, w)` -> `(B, width, h, w)`."""
-        hidden: Tensor = self.norm(_pointwise(self.convolution, maps))
+        mix = self.attention if self.mixing == "attention" else self.convolution
+        hidden: Tensor = self.norm(mix(maps))
         if self.skip:
             hidden = hidden + maps
         return _ACTIVATIONS[self.activation](hidden)
 
 
-def _pointwise(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+class PointwiseConvolution(nn.Conv2d):
     """A 1×1 convolution, as a matrix product where there are few places and many channels.
 
     A convolution on CPUs first brings its weights into another layout, at every call. For the
     single small map of a deep layer that takes longer than the convolution.
     """
-    if _FEW_PLACES * maps.shape[0] * maps.shape[2] * maps.shape[3] >= maps.shape[1]:
-        output: Tensor = convolution(maps)
-        return output
-    rows = maps.permute(0, 2, 3, 1)  # (B, h, w, C)
-    return F.linear(rows, convolution.weight[:, :, 0, 0], convolution.bias).permute(0, 3, 1, 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """`(B, C, h, w)` -> `(B, width, h, w)`."""
+        if _FEW_PLACES * maps.shape[0] * maps.shape[2] * maps.shape[3] >= maps.shape[1]:
+            return super().forward(maps)
+        rows = maps.permute(0, 2, 3, 1)  # (B, h, w, C)
+        return F.linear(rows, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the places of a map, heads of 64 channels where they divide.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        heads = channels // _HEAD if channels % _HEAD == 0 else 1
+        self.heads = nn.MultiheadAttention(channels, heads, batch_first=True)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """`(B, C, h, w)` -> `(B, C, h, w)`."""
+        places = maps.flatten(2).transpose(1, 2)  # (B, h·w, C)
+        mixed: Tensor = self.heads(places, places, places, need_weights=False)[0]
+        return mixed.transpose(1, 2).reshape(maps.shape)
 
 
 class AttentionMechanism(nn.Module):

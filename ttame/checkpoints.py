@@ -150,10 +150,12 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         "attention": asdict(explainer.mechanism.config),
         "backbone": explainer.spec.name,
         "weights": weight_digest(explainer.classifier),
+        "space": explainer.spec.space,
         "layers": explainer.layers,
         "channels": explainer.mechanism.channels,
         "classes": explainer.mechanism.classes,
         "photos": f"{photos.name}, {len(photos)}, {hashlib.sha256(names).hexdigest()[:12]}",
+        "labels": list(photos.labels or ()) if config.truth == "ground" else "not used",
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain

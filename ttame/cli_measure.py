@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ttame.errors import TTameError
 from ttame.terminal import DEFAULT, SEED, bar, console
+
+if TYPE_CHECKING:
+    from ttame.study import Run
 
 
 def evaluate(
@@ -109,29 +113,44 @@ def study(
 ) -> None:
     """Train and measure the runs of a study that have no record yet."""
     from ttame.data import imagenette
-    from ttame.study import carry_out, read_study
+    from ttame.study import read_study
+    from ttame.study_runs import carry_out, minutes_left
 
     found = read_study(file)
-    axes = {variant.changes for variant in found.variants if not axis or variant.axis in axis}
-    unknown = set(only or ()) - {run.name for run in found.runs}
-    if unknown:
-        raise TTameError(f"{file} has no run {', '.join(sorted(unknown))}; --dry-run lists them")
-    runs = [run for run in found.runs
-            if run.variant.changes in axes and (not only or run.name in only)]  # fmt: skip
-    missing = [run for run in runs if not (out / f"{run.name}.json").is_file()]
-    console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
+    for kind, given, known in (("axis", axis, found.axes), ("run", only, _names(found.runs))):
+        unknown = set(given or ()) - set(known)
+        if unknown:
+            raise TTameError(
+                f"{file} has no {kind} {', '.join(sorted(unknown))}; --dry-run lists the runs"
+            )
+    changes = {variant.changes for variant in found.variants if not axis or variant.axis in axis}
+    missing = found.missing(out)
+    console.print(f"{len(found.runs) - len(missing)} of {len(found.runs)} runs are done")
+    runs = [run for run in missing
+            if run.variant.changes in changes and (not only or run.name in only)]  # fmt: skip
     if dry_run:
-        console.print("\n".join(run.name for run in missing), highlight=False)
+        console.print("\n".join(_names(runs)), highlight=False, soft_wrap=True)
+        _print_rest(minutes_left(runs, out), len(runs))
         return
     train, held_out = imagenette("train").sample(limit), imagenette("val")
-    held_out = held_out.sample(found.budget.held_out)
     failed = []
-    for run in missing:
+    for run in runs:
         try:
-            path = carry_out(run, found.budget, train, held_out, out, work)
+            path = carry_out(run, train, held_out, out, work)
             console.print(f"record: {path}", soft_wrap=True)
         except TTameError as error:  # the others may still succeed
             failed.append(run.name)
-            console.print(f"{run.name} failed: {error}", markup=False, soft_wrap=True)
+            console.print(str(error), markup=False, soft_wrap=True)
+        rest = found.missing(out)
+        _print_rest(minutes_left(rest, out), len(rest))
     if failed:
-        raise TTameError(f"{len(failed)} of {len(missing)} runs failed: {', '.join(failed)}")
+        raise TTameError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+
+
+def _names(runs: Iterable[Run]) -> list[str]:
+    return [run.name for run in runs]
+
+
+def _print_rest(minutes: float | None, runs: int) -> None:
+    time = "" if minutes is None else f", about {minutes:.0f} minutes on one core"
+    console.print(f"{runs} runs left{time}", highlight=False)

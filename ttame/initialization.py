@@ -129,11 +129,20 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
 
 def _pass_through(branch: FeatureBranch) -> None:
     """Start a branch as the activation of its feature map, whatever its architecture."""
-    convolution, norm = branch.convolution, branch.norm
-    assert convolution.bias is not None
-    if branch.skip and isinstance(norm, nn.BatchNorm2d):
-        norm.weight.zero_()
+    if branch.skip and isinstance(branch.norm, nn.BatchNorm2d):
+        branch.norm.weight.zero_()
         return
+    if branch.mixing == "attention":
+        if not branch.skip:
+            raise TTameError(
+                "init='classifier' cannot pass feature maps through self-attention without a skip "
+                "connection; use skip=True, or init='free'"
+            )
+        branch.attention.heads.out_proj.weight.zero_()
+        branch.attention.heads.out_proj.bias.zero_()
+        return
+    convolution = branch.convolution
+    assert convolution.bias is not None
     convolution.bias.zero_()
     if branch.skip:
         convolution.weight.zero_()

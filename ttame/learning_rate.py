@@ -107,7 +107,7 @@ def find_learning_rate(
     # Of one share of pixels alone: losses differ more between shares than between rates.
     config = replace(config, retain=config.retain[:1])
     L.seed_everything(config.seed, verbose=False)
-    module = ExplainerModule(prepare(explainer, photos, config), config, steps)
+    module = ExplainerModule(prepare(explainer, photos, config), config, steps, photos)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             devices=1,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from ttame.checkpoints import SCORE
+from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import masked_features
@@ -40,7 +41,11 @@ class ExplainerModule(L.LightningModule):
         explainer: The classifier (frozen, in `eval()` throughout) with its mechanism.
         config: How to train.
         total_steps: Length of the learning-rate schedule.
-        names: The photos' names by position, for messages.
+        photos: The photos that batches give positions of; their names stand in messages, their
+            labels are the targets where the config says so.
+
+    Raises:
+        TTameError: If labels are asked for that are not there, or not the classifier's.
     """
 
     def __init__(
@@ -48,11 +53,12 @@ class ExplainerModule(L.LightningModule):
         explainer: Explainer,
         config: TrainingConfig,
         total_steps: int,
-        names: Sequence[str] = (),
+        photos: PhotoList | None = None,
     ) -> None:
         super().__init__()
         self.explainer, self.config, self.total_steps = explainer, config, total_steps
-        self.names = tuple(names)
+        self.names = photos.names if photos else ()
+        self.truth = _ground_truth(photos, explainer) if config.truth == "ground" else None
         classifier = explainer.classifier
         self.compiled = torch.compile(classifier.forward) if config.compile else None
         self.learning_rate = config.learning_rate  # the name that Lightning's finder sets
@@ -67,7 +73,11 @@ class ExplainerModule(L.LightningModule):
         self.strict_loading = False  # checkpoints leave the frozen classifier out
 
     def parts(
-        self, images: Tensor, retain: float = 1.0, ranks: Tensor | None = None
+        self,
+        images: Tensor,
+        retain: float = 1.0,
+        ranks: Tensor | None = None,
+        truth: Tensor | None = None,
     ) -> ObjectiveParts:
         """The objective of one batch.
 
@@ -76,12 +86,15 @@ class ExplainerModule(L.LightningModule):
             retain: Share of top pixels that the mask keeps.
             ranks: Place of every photo's target class among its most probable ones, `(B,)` int64
                 from 0; default: the most probable.
+            truth: Target classes `(B,)` instead of the model's.
         """
         config, spec = self.config, self.explainer.spec
         laid_out = channels_last if config.channels_last else Tensor.contiguous
         with torch.no_grad():
             logits, features = self.explainer.extract(laid_out(images))
-        if ranks is None:
+        if truth is not None:
+            labels = truth
+        elif ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
             ordered = logits.topk(config.ranks, dim=1).indices
@@ -110,14 +123,14 @@ class ExplainerModule(L.LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
         retain = self.config.retain[batch_idx % len(self.config.retain)]
-        ranks = None
+        ranks, positions = None, batch[1]
+        truth = None if self.truth is None else self.truth.to(positions.device)[positions]
         if self.config.ranks > 1:
-            positions = batch[1]
             drawn = draw_ranks(self.config.seed, batch_idx, positions.tolist(), self.config.ranks)
             ranks = torch.tensor(drawn, device=positions.device)
-        parts = self.parts(batch[0], retain, ranks)
+        parts = self.parts(batch[0], retain, ranks, truth)
         if not bool(parts.total.isfinite()):
-            photos = [self.names[i] for i in batch[1].tolist()] if self.names else []
+            photos = [self.names[i] for i in positions.tolist()] if self.names else []
             raise TTameError(
                 f"the loss became {parts.total.item()} at step {self.global_step}"
                 f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
@@ -184,6 +197,23 @@ class ExplainerModule(L.LightningModule):
         state = checkpoint["state_dict"]
         for name in [name for name in state if name.startswith("explainer.classifier.")]:
             del state[name]
+
+
+def _ground_truth(photos: PhotoList | None, explainer: Explainer) -> Tensor:
+    """The photos' labels, `(N,)`."""
+    if photos is None or photos.labels is None:
+        raise TTameError(
+            "truth='ground' needs photos with labels; use folders a class, a list file, or "
+            "truth='model'"
+        )
+    classes = explainer.mechanism.classes
+    wrong = [label for label in photos.labels if not 0 <= label < classes]
+    if wrong:
+        raise TTameError(
+            f"truth='ground': {photos.name} has label {wrong[0]}, the classifier has {classes} "
+            "classes; give labels in its numbering"
+        )
+    return torch.tensor(photos.labels)
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -39,8 +39,10 @@ class TrainingConfig:
             alone. `"shared"`: the rows stay as they began but for one learned row that is added
             to all. `"tied"`: rows that are one learned function of the classifier's own class
             vectors (`ttame.tying`). With both, classes without photos learn with the others.
-        ranks: The target class of a photo is its most probable one (1, as published), or is drawn
-            at every step from its so many most probable ones.
+        truth: The target class of a photo: what the `"model"` answers, as published, or its
+            `"ground"` truth, the photos' labels.
+        ranks: With the model truth, the target class of a photo is its most probable one (1, as
+            published), or is drawn at every step from its so many most probable ones.
         activation: From raw map to training mask: `"sigmoid"` (papers) or `"minmax"`, which is
             what display and metrics use.
         masked: What the mask multiplies in training: the `"image"` (papers), or the
@@ -83,6 +85,7 @@ class TrainingConfig:
     weight_decay: float = 5e-4
     init: Init = "classifier"
     fusion: Literal["free", "shared", "tied"] = "free"
+    truth: Literal["model", "ground"] = "model"
     ranks: int = 1
     activation: Literal["sigmoid", "minmax"] = "minmax"
     masked: Literal["image", "features"] = "image"
@@ -125,6 +128,11 @@ class TrainingConfig:
             )
         if self.fusion not in ("free", "shared", "tied"):
             raise TTameError(f"fusion must be 'free', 'shared' or 'tied', got {self.fusion!r}")
+        if self.truth not in ("model", "ground") or (self.truth == "ground" and self.ranks > 1):
+            raise TTameError(
+                f"truth must be 'model', or 'ground' with ranks=1, got {self.truth!r} with "
+                f"ranks={self.ranks}"
+            )
         if self.masked not in ("image", "features"):
             raise TTameError(f"masked must be 'image' or 'features', got {self.masked!r}")
         for name in ("gradient_clip", "validate_every", "patience", "checkpoint_every",

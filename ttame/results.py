@@ -37,7 +37,9 @@ def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
         command: The command; default: this process's, by the program's bare name.
     """
     if command is None:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = Path(sys.argv[0]).name
+        program = "ttame" if program == "__main__.py" else program  # `python -m ttame`
+        command = shlex.join([program, *sys.argv[1:]])
     return {
         "command": command,
         "commit": _commit(),

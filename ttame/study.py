@@ -1,38 +1,25 @@
 """Studies: variants of training, each trained and measured alike, as data in one file.
 
-A study's file is TOML: a table `budget` of what all runs share, and an array `variants` whose
-entries are fields of `ttame.ablations.Variant`, plus `seeds` and `shown` where they differ from
-the budget's. A run is a variant, a seed and the classes it is shown; each leaves one record.
+A study's file is TOML: a table `budget` of what all runs share, tables `axes.NAME` of what an axis
+has otherwise, and an array `variants` whose entries are fields of `ttame.variants.Variant`, plus
+`seeds` and `shown` where they differ from the budget's. Entries of `claims` say which of two rows
+others have found better. A run is a variant, a seed and the classes
+it is shown; each leaves one record (`ttame.study_runs`).
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
-from ttame.ablations import Variant, resized, study
-from ttame.backbones import Backbone
-from ttame.data import PhotoList
 from ttame.errors import TTameError, suggest
-from ttame.evaluation import evaluate
-from ttame.explainer import Explainer
-from ttame.methods import ttame_method
-from ttame.metrics import PERCENTAGES
-from ttame.recipes import architecture, open_recipe
-from ttame.records import read_record, write_record
-from ttame.results import read_results
-from ttame.training import fit
-from ttame.variants import build_variant, changed_config
+from ttame.variants import Variant, study
 
-FORMAT, VERSION = "ttame-study-run", 1
 Shown = Literal["all", "even", "odd"]
-_DIGITS = 6  # of probabilities in records
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,7 @@ class Budget:
     size: int | None = None
     seeds: tuple[int, ...] = (0,)
     shown: tuple[Shown, ...] = ("all",)
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,14 +55,16 @@ class Run:
     """One training and its measurement.
 
     Attributes:
-        variant: What differs from the study's budget.
+        variant: What differs from the budget.
         seed: Of the training.
         shown: Which classes training shows.
+        budget: What all runs share, with what the axis has otherwise.
     """
 
     variant: Variant
     seed: int
     shown: Shown
+    budget: Budget
 
     @property
     def name(self) -> str:
@@ -86,6 +75,25 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What others say of two rows of an axis, to be compared with what is measured.
+
+    Attributes:
+        text: In words, with where it is said.
+        axis: The axis.
+        better: Name of the row that is said to be better.
+        worse: Name of the other one.
+        score: On which score, such as `"AD 15%"`; default: all together.
+    """
+
+    text: str
+    axis: str
+    better: str
+    worse: str
+    score: str = "IC - AD"
+
+
+@dataclass(frozen=True)
 class Study:
     """A study as its file says it.
 
@@ -93,11 +101,22 @@ class Study:
         budget: What all runs share.
         variants: Its rows, in order.
         runs: What has to be run, without repetitions.
+        claims: What others say of the variants.
     """
 
     budget: Budget
     variants: tuple[Variant, ...]
     runs: tuple[Run, ...]
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes, in order."""
+        return tuple(dict.fromkeys(variant.axis for variant in self.variants))
+
+    def missing(self, folder: Path | str) -> tuple[Run, ...]:
+        """The runs that have no record in a folder."""
+        return tuple(run for run in self.runs if not (Path(folder) / f"{run.name}.json").is_file())
 
 
 def read_study(path: Path | str) -> Study:
@@ -105,7 +124,8 @@ def read_study(path: Path | str) -> Study:
 
     Raises:
         TTameError: If the file is missing or no TOML, or has a field that does not exist, a row
-            without axis or name, or rows that repeat each other.
+            without axis or name, rows that repeat each other, or one that changes several things
+            at once.
     """
     path = Path(path)
     if not path.is_file():
@@ -114,134 +134,72 @@ def read_study(path: Path | str) -> Study:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TTameError(f"study {str(path)!r} is not TOML: {error}") from error
-    _known(found, ("title", "budget", "variants"), str(path))
-    budget = found.get("budget", {})
-    _known(budget, [item.name for item in fields(Budget)], f"{str(path)!r}, budget")
-    if not {"backbone", "steps"} <= budget.keys():
-        raise TTameError(f"{str(path)!r}, budget: backbone and steps are needed")
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in budget.items()
+    _known(found, ("title", "budget", "axes", "variants", "claims"), str(path))
+    shared = _budget(found.get("budget", {}), f"{str(path)!r}, budget")
+    entries, axes = found.get("variants", []), found.get("axes", {})
+    _known(axes, {str(entry.get("axis")) for entry in entries}, f"{str(path)!r}, axes")
+    budgets = {
+        axis: _budget({**vars(shared), **own}, f"{str(path)!r}, axis {axis!r}")
+        for axis, own in axes.items()
     }
-    shared = Budget(**values)
-    names = [item.name for item in fields(Variant)]
-    variants: list[Variant] = []
-    runs: dict[str, Run] = {}
-    for entry in found.get("variants", []):
+    names = [item.name for item in fields(Variant) if item.name != "budget"]
+    rows: list[Variant] = []
+    for entry in entries:
         label = f"{str(path)!r}, variant {entry.get('name', '?')!r}"
         _known(entry, [*names, "seeds", "shown"], label)
         if not {"axis", "name"} <= entry.keys():
             raise TTameError(f"{label}: axis and name are needed")
-        variant = Variant(**{key: value for key, value in entry.items() if key in names})
-        variants.append(variant)
-        for seed in entry.get("seeds", shared.seeds):
-            for shown in entry.get("shown", shared.shown):
+        # Seeds do not make another budget: with the same seed the run is the same.
+        own = {key: value for key, value in axes.get(entry["axis"], {}).items()
+               if key not in ("seeds", "shown")}  # fmt: skip
+        given = {key: _frozen(value) for key, value in entry.items() if key in names}
+        rows.append(Variant(**given, budget=own))
+    variants = study(rows)
+    runs: dict[str, Run] = {}
+    for entry, variant in zip(entries, variants, strict=True):
+        budget = budgets.get(variant.axis, shared)
+        for seed in entry.get("seeds", budget.seeds):
+            for shown in entry.get("shown", budget.shown):
                 if shown not in ("all", "even", "odd"):
-                    raise TTameError(f"{label}: shown must be 'all', 'even' or 'odd': {shown!r}")
-                run = Run(variant, seed, shown)
+                    raise TTameError(
+                        f"{str(path)!r}, variant {variant.name!r}: shown must be 'all', 'even' or "
+                        f"'odd': {shown!r}"
+                    )
+                run = Run(variant, seed, shown, budget)
                 runs.setdefault(run.name, run)
-    return Study(shared, study(variants), tuple(runs.values()))
+    claims = [_claim(entry, variants, str(path)) for entry in found.get("claims", [])]
+    return Study(shared, variants, tuple(runs.values()), tuple(claims))
 
 
-def carry_out(
-    run: Run, budget: Budget, train: PhotoList, held_out: PhotoList, out: Path, work: Path
-) -> Path:
-    """Train and measure one run of a study, and write its record; a killed run goes on.
-
-    Args:
-        run: Variant, seed and classes.
-        budget: What all runs share.
-        train: All photos that may be trained on, with labels.
-        held_out: The photos that are measured.
-        out: Folder of the records.
-        work: Folder of the training runs.
-
-    Returns:
-        The record's path.
-
-    Raises:
-        TTameError: If training or evaluation fails.
-    """
-    variant, recipe = run.variant, run.variant.recipe or budget.recipe
-    base = replace(
-        open_recipe(recipe),
-        **{"steps": budget.steps, "batch_size": budget.batch_size, "seed": run.seed,
-           **budget.training},
-    )  # fmt: skip
-    config = changed_config(variant, base)
-    photos = choose_classes(train, run.shown).sample(variant.photos, run.seed)
-    full = build_variant(variant, budget.backbone, architecture(recipe), budget.size)
-    small = resized(full, variant.size) if variant.size else full
-    folder = work / run.name
-    begun = (folder / "checkpoints" / "last.ckpt").is_file()
-    trained = fit(small, photos, config, folder, name="run", resume=begun, progress=False)
-    at_size = Backbone(full.spec, full.classifier)
-    measured = Explainer(at_size, trained.mechanism, full.layers).eval()
-    results = folder / "measured.jsonl"
-    results.unlink(missing_ok=True)
-    evaluate(measured, held_out, results, methods={"T-TAME": ttame_method(measured)},
-             metrics=("AD/IC",), batch_size=20)  # fmt: skip
-    header, records = read_results(results)
-    columns = ["probability", *(f"masked_{share}" for share in PERCENTAGES)]
-    facts = ("config", "attention", "layers", "data", "photos", "steps", "minutes")
-    training = {key: trained.record[key] for key in facts}
-    if begun:
-        training["minutes"] = None  # those before the kill are not known
-    return write_record(
-        out / f"{run.name}.json", FORMAT, VERSION, run.seed,
-        changes=variant.changes, shown=run.shown, recipe=recipe,
-        backbone=budget.backbone, weights=full.spec.source, digests=header["config"]["digests"],
-        space=full.spec.space, size=list(full.spec.input_size),
-        training=training,
-        measured_on=held_out.name,
-        photos=list(records["photo"]), targets=list(records["target"]),
-        **{name: [round(value, _DIGITS) for value in records[name]] for name in columns},
-    )  # fmt: skip
-
-
-def choose_classes(photos: PhotoList, shown: Shown) -> PhotoList:
-    """The photos of every class, or of those with an even or odd place in sorted order.
-
-    Raises:
-        TTameError: If the photos have no labels to choose by.
-    """
-    if shown == "all":
-        return photos
-    if photos.labels is None:
-        raise TTameError(f"the photos of {photos.name} have no labels to choose classes by")
-    chosen = sorted(set(photos.labels))[0 if shown == "even" else 1 :: 2]
-    return photos.select([i for i, label in enumerate(photos.labels) if label in chosen])
-
-
-def read_runs(folder: Path | str) -> pd.DataFrame:
-    """All records of a study, a row a run and photo.
-
-    Args:
-        folder: With `*.json` files of `carry_out`.
-
-    Returns:
-        Columns run, changes, seed, shown, minutes, photo, target, probability, masked_100 and so
-        on; to be read by `ttame.tables.per_sample` with a column `method`.
-
-    Raises:
-        TTameError: If there is no record, or one is damaged or of another format or version.
-    """
-    pieces = []
-    for path in sorted(Path(folder).glob("*.json")):
-        record = read_record(path, FORMAT, VERSION, "ttame study")
-        columns = ["probability", *(name for name in record if name.startswith("masked_"))]
-        piece = pd.DataFrame({"photo": record["photos"], "target": record["targets"],
-                              **{name: record[name] for name in columns}})  # fmt: skip
-        facts = {"run": path.stem, "changes": record["changes"], "seed": record["seed"],
-                 "shown": record["shown"], "minutes": record["training"]["minutes"]}  # fmt: skip
-        pieces.append(piece.assign(**facts))
-    if not pieces:
-        raise TTameError(f"no record of a study in {str(folder)!r}; `ttame study` writes them")
-    return pd.concat(pieces, ignore_index=True)
-
-
-def _known(found: dict[str, Any], names: Sequence[str], where: str) -> None:
-    for key in found:
-        if key not in names:
+def _claim(entry: Mapping[str, Any], variants: Iterable[Variant], path: str) -> Claim:
+    label = f"{path!r}, claim {entry.get('text', '?')!r}"
+    _known(entry, [item.name for item in fields(Claim)], label)
+    if not {"text", "axis", "better", "worse"} <= entry.keys():
+        raise TTameError(f"{label}: text, axis, better and worse are needed")
+    names = [row.name for row in variants if row.axis == entry["axis"]]
+    for name in (entry["better"], entry["worse"]):
+        if name not in names:
             raise TTameError(
-                f"{where}: unknown field {key!r}, known: {', '.join(names)}.{suggest(key, names)}"
+                f"{label}: axis {entry['axis']!r} has no row {name!r}.{suggest(name, names)}"
+            )
+    return Claim(**entry)
+
+
+def _budget(values: Mapping[str, Any], where: str) -> Budget:
+    _known(values, [item.name for item in fields(Budget)], where)
+    if not {"backbone", "steps"} <= values.keys():
+        raise TTameError(f"{where}: backbone and steps are needed")
+    return Budget(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _known(found: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    known = list(names)
+    for key in found:
+        if key not in known:
+            raise TTameError(
+                f"{where}: unknown field {key!r}, known: {', '.join(known)}.{suggest(key, known)}"
             )

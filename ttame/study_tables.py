@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ttame.ablations import Variant, select_axis
 from ttame.comparison import paired_differences
 from ttame.errors import TTameError
 from ttame.tables import per_sample
+from ttame.variants import Variant, select_axis
 
 _SCORES = [f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)]
 

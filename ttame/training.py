@@ -95,7 +95,7 @@ def fit(
 
     Args:
         explainer: Classifier, layers and architecture; not changed.
-        photos: Photos to train on; their labels are not used.
+        photos: Photos to train on; their labels are used for `truth="ground"` only.
         config: How to train.
         out: The folder.
         validation: Photos for AD and IC after every epoch, or as often as the config says.
@@ -164,7 +164,7 @@ def fit(
         )
         rank, world = trainer.global_rank, trainer.world_size
         synchronize_batch_norm(working.mechanism, world, trainer.strategy.root_device)
-        module = ExplainerModule(working, config, total, photos.names)
+        module = ExplainerModule(working, config, total, photos)
         train = train_loader(photos, explainer.spec, config, total, rank, world)
         held_out = (
             validation_loader(validation, explainer.spec, config, rank, world)

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Your own classifier
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/09_your_own_classifier.ipynb)
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/10_your_own_classifier.ipynb)
 #
 # **Shows** the whole way for a network that `ttame` has never seen: train a small classifier on a
 # folder of images, attach an attention mechanism, train that, explain, save and load.

@@ -1,0 +1,205 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Ablations of objective and training
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/09_ablations_training.ipynb)
+#
+# **Shows** what each choice in the objective and in training does, measured as in the
+# [chapter before](08_ablations_mechanism.py), from the same study.
+#
+# **Costs** seconds: this page reads records; each holds the command that makes it anew.
+#
+# **Data and model.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, at 128
+# pixels, trained on photos of Imagenette's training split {cite}`imagenette`, measured on 500
+# photos of its validation split.
+
+# %% tags=["remove-cell"]
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ttame @ git+https://github.com/ttame-companion/ttame"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% tags=["parameters"]
+profile = "quick"
+records = None  # folder with the study's records; None: those that ship
+resamples = 1000  # of photos and seeds, for intervals
+
+# %%
+from IPython.display import Markdown, display
+
+from ttame.files import shipped
+from ttame.profiles import quiet
+from ttame.study import read_study
+from ttame.study_charts import plot_axis
+from ttame.study_comparison import axis_words
+from ttame.study_runs import read_runs, study_provenance, unfinished
+from ttame.study_tables import axis_runs, mean_scores, run_scores
+
+quiet()
+study = read_study(shipped("studies") / "ablations.toml")
+folder = records or shipped("results") / "ablations"
+long = run_scores(read_runs(folder))
+left = unfinished(study, folder)
+print(f"{len(study.runs) - len(left)} of {len(study.runs)} runs are there")
+left
+
+# %% [markdown]
+# *Runs of the study without a record: those that were not run, and those that failed, with their
+# error.*
+#
+# ## Terms of the objective
+#
+# The objective ([method](../book/method.md)) adds to the cross-entropy of the masked photo the area
+# and the variation of the map.
+
+# %%
+axis = axis_runs(long, study.variants, "loss terms")
+mean_scores(axis).round(1)
+
+# %%
+plot_axis(axis)
+
+# %%
+Markdown(axis_words(long, study, "loss terms", resamples))
+
+# %% [markdown]
+# *Filled marks are means with 95 % intervals over photos and seeds, hollow ones the seeds' means.
+# Only verdicts whose interval leaves zero out are listed. Without the area term nothing asks for a
+# small mask, so AD with all pixels retained is no fair judge of those rows.*
+#
+# TERMS_LESSON
+#
+# ## Weights and exponent
+#
+# Each term's weight ten times smaller and ten times larger than published, and the exponent of the
+# area.
+
+# %%
+for name in (
+    "area exponent", "weight of the cross-entropy", "weight of the area",
+    "weight of the variation",
+):  # fmt: skip
+    axis = axis_runs(long, study.variants, name)
+    display(
+        Markdown(f"**{name.capitalize()}**"), mean_scores(axis).round(1), plot_axis(axis),
+        Markdown(axis_words(long, study, name, resamples)),
+    )  # fmt: skip
+
+# %% [markdown]
+# *As above, one seed.*
+#
+# WEIGHTS_LESSON
+#
+# ## Which maps are regularised, and how
+#
+# The published code regularises, for every photo, the maps of all labels of its batch, and sums the
+# variation over pixels; so that term grows with batch size and resolution. The alternatives: each
+# photo's own map, and a mean.
+
+# %%
+for name in ("regularised maps", "reduction of the variation"):
+    axis = axis_runs(long, study.variants, name)
+    display(
+        Markdown(f"**{name.capitalize()}**"), mean_scores(axis).round(1), plot_axis(axis),
+        Markdown(axis_words(long, study, name, resamples)),
+    )  # fmt: skip
+
+# %% [markdown]
+# *As above, one seed.*
+#
+# REGULARISED_LESSON
+#
+# ## Labels
+#
+# What is explained in training: the classifier's own answer (model truth), or the class that the
+# photo belongs to (ground truth).
+
+# %%
+axis = axis_runs(long, study.variants, "labels")
+mean_scores(axis).round(1)
+
+# %%
+plot_axis(axis)
+
+# %%
+Markdown(axis_words(long, study, "labels", resamples))
+
+# %% [markdown]
+# *As above, one seed.*
+#
+# LABELS_LESSON
+#
+# ## Masking space
+#
+# A mask can multiply the photo as it is, so that what is masked turns black, or the normalised
+# photo, so that it turns grey, this classifier's mean. Training and measurement choose each for
+# itself; the published code trains its transformer in one and measures in the other.
+
+# %%
+axis = axis_runs(long, study.variants, "masking space")
+mean_scores(axis).round(1)
+
+# %%
+plot_axis(axis)
+
+# %%
+Markdown(axis_words(long, study, "masking space", resamples))
+
+# %% [markdown]
+# *As above, one seed. Rows that are measured in different spaces answer different questions:
+# compare within a space.*
+#
+# SPACE_LESSON
+#
+# ## Where the fusion starts
+#
+# The published fusion starts from random numbers. It can also start from the classifier's own
+# gradients, with rows that are free or tied to them ([method](../book/method.md)).
+
+# %%
+axis = axis_runs(long, study.variants, "start of the fusion")
+mean_scores(axis).round(1)
+
+# %%
+plot_axis(axis)
+
+# %%
+Markdown(axis_words(long, study, "start of the fusion", resamples))
+
+# %% [markdown]
+# *As above.*
+#
+# START_LESSON
+#
+# ## Training length
+
+# %%
+axis = axis_runs(long, study.variants, "training length")
+mean_scores(axis).round(1)
+
+# %%
+plot_axis(axis)
+
+# %%
+Markdown(axis_words(long, study, "training length", resamples))
+
+# %% [markdown]
+# *As above, one seed; each length has a learning-rate schedule of its own.*
+#
+# LENGTH_LESSON
+
+# %%
+study_provenance(folder).style
