@@ -220,9 +220,12 @@ def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None
     photo = plot_grid([[("noise", torch.rand(3, 8, 8))]])
     assert isinstance(photo, Picture)
     (source / "notebooks" / "photo.svg").write_text(photo.svg(), encoding="utf-8")
+    badge = '<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"/>'
+    (source / "notebooks" / "badge.svg").write_text(badge, encoding="utf-8")
     silent = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
     (source / "silent.svg").write_text(silent, encoding="utf-8")
     page = "Page\n====\n\n.. image:: line.svg\n\n.. image:: photo.svg\n"
+    page += "\n.. image:: badge.svg\n   :alt: Badge\n   :target: https://example.org\n"
     (source / "notebooks" / "page.rst").write_text(page, encoding="utf-8")
     index = "Index\n=====\n\n.. toctree::\n\n   notebooks/page\n\n.. image:: silent.svg\n"
     (source / "index.rst").write_text(index, encoding="utf-8")
@@ -238,6 +241,7 @@ def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None
         link = re.search(rf'href="([^"]+)" download="page-{number}.svg"', html)
         assert link
         assert (built / "notebooks" / link[1]).is_file()
+    assert html.count("download=") == 2  # the badge is a link already
     assert done.returncode == 1
     assert "index.html: image _images/silent.svg has no alternative text" in done.stderr
     assert done.stderr.count("alternative text") == 1

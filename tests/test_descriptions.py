@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ttame.descriptions import (
+    describe_axis,
     describe_costs,
     describe_curves,
     describe_differences,
@@ -12,6 +13,7 @@ from ttame.descriptions import (
     describe_metrics,
     describe_probabilities,
     describe_randomization,
+    describe_ranking,
     describe_rates,
     describe_shares,
 )
@@ -95,3 +97,21 @@ def test_the_last_stage_is_read_out() -> None:
         {"stage": [0, 1, 1], "method": ["a", "a", "a"], "correlation": [1.0, 0.25, 0.75]}
     )
     assert describe_randomization(table).endswith("after the last: a 0.50.")
+
+
+def test_variants_of_an_axis_are_read_out() -> None:
+    table = pd.DataFrame(
+        {"method": ["a", "b", "a"], "score": ["AD 50%", "AD 50%", "IC 50%"],
+         "mean": [10.0, 20.0, 33.33]}
+    )  # fmt: skip
+    assert describe_axis(table).endswith("percent. AD 50%: a 10.0, b 20.0. IC 50%: a 33.3.")
+
+
+def test_ranked_variants_are_read_out() -> None:
+    table = pd.DataFrame(
+        {"axis": ["loss", "layers"], "variant": ["none", "one"], "difference": [1.25, -3.0],
+         "verdict": ["open", "worse"]}
+    )  # fmt: skip
+    text = describe_ranking(table)
+    assert text.startswith("2 variants")
+    assert text.endswith("best first: loss: none +1.2 (open); layers: one -3.0 (worse).")

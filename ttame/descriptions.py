@@ -204,6 +204,35 @@ def describe_randomization(table: pd.DataFrame) -> str:
     )
 
 
+def describe_axis(table: pd.DataFrame) -> str:
+    """The mean of every score and variant of an axis.
+
+    Args:
+        table: `ttame.study_comparison.seed_intervals`.
+    """
+    parts = [
+        f"{score}: {_listed(rows.set_index('method')['mean'])}."
+        for score, rows in table.groupby("score", sort=False)
+    ]
+    return f"Means over photos and seeds with intervals, percent. {' '.join(parts)}"
+
+
+def describe_ranking(table: pd.DataFrame) -> str:
+    """Every ranked variant with its difference.
+
+    Args:
+        table: `ttame.study_comparison.ranking`.
+    """
+    parts = [
+        f"{row.axis}: {row.variant} {row.difference:+.1f} ({row.verdict})"
+        for row in table.itertuples()
+    ]
+    return (
+        f"{len(table)} variants by how much IC less AD differs from the default, percentage "
+        f"points, best first: {'; '.join(parts)}."
+    )
+
+
 def _lines(methods: Iterable[Hashable], colored: Sequence[str]) -> str:
     others = len(set(methods)) - len(colored)
     grey = f"; in grey {others} others" if others else ""

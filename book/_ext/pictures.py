@@ -1,8 +1,9 @@
 """Sphinx extension: every image says what it shows, every figure can be saved at print quality.
 
-The figures of notebooks are SVG files that carry their own description (`ttame.picture`). It
-becomes their alternative text, and below each figure is a link to the file. Images of the built
-pages that have no alternative text are warned of. Warnings fail the build.
+The figures of notebooks are SVG files that carry their own description (`ttame.picture`), which
+becomes their alternative text. Below each figure, and below every other SVG that is no link
+already, stands a link to the file. Images of the built pages that have no alternative text are
+warned of. Warnings fail the build.
 """
 
 from __future__ import annotations
@@ -62,19 +63,19 @@ def _describe(app: Sphinx, doctree: nodes.document, page: str) -> None:
     number = 0
     for image in list(doctree.findall(nodes.image)):
         source = Path(app.srcdir) / image["uri"]
-        if source.suffix != ".svg" or image["uri"] not in app.env.images:
-            continue
-        if not (alt := description_of(source)):
+        linked = isinstance(image.parent, nodes.reference)  # such as a badge
+        if linked or source.suffix != ".svg" or image["uri"] not in app.env.images:
             continue
         number += 1
-        image["alt"] = alt
-        image["classes"] += ["photos" if has_photos(source) else "chart"]
+        if alt := description_of(source):
+            image["alt"] = alt
+            image["classes"] += ["photos" if has_photos(source) else "chart"]
         address = f"{up}{app.builder.imagedir}/{app.env.images[image['uri']][1]}"
         name = f"{PurePosixPath(page).name}-{number}.svg"
         kilobytes = max(round(source.stat().st_size / 1000), 1)
         link = (
             f'<p class="figure-file"><a href="{escape(address)}" download="{escape(name)}">'
-            f"Save figure {number} of this page (SVG, {kilobytes} kB)</a></p>"
+            f"Save figure {number} (SVG, {kilobytes} kB)</a></p>"
         )
         box = nodes.container("", classes=["figure-box"])
         image.parent.replace(image, box)
