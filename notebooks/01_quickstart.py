@@ -115,7 +115,8 @@ citrus.plot()
 
 # %%
 lemon, orange = citrus.maps[0]
-plot_grid([[("photo", citrus.images[0]), ("lemon − orange", lemon - orange)]], signed=True)
+pair = [("photo", citrus.images[0]), ("lemon − orange", lemon - orange)]
+plot_grid([pair], signed=True, what="Citrus fruits and the difference of two of their maps")
 
 # %% [markdown]
 # *Difference of the two raw maps: red speaks for lemon, blue for orange, white for neither.*
@@ -148,7 +149,8 @@ plot_grid(
             (f"upsampled\n{enlarged.shape[0]}×{enlarged.shape[1]}", enlarged),
             ("overlay", cat.overlay()[0, 0]),
         ]
-    ]
+    ],
+    what="A photo of a cat and one map of it in four forms",
 )
 
 # %% [markdown]

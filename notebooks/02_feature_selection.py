@@ -124,7 +124,8 @@ plot_layers(networks)
 batch = explainer.explain(samples().paths, top_k=1)
 names = [path.stem for path in samples().paths]
 cat, dog = names.index("cat"), names.index("german_shepherd")
-plot_grid([[("cat", batch.images[cat]), ("german_shepherd", batch.images[dog])]])
+pair = [("cat", batch.images[cat]), ("german_shepherd", batch.images[dog])]
+plot_grid([pair], what="The two photos of this page")
 
 # %%
 from ttame.images import normalize

@@ -67,7 +67,7 @@ probability, target = (found[0] for found in logits.softmax(dim=1).max(dim=1))
 name = explainer.classes[target].split(",")[0]
 print(f"photo {tuple(raw.shape)}, logits {tuple(logits.shape)}")
 print(f"model truth: {name}, probability {probability:.1%}")
-plot_grid([[(photo, raw[0])]])
+plot_grid([[(photo, raw[0])]], what="The photo of this page")
 
 # %% [markdown]
 # *The photo, resized and cropped as the classifier expects. The class that the classifier
@@ -115,12 +115,21 @@ steps = {
 plot_grid(
     [[(f"{step}\n{tuple(values.shape)}", values[0, channel]) for step, values in steps.items()]],
     signed=True,
+    what="One channel after each step of a feature branch",
 )
 
 # %% [markdown]
 # *One channel on its way through the branch; red is positive, blue negative, white zero, each
 # picture on its own scale. Titles give the shape of the whole tensor: a branch changes neither the
 # number of channels nor the resolution.*
+
+# %%
+outputs = dict(zip(explainer.layers, mechanism.branch_outputs(maps), strict=True))
+plot_feature_maps({f"B of {of}": values for of, values in outputs.items()}, channels)
+
+# %% [markdown]
+# *What all branches put out for the photo: the channels of strongest response, a layer a row.
+# Compare them with the feature maps above; the fusion takes these.*
 #
 # ## Fusion
 #
@@ -149,6 +158,7 @@ plot_grid(
         ]
     ],
     signed=True,
+    what="The part of each layer and their sum, the explanation map, with sizes and ranges",
 )
 
 # %% [markdown]
@@ -214,7 +224,8 @@ plot_grid(
             )
             for form, found in forms.items()
         ]
-    ]
+    ],
+    what="One explanation map in four forms, with sizes and ranges",
 )
 
 # %% [markdown]
@@ -235,7 +246,7 @@ for percentage in PERCENTAGES:
     drop = average_drop(probability.view(1), value.view(1))
     answers.append((percentage, int((kept > 0).sum()), float(value), float(drop)))
     pictures.append((f"{percentage} % retained\np' = {value:.1%}", denormalize(masked, spec)[0]))
-plot_grid([pictures])
+plot_grid([pictures], what="The photo, and what is left of it at each retained share")
 
 # %% [markdown]
 # *The photo, and what is left of it at each retained share, with the probability of the target

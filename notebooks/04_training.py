@@ -143,7 +143,7 @@ plot_learning_rates(tested, config.learning_rate)
 # %%
 raw = to_batch(train.paths[:watched], explainer.spec)
 images = normalize(raw, explainer.spec)
-snapshots = MapSnapshots(images, every=max(config.steps // 3, 1))
+snapshots = MapSnapshots(images, every=max(config.steps // 5, 1))
 runs = tempfile.TemporaryDirectory()
 folder = Path(runs.name)
 after = fit(
@@ -251,7 +251,7 @@ for stage, maps in stages.items():
     masked = denormalize(apply_mask(images, masks, spec.space, spec.mean, spec.std), spec)
     for row, mask, picture in zip(rows, masks, masked, strict=True):
         row.append((f"{stage}\n{mask.mean():.0%} shown", picture))
-plot_grid(rows)
+plot_grid(rows, cell=1.5, what="Training photos under their masks as training goes on")
 
 # %% [markdown]
 # *Some of the training photos under their training masks, the map of the predicted class scaled to

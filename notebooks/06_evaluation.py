@@ -109,6 +109,7 @@ from ttame.randomization import sanity_check
 from ttame.references import provenance_table, reference
 from ttame.results import read_results
 from ttame.score_charts import plot_costs, plot_differences, plot_randomization
+from ttame.strips import plot_road_strips
 from ttame.tables import (
     curves,
     higher_is_better,
@@ -376,7 +377,7 @@ raw = to_batch(measured.paths[:few], explainer.spec)
 images = normalize(raw, explainer.spec)
 with torch.no_grad():
     probability, target = explainer.classifier(images).softmax(dim=1).max(dim=1)
-pictured = ("T-TAME", "Grad-CAM", "Grad-CAM++", "Layer-CAM", "Opti-CAM")
+pictured = ("T-TAME", "Grad-CAM", "Grad-CAM++", "Layer-CAM", "Opti-CAM", "random")
 maps = {name: build(name, explainer)(images, target) for name in pictured}
 captions = [
     f"{explainer.classes[index].split(',')[0]}\n{value:.1%}"
@@ -387,6 +388,22 @@ plot_methods(raw, maps, captions)
 # %% [markdown]
 # *The first photos of the live run in rows, with the predicted class and its probability; in
 # columns the map of each method for that class.*
+#
+# ## A photo loses its pixels
+#
+# What ROAD asks about, on one photo: at each share the classifier sees the picture that is shown,
+# and answers what is written above it.
+
+# %%
+walked = {name: maps[name][:1] for name in ("T-TAME", "Grad-CAM", "random")}
+plot_road_strips(explainer, images[:1], walked, seed=seed)
+
+# %% [markdown]
+# *The first photo of the live run while 10 to 90 % of its pixels are removed and imputed, two rows
+# a method: the photo under its map; then the most relevant pixels go first, or the least relevant.
+# Titles give the share, the class that the classifier predicts, and its probability. A good map
+# loses the answer early in its first row and keeps it long in its second; the random map shows
+# what imputation alone does.*
 #
 # ## The sanity check
 #

@@ -1,13 +1,19 @@
 """The book: its files exist, its names agree, and nothing names a machine or a registry."""
 
 import importlib.util
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
+
+from ttame.picture import Picture
+from ttame.plotting import plot_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
@@ -134,15 +140,19 @@ def test_no_machine_or_registry_is_named() -> None:
 # Nothing from the network
 
 
-@pytest.fixture(scope="module")
-def offline() -> ModuleType:
-    path = ROOT / "book" / "_ext" / "offline.py"
-    spec = importlib.util.spec_from_file_location("offline", path)
+def extension(name: str) -> ModuleType:
+    path = ROOT / "book" / "_ext" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def offline() -> ModuleType:
+    return extension("offline")
 
 
 @pytest.mark.parametrize(
@@ -172,3 +182,73 @@ def test_requests_of_a_style_sheet_are_found(offline: ModuleType, tmp_path: Path
         encoding="utf-8",
     )
     assert offline.requests_of(sheet) == ["https://f.example/a.css", "//f.example/c.png"]
+
+
+# Images say what they show
+
+
+@pytest.fixture(scope="module")
+def pictures() -> ModuleType:
+    return extension("pictures")
+
+
+@pytest.mark.parametrize(
+    ("image", "silent"),
+    [
+        ('<img src="a.svg" alt="A rising line.">', []),
+        ('<img src="a.svg">', ["a.svg"]),
+        ('<img src="a.svg" alt="  ">', ["a.svg"]),
+        ('<img src="_images/a.png" alt="../images/a.png">', ["_images/a.png"]),
+    ],
+)
+def test_images_without_alternative_text_are_found(
+    pictures: ModuleType, tmp_path: Path, image: str, silent: list[str]
+) -> None:
+    built = tmp_path / "page.html"
+    built.write_text(f"<p>{image}</p>", encoding="utf-8")
+    assert pictures.images_without_alt(built) == silent
+
+
+def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None:
+    """A small site: two figures that carry descriptions, and an image that says nothing."""
+    source, built = tmp_path / "source", tmp_path / "built"
+    (source / "notebooks").mkdir(parents=True)
+    (source / "conf.py").write_text("extensions = ['pictures']\n", encoding="utf-8")
+    figure = Picture(figsize=(1, 1), alt='A line, "rising" & falling.')
+    figure.subplots().plot([0, 1, 0])
+    (source / "notebooks" / "line.svg").write_text(figure.svg(), encoding="utf-8")
+    photo = plot_grid([[("noise", torch.rand(3, 8, 8))]])
+    assert isinstance(photo, Picture)
+    (source / "notebooks" / "photo.svg").write_text(photo.svg(), encoding="utf-8")
+    badge = '<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"/>'
+    (source / "notebooks" / "badge.svg").write_text(badge, encoding="utf-8")
+    silent = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+    (source / "silent.svg").write_text(silent, encoding="utf-8")
+    page = "Page\n====\n\n.. image:: line.svg\n\n.. image:: photo.svg\n"
+    page += "\n.. image:: badge.svg\n   :alt: Badge\n   :target: https://example.org\n"
+    (source / "notebooks" / "page.rst").write_text(page, encoding="utf-8")
+    index = "Index\n=====\n\n.. toctree::\n\n   notebooks/page\n\n.. image:: silent.svg\n"
+    (source / "index.rst").write_text(index, encoding="utf-8")
+
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(source), str(built)]
+    paths = {"PYTHONPATH": str(ROOT / "book" / "_ext")}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths})
+
+    html = (built / "notebooks" / "page.html").read_text(encoding="utf-8")
+    assert 'alt="A line, &quot;rising&quot; &amp; falling."' in html
+    assert re.findall(r'<img[^>]*class="(\w+)"', html) == ["chart", "photos"]
+    for number in (1, 2):
+        link = re.search(rf'href="([^"]+)" download="page-{number}.svg"', html)
+        assert link
+        assert (built / "notebooks" / link[1]).is_file()
+    assert html.count("download=") == 2  # the badge is a link already
+    assert done.returncode == 1
+    assert "index.html: image _images/silent.svg has no alternative text" in done.stderr
+    assert done.stderr.count("alternative text") == 1
+    assert (built / "_static" / "pictures.css").is_file()
+
+
+def test_images_in_prose_have_alternative_text() -> None:
+    for name, text in texts().items():
+        if name.endswith(".md") or name.startswith("notebooks/"):
+            assert re.findall(r"!\[\s*\]\(", text) == [], name

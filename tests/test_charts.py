@@ -44,8 +44,8 @@ def records() -> pd.DataFrame:
 
 def test_figures_show_themselves_without_pyplot() -> None:
     figure = plot_grid([[("map", torch.rand(4, 4)), ("photo", torch.rand(3, 4, 4))]])
-    shown = figure._repr_png_()  # type: ignore[attr-defined]
-    assert shown.startswith(b"\x89PNG")
+    shown, _ = figure._repr_mimebundle_()  # type: ignore[attr-defined]
+    assert "<svg" in shown["image/svg+xml"]
     assert [axis.get_title() for axis in figure.axes] == ["map", "photo"]
 
 

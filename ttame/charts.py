@@ -12,10 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ttame.descriptions import (
+    describe_curves,
+    describe_drops,
+    describe_metrics,
+    describe_probabilities,
+    describe_rates,
+    describe_shares,
+)
 from ttame.errors import TTameError
-from ttame.plotting import Picture
+from ttame.picture import PALETTE, Picture
 
-PALETTE = "colorblind"
 _COLORS = [color for index, color in enumerate(sns.color_palette(PALETTE)) if index != 7]  # no grey
 _FEW = 12  # points that a line marks one by one
 _MARKERS = "osD^vPX*<"
@@ -32,7 +39,8 @@ def plot_curves(
         ylabel: Label of the vertical axes.
         window: Rows to average over; above 1, the single values are points.
     """
-    figure = Picture(figsize=(3.2 * len(columns), 2.8), layout="constrained")
+    alt, size = describe_curves(curves, columns, ylabel), (3.2 * len(columns), 2.8)
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         known = curves[["step", column]].dropna()
@@ -53,7 +61,7 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
     Args:
         long: `ttame.tables.per_sample`, or the like with a column `method`.
     """
-    figure = Picture(figsize=(10, 3.6), layout="constrained")
+    figure = Picture(figsize=(10, 3.6), layout="constrained", alt=describe_metrics(long))
     axes = figure.subplots(1, 2)
     titles = {
         "AD": "Average Drop, % (lower is better)",
@@ -88,7 +96,7 @@ def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
         table: `ttame.learning_rate.find_learning_rate`.
         chosen: A rate to mark.
     """
-    figure = Picture(figsize=(5, 3), layout="constrained")
+    figure = Picture(figsize=(5, 3), layout="constrained", alt=describe_rates(table, chosen))
     axis, colors = figure.subplots(), sns.color_palette(PALETTE)
     sns.scatterplot(data=table, x="rate", y="loss", ax=axis, color=colors[0], s=14, alpha=0.5)
     sns.lineplot(data=table, x="rate", y="smoothed", ax=axis, color=colors[0], label="smoothed")
@@ -107,7 +115,8 @@ def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
         percentage: Retained pixels, percent.
     """
     methods = list(dict.fromkeys(records["method"]))
-    figure = Picture(figsize=(2.5 * len(methods), 2.9), layout="constrained")
+    alt, size = describe_probabilities(records, percentage), (2.5 * len(methods), 2.9)
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
     axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     for axis, method, color in zip(
         axes, methods, sns.color_palette(PALETTE, len(methods)), strict=True
@@ -136,7 +145,8 @@ def plot_drops(long: pd.DataFrame, highlight: Sequence[str] | None = None) -> Fi
     drops = long[long["metric"] == "AD"]
     styles = _styles(drops, highlight)
     percentages = sorted(drops["percentage"].unique(), reverse=True)
-    figure = Picture(figsize=(3.1 * len(percentages) + 1.8, 3.1), layout="constrained")
+    alt, size = describe_drops(drops, _colored(styles)), (3.1 * len(percentages) + 1.8, 3.1)
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
     axes = figure.subplots(1, len(percentages), sharey=True, squeeze=False)[0]
     for axis, percentage in zip(axes, percentages, strict=True):
         found = drops[drops["percentage"] == percentage]
@@ -198,7 +208,8 @@ def _plot_shares(
 ) -> Figure:
     """Curves over the share of pixels: a kind of curve a column, a quantity a row."""
     styles = _styles(curves, highlight)
-    figure = Picture(figsize=(11, 3.3 * len(values)), layout="constrained")
+    alt = describe_shares(curves, titles, values, _colored(styles))
+    figure = Picture(figsize=(11, 3.3 * len(values)), layout="constrained", alt=alt)
     axes = figure.subplots(len(values), len(titles), squeeze=False, sharey="row")
     for line, (value, ylabel) in zip(axes, values.items(), strict=True):
         for axis, (curve, title), xlabel in zip(line, titles.items(), xlabels, strict=True):
@@ -248,11 +259,13 @@ def _styles(data: pd.DataFrame, highlight: Sequence[str] | None) -> dict[str, di
     return styles
 
 
+def _colored(styles: Mapping[str, dict[str, Any]]) -> list[str]:
+    return [name for name, style in styles.items() if "marker" in style]
+
+
 def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
     """One entry a coloured line, and one that names the grey ones."""
-    handles = [
-        Line2D([], [], label=name, **style) for name, style in styles.items() if "marker" in style
-    ]
+    handles = [Line2D([], [], label=name, **styles[name]) for name in _colored(styles)]
     others = [name for name, style in styles.items() if "marker" not in style]
     if others:
         names = textwrap.fill(f"others: {', '.join(others)}", 28, break_on_hyphens=False)

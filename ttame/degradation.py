@@ -7,7 +7,7 @@ better), and filled by noisy linear imputation, so that the hole itself tells li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -70,18 +70,9 @@ def road(
         TTameError: If a level leaves no pixel, a map is not finite, or images, maps and targets
             differ in number.
     """
-    if not all(0 < level < 100 for level in levels):
-        raise TTameError(f"ROAD levels are percentages in 1..99, got {tuple(levels)}")
-    known = _known(pixel_places(images, maps, targets, seed), levels)  # (B, 2L, HW)
-    raw = denormalize(images.float(), spec)
     scores, hits = [], []
-    for image, stays, target in zip(raw, known, targets, strict=True):  # bounds the memory
-        degraded = impute(
-            image.expand(len(stays), -1, -1, -1),
-            stays.reshape(-1, 1, *image.shape[-2:]),
-            noise=_NOISE,
-            seed=seed,
-        )
+    series = degrade(spec, images, maps, targets, levels, seed)
+    for degraded, target in zip(series, targets, strict=True):
         found = classifier(normalize(degraded, spec).to(images.dtype)).float().softmax(dim=1)
         scores.append(found[:, target])
         hits.append(found.argmax(dim=1) == target)
@@ -93,6 +84,44 @@ def road(
         morf_kept=kept[:, :half],
         lerf_kept=kept[:, half:],
     )
+
+
+def degrade(
+    spec: BackboneSpec,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    levels: Sequence[int] = LEVELS,
+    seed: int = 0,
+) -> Iterator[Tensor]:
+    """The degraded photos that `road` asks the classifier about, one photo's at a time.
+
+    Args:
+        spec: The classifier's facts.
+        images: Normalised photos, `(B, 3, H, W)`.
+        maps: Raw explanation maps, `(B, 1, h, w)`.
+        targets: Target classes, `(B,)` int64.
+        levels: Percent of pixels removed, each in 1..99.
+        seed: Of the tie-break and of the noise.
+
+    Yields:
+        For each photo `(2L, 3, H, W)`, raw: every level with the most relevant pixels removed
+        first, then every level with the least relevant first.
+
+    Raises:
+        TTameError: As `road`.
+    """
+    if not all(0 < level < 100 for level in levels):
+        raise TTameError(f"ROAD levels are percentages in 1..99, got {tuple(levels)}")
+    known = _known(pixel_places(images, maps, targets, seed), levels)  # (B, 2L, HW)
+    raw = denormalize(images.float(), spec)
+    for image, stays in zip(raw, known, strict=True):  # one photo at a time bounds the memory
+        yield impute(
+            image.expand(len(stays), -1, -1, -1),
+            stays.reshape(-1, 1, *image.shape[-2:]),
+            noise=_NOISE,
+            seed=seed,
+        )
 
 
 def pixel_places(images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> Tensor:

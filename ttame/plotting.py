@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -12,25 +11,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ttame.descriptions import describe_grid, describe_layers
 from ttame.masking import normalize_maps, upsample
+from ttame.picture import MAP_COLORS, MARK_COLOR, SIGNED_COLORS, Picture
 
 if TYPE_CHECKING:
     from ttame.explanation import Explanation
     from ttame.layers import LayerInfo
 
-# Perceptually uniform and readable by colour-blind people.
-MAP_COLORS = "inferno"
-SIGNED_COLORS = "RdBu_r"
 _CELL = 2.2  # inches a picture
-
-
-class Picture(Figure):
-    """A figure that notebooks show by themselves, without pyplot and its global state."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png", bbox_inches="tight")
-        return buffer.getvalue()
 
 
 def colorize(maps: Tensor, colors: str = MAP_COLORS) -> Tensor:
@@ -48,11 +37,14 @@ def plot_explanation(explanation: Explanation) -> Figure:
     ):
         titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
         rows.append([("photo\n", image), *zip(titles, row, strict=True)])
-    return plot_grid(rows)
+    return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")
 
 
 def plot_grid(
-    rows: Sequence[Sequence[tuple[str, Tensor]]], cell: float = _CELL, signed: bool = False
+    rows: Sequence[Sequence[tuple[str, Tensor]]],
+    cell: float = _CELL,
+    signed: bool = False,
+    what: str = "Pictures",
 ) -> Figure:
     """A grid of titled pictures.
 
@@ -61,9 +53,12 @@ def plot_grid(
             are scaled to their own range.
         cell: Size of a picture, inches.
         signed: Whether the sign of a map counts: zero is white, positive red, negative blue.
+        what: What the pictures are, in a few words; the description goes on with their titles.
     """
     columns = max(len(row) for row in rows)
-    figure = Picture(figsize=(cell * columns, (cell + 0.45) * len(rows)), layout="constrained")
+    alt = describe_grid(what, [[title for title, _ in row] for row in rows])
+    size = (cell * columns, (cell + 0.45) * len(rows))
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -85,6 +80,20 @@ def plot_grid(
     return figure
 
 
+def overlay(images: Tensor, maps: Tensor) -> Tensor:
+    """Photos under their coloured maps.
+
+    Args:
+        images: Raw photos, `(B, 3, H, W)` in [0, 1].
+        maps: Raw maps, `(B, 1, h, w)`.
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    colors = colorize(upsample(normalize_maps(maps.float()), images.shape[-2:])[:, 0])
+    return (0.5 * images + 0.5 * colors).clamp(0, 1)
+
+
 def plot_methods(images: Tensor, maps: Mapping[str, Tensor], names: Sequence[str]) -> Figure:
     """Photos in rows, methods in columns.
 
@@ -93,17 +102,13 @@ def plot_methods(images: Tensor, maps: Mapping[str, Tensor], names: Sequence[str
         maps: Raw maps of each method, `(B, 1, h, w)`.
         names: A caption a photo.
     """
-    shown = {
-        method: 0.5 * images
-        + 0.5 * colorize(upsample(normalize_maps(found.float()), images.shape[-2:])[:, 0])
-        for method, found in maps.items()
-    }
+    shown = {method: overlay(images, found) for method, found in maps.items()}
     rows = [
         [(names[index], images[index])]
         + [(method, overlays[index]) for method, overlays in shown.items()]
         for index in range(len(images))
     ]
-    return plot_grid(rows)
+    return plot_grid(rows, what="Photos, each followed by its map of several methods laid over it")
 
 
 def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
@@ -118,7 +123,7 @@ def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
         strength = found[0].clamp_min(0).mean(dim=(-2, -1))
         top = strength.topk(min(channels, len(strength))).indices.tolist()
         rows.append([(f"{name} · channel {index}", found[0, index]) for index in top])
-    return plot_grid(rows)
+    return plot_grid(rows, what="Feature maps of strongest response, a layer a row")
 
 
 def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
@@ -133,17 +138,18 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
     """
     columns = min(len(networks), 2)
     rows = -(-len(networks) // columns)
-    figure = Picture(figsize=(5.2 * columns, 3.1 * rows), layout="constrained")
+    size = (5.2 * columns, 3.1 * rows)
+    figure = Picture(figsize=size, layout="constrained", alt=describe_layers(networks))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, found) in zip(axes, networks.items(), strict=False):
         for marker, color, picked in (
             ("o", "0.75", [i for i, row in enumerate(found) if row.in_place and not row.chosen]),
             ("x", "0.45", [i for i, row in enumerate(found) if not row.in_place]),
-            ("o", "#0072B2", [i for i, row in enumerate(found) if row.chosen]),
+            ("o", MARK_COLOR, [i for i, row in enumerate(found) if row.chosen]),
         ):
             axis.scatter(
                 picked, [found[i].stride for i in picked], s=22, c=color, marker=marker,
-                linewidths=0.8, zorder=3 if color.startswith("#") else 2,
+                linewidths=0.8, zorder=3 if color == MARK_COLOR else 2,
             )  # fmt: skip
         chosen = [(i, row) for i, row in enumerate(found) if row.chosen]
         level = len({row.stride for _, row in chosen}) == 1  # labels must not cover each other

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
 
-from ttame.charts import PALETTE
+from ttame.descriptions import describe_costs, describe_differences, describe_randomization
 from ttame.errors import TTameError
-from ttame.plotting import Picture
+from ttame.picture import PALETTE, Picture
 from ttame.tables import higher_is_better
 
 _SIZE = 8.0  # points, of the labels in the cost chart
@@ -48,19 +48,12 @@ def plot_costs(
     Raises:
         TTameError: If a cost is negative, or no method has both a cost and a score.
     """
-    figure = Picture(figsize=(6.2 * len(scores), 4.8), layout="constrained")
+    panels = {score: _points(table, cost, score) for score in scores}
+    alt = describe_costs(panels, scores, xlabel)
+    figure = Picture(figsize=(6.2 * len(scores), 4.8), layout="constrained", alt=alt)
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
-    panels: list[tuple[Axes, pd.DataFrame]] = []
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
-        # Arrays, as the cost may be a score itself.
-        found = pd.DataFrame(
-            {"x": table[cost].to_numpy(float), "y": table[score].to_numpy(float)}, table.index
-        ).dropna()
-        if found.empty or bool((found["x"] < 0).any()):
-            raise TTameError(
-                f"{cost!r} against {score!r} needs a method with both, and costs of zero or more, "
-                f"got costs {found['x'].tolist()}"
-            )
+        found = panels[score]
         found["x"] = _log_axis(axis, found["x"])
         for name, x, y in found.itertuples():
             color = sns.color_palette(PALETTE)[0] if name == method else "0.35"
@@ -71,11 +64,10 @@ def plot_costs(
         better = "higher" if higher_is_better(score) else "lower"
         axis.set(xlabel=xlabel, ylabel=f"{label} ({better} is better)")
         axis.grid(alpha=0.3)
-        panels.append((axis, found))
     sns.despine(fig=figure)
     figure.draw_without_rendering()  # labels need to know where the axes end up
     figure.set_layout_engine("none")
-    for axis, found in panels:
+    for axis, found in zip(axes, panels.values(), strict=True):
         _label(axis, found, method)
     return figure
 
@@ -106,7 +98,8 @@ def plot_differences(
     columns = min(len(chosen), 5)
     lines = ceil(len(chosen) / columns)
     size = (2.3 * columns + 1.6, lines * (0.2 * len(others) + 1.0) + 0.4)
-    figure = Picture(figsize=size, layout="constrained")
+    alt = describe_differences(table, method, chosen)
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for axis in axes[len(chosen) :]:
         axis.remove()
@@ -141,7 +134,8 @@ def plot_randomization(table: pd.DataFrame) -> Figure:
         table: `ttame.randomization.sanity_check` of one or more methods that share their
             stages, with a column `method`.
     """
-    figure = Picture(figsize=(8, 3.6), layout="constrained")
+    alt = describe_randomization(table)
+    figure = Picture(figsize=(8, 3.6), layout="constrained", alt=alt)
     axis = figure.subplots()
     named = table.drop_duplicates("stage").sort_values("stage")
     places = {stage: place for place, stage in enumerate(named["stage"])}
@@ -161,6 +155,19 @@ def plot_randomization(table: pd.DataFrame) -> Figure:
     sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
     sns.despine(fig=figure)
     return figure
+
+
+def _points(table: pd.DataFrame, cost: str, score: str) -> pd.DataFrame:
+    """Costs and scores of the methods that have both; arrays, as the cost may be a score itself."""
+    found = pd.DataFrame(
+        {"x": table[cost].to_numpy(float), "y": table[score].to_numpy(float)}, table.index
+    ).dropna()
+    if found.empty or bool((found["x"] < 0).any()):
+        raise TTameError(
+            f"{cost!r} against {score!r} needs a method with both, and costs of zero or more, "
+            f"got costs {found['x'].tolist()}"
+        )
+    return found
 
 
 def _log_axis(axis: Axes, costs: pd.Series[float]) -> pd.Series[float]:

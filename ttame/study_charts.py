@@ -8,12 +8,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ttame.charts import PALETTE
-from ttame.plotting import Picture
+from ttame.descriptions import describe_axis, describe_ranking
+from ttame.picture import PALETTE, Picture
 from ttame.study_comparison import seed_intervals
 from ttame.tables import higher_is_better
 
-_LOOKS = {"better": 0, "worse": 3, "open": None}
+_LOOKS = {"better": (0, "o"), "worse": (3, "s"), "open": (None, "D")}
 
 
 def plot_axis(long: pd.DataFrame) -> Figure:
@@ -30,7 +30,7 @@ def plot_axis(long: pd.DataFrame) -> Figure:
     columns = min(len(scores), 3)
     lines = ceil(len(scores) / columns)
     size = (10.0, lines * (0.26 * len(names) + 0.9))
-    figure = Picture(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained", alt=describe_axis(table))
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     color = sns.color_palette(PALETTE)[0]
     seeds = long.groupby(["method", "score", "seed"], sort=False)["value"].mean().reset_index()
@@ -61,15 +61,16 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     Args:
         table: `ttame.study_comparison.ranking`.
     """
-    figure = Picture(figsize=(9.5, 0.24 * len(table) + 1.2), layout="constrained")
+    size = (9.5, 0.24 * len(table) + 1.2)
+    figure = Picture(figsize=size, layout="constrained", alt=describe_ranking(table))
     axis, colors = figure.subplots(), sns.color_palette(PALETTE)
     axis.axvline(0, color="0.3", linewidth=0.8)
-    for verdict, index in _LOOKS.items():
+    for verdict, (index, marker) in _LOOKS.items():
         rows = table[table["verdict"] == verdict]
         color = "0.5" if index is None else colors[index]
         axis.hlines(rows.index, rows["low"], rows["high"], color=color, linewidth=1.6)
         sns.scatterplot(x=rows["difference"], y=rows.index, color=color, s=36, ax=axis, zorder=3,
-                        label=verdict)  # fmt: skip
+                        marker=marker, label=verdict)  # fmt: skip
     axis.set(yticks=table.index, yticklabels=table["axis"] + ": " + table["variant"])
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.set(xlabel="IC - AD against the default, percentage points", ylabel="")
