@@ -31,7 +31,7 @@ def files(folder, pattern="*"):
 
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.py"))
 PAGES = [*files("book"), "_config.yml", "_toc.yml"]
-LIBRARY = files("ttame", "*.py")
+LIBRARY = [*files("ttame", "*.py"), *files("ttame", "*.html")]
 SHIPPED = [
     path
     for kind in ("samples", "classifiers", "explainers", "results", "studies")
