@@ -78,7 +78,7 @@ def test_data_of_a_tiny_case(explainer: Explainer) -> None:
     assert photo["classes"] == ["ant", "bee"]
     assert photo["whole"] == pytest.approx([0.75, 0.25])
     with Image.open(BytesIO(b64decode(photo["jpeg"]))) as image:
-        assert image.size == (2, 2) and image.getpixel((0, 0)) == (128, 128, 128)
+        assert image.size == (2, 2) and image.getpixel((0, 0)) == (127, 127, 127)
     # (0, 1, 2, 4) / 4 · 255, rounded; a constant map keeps its value, clamped to 1.
     assert [unpacked(text) for text in method["maps"][0]] == [[0, 64, 128, 255], [255] * 4]
     assert method["constant"] == [[False, True]]
