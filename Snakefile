@@ -37,7 +37,7 @@ def files(folder, pattern="*"):
 
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.py"))
 PAGES = [*files("book"), "_config.yml", "_toc.yml"]
-LIBRARY = files("ttame", "*.py")
+LIBRARY = [*files("ttame", "*.py"), *files("ttame", "*.html")]
 STUDIES = sorted(path.stem for path in Path("data/studies").glob("*.toml"))
 RECORDS = [path for study in STUDIES for path in files(f"data/results/{study}")]
 SHIPPED = sorted(

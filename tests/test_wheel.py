@@ -30,6 +30,7 @@ def test_wheel_holds_library_samples_and_explainers(wheel: Path) -> None:
     assert "ttame/_data/samples/sources.json" in names
     assert "ttame/_data/explainers/tf_efficientnet_lite0.safetensors" in names
     assert "ttame/py.typed" in names
+    assert "ttame/exploration.html" in names
     assert not [name for name in names if name.startswith(("tests/", "notebooks/", "data/"))]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ttame.errors import TTameError
     from ttame.explainer import Explainer
     from ttame.explanation import Explanation
+    from ttame.exploration import Exploration, explore
     from ttame.loading import attach, explainers, load
     from ttame.specs import BackboneSpec
 
@@ -32,8 +33,10 @@ _HOMES = {
     "TTameError": "errors",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "Exploration": "exploration",
     "attach": "loading",
     "explainers": "loading",
+    "explore": "exploration",
     "load": "loading",
 }
 
@@ -44,10 +47,12 @@ __all__ = [
     "BackboneSpec",
     "Explainer",
     "Explanation",
+    "Exploration",
     "TTameError",
     "__version__",
     "attach",
     "explainers",
+    "explore",
     "load",
     "load_backbone",
 ]

@@ -86,6 +86,9 @@ def explain(
         list[str] | None, typer.Option(help="Class index or name; may be repeated.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="Without --target: how many classes.")] = 3,
+    html: Annotated[
+        Path | None, typer.Option(help="Also an interactive page of these classes, to this file.")
+    ] = None,
     explainer: EXPLAINER = DEFAULT,
 ) -> None:
     """Explain photos: classes with probabilities, and an overlay picture of each class's map."""
@@ -97,6 +100,10 @@ def explain(
         loaded.explain(photo, [target]) if target else loaded.explain(photo, top_k=top_k)
         for photo in photos
     ]
+    if html:
+        from ttame.exploration import explore
+
+        explore(loaded, photos, classes=target or top_k).save(html)
     table = Table("photo", "class", "index", "probability", Column("picture", overflow="fold"))
     for photo, explanation in zip(photos, found, strict=True):
         written = explanation.save(out, [photo.stem])
@@ -109,6 +116,8 @@ def explain(
         ):
             table.add_row(photo.name, name, str(index), f"{value:.1%}", str(path))
     console.print(table)
+    if html:
+        console.print(f"interactive page: {html}", highlight=False, soft_wrap=True)
 
 
 @app.command()
