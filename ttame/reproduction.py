@@ -15,6 +15,7 @@ import pandas as pd
 
 from ttame.errors import TTameError
 from ttame.files import shipped
+from ttame.methods import METHODS
 from ttame.references import training_record
 from ttame.results import read_results
 from ttame.study import read_runs, read_study
@@ -58,7 +59,11 @@ def score_table(pattern: str) -> pd.DataFrame:
         if explainer != header["config"]["backbone"]:
             records["method"] = records["method"].replace("T-TAME", f"T-TAME, {explainer}")
         pieces.append(records)
-    found = summary(pd.concat(pieces, ignore_index=True))
+    records = pd.concat(pieces, ignore_index=True)
+    # As the methods are listed; a second explainer stands beside the first.
+    order = {name: place for place, name in enumerate(METHODS)}
+    records["place"] = records["method"].str.split(", ").str[0].map(order)
+    found = summary(records.sort_values("place", kind="stable"))
     rows = {
         method: _beside(row, _SCORES) | {("photos", ""): f"{row['photos']:.0f}"}
         for method, row in found.iterrows()
