@@ -12,7 +12,8 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test lint format bench throughput families notebooks lock clean
+.PHONY: help setup browser book test outside lint format bench throughput families notebooks lock \
+	clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages.
@@ -55,6 +56,9 @@ book: $(STAMP) browser ## Run the notebooks and build the book
 
 test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")
 	@MPLBACKEND=Agg $(BIN)/pytest -q $(ARGS)
+
+outside: $(STAMP) ## Run the notebooks outside the repository, freshly installed
+	@$(BIN)/python tests/outside.py $(ARGS)
 
 lint: $(STAMP) ## Check style and types
 	@$(BIN)/ruff check .

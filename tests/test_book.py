@@ -48,13 +48,73 @@ def pages() -> dict[str, str]:
 # Structure
 
 
-def test_every_page_is_in_the_table_of_contents_and_exists() -> None:
+def test_every_page_is_in_the_table_of_contents_once_and_exists() -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     entries = [chapter for part in toc["parts"] for chapter in part["chapters"]]
-    listed = [toc["root"], *(entry["file"] for entry in entries if "file" in entry)]
+    listed = [toc["root"], *(entry["file"] for entry in entries)]
     assert len(listed) == len(set(listed))
-    assert {f"book/{Path(name).stem}" for name in pages()} == set(listed)
-    assert [entry["glob"] for entry in entries if "glob" in entry] == ["notebooks/*"]
+    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.py")}
+    assert set(listed) == {f"book/{Path(name).stem}" for name in pages()} | notebooks
+    numbered = [name for name in listed if name.startswith("notebooks/")]
+    assert numbered == sorted(numbered), "chapters stand in the order of their numbers"
+
+
+def test_glossary_terms_that_pages_link_to_exist() -> None:
+    glossary = pages()["glossary.md"].split(":::{glossary}")[1]
+    terms = {line.lower() for line in glossary.splitlines() if re.match(r"[A-Za-z]", line)}
+    assert len(terms) > 40
+    for name, text in texts().items():
+        for shown in re.findall(r"\{term\}`([^`]+)`", text):
+            target = re.fullmatch(r".*<(.+)>", shown)
+            assert (target[1] if target else shown).lower() in terms, f"{name}: {shown}"
+
+
+def test_the_books_address_is_derived_from_the_repository() -> None:
+    owner, name = URL.removeprefix("https://github.com/").split("/")
+    address = f"https://{owner}.github.io/{name}/"
+    assert address in texts()["README.md"]
+    for page, text in texts().items():
+        assert set(re.findall(r"https://[\w-]+\.github\.io/[\w-]+/", text)) <= {address}, page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=str)
+def test_workflows_pin_actions_and_ask_for_little(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 360, f"{name}: a hosted runner stops after six hours"
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1")), name
+        granted = job.get("permissions", workflow.get("permissions", {}))
+        writes = {key for key, value in granted.items() if value == "write"}
+        assert writes <= {"pages", "id-token"}, name
+        assert not writes or not any("run" in step for step in job["steps"]), name
+
+
+def test_conda_environment_is_that_of_the_lock_file() -> None:
+    found = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, pip = found["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+    compiled = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text("utf-8"))
+    assert compiled
+    assert conda == [f"python={compiled[1]}", "pip"]
+
+
+def test_citation_names_the_software_and_both_papers() -> None:
+    """What the Citation File Format 1.2.0 requires of the fields that are used here."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
+    kinds = {reference["type"] for reference in cited["references"]}
+    assert kinds == {"conference-paper", "article"}
+    for work in [cited, *cited["references"]]:
+        assert work["title"]
+        assert work["authors"]
+        for author in work["authors"]:  # an entity has a name, a person any of the others
+            person = {"family-names", "given-names"}
+            assert set(author) == {"name"} or set(author) <= person, author
+    for reference in cited["references"]:
+        assert re.fullmatch(r"10\.\d{4,9}/\S+", reference["doi"])
+        assert isinstance(reference["year"], int)
 
 
 def test_api_page_lists_every_module() -> None:

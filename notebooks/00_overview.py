@@ -1,0 +1,137 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # T-TAME, the reproducible companion
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/00_overview.ipynb)
+#
+# An image classifier says *what* it sees. T-TAME {cite}`ttame`, like TAME {cite}`tame` before it,
+# shows *where*: a small attention mechanism, trained once beside the frozen classifier, turns its
+# feature maps into one map per class, in the same forward pass that makes the prediction.
+
+# %% tags=["remove-cell"]
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ttame @ git+https://github.com/ttame-companion/ttame"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% tags=["parameters", "remove-cell"]
+profile = "quick"
+shown = "honey_bee"  # a sample photo
+
+# %% tags=["remove-cell"]
+import pandas as pd
+from IPython.display import Markdown
+
+import ttame
+from ttame.benchmark import read_benchmark
+from ttame.data import samples
+from ttame.profiles import open_profile
+from ttame.references import provenance_table, reference, training_record
+from ttame.tables import higher_is_better, read_together, summary
+
+setting = open_profile(profile)
+(photo,) = [path for path in samples().paths if path.stem == shown]
+
+# %%
+ttame.load(setting.backbone).explain(photo).plot()
+
+# %% [markdown]
+# *A photo as the classifier sees it, and the explanation map of the class that it predicts, laid
+# over it. Bright places support that class; the number is its probability.*
+#
+# The mechanism learns from one question: does the classifier keep its answer when it sees only
+# what the map lets through? Its own answers are the labels, so photos are all that training
+# needs. It works for convolutional networks and Vision Transformers alike.
+#
+# ## How good the maps are
+
+# %% tags=["hide-input"]
+kinds = ("", "_published", "_cam", "_score", "_rise", "_other")
+headers, records = read_together(*[reference(f"imagenette_val{kind}.jsonl") for kind in kinds])
+blind = ["random", "all ones"]  # look at nothing in the photo
+compared = ["T-TAME", "T-TAME (published)", "Grad-CAM", "Grad-CAM++", "Score-CAM", "RISE"]
+records = records[records["method"].isin([*compared, *blind])]
+common = records.groupby("photo")["method"].transform("nunique") == len(compared + blind)
+table = summary(records[common]).loc[[*compared, *blind]]
+table["passes"] = table["forward"] + table["backward"]
+benchmark = read_benchmark(reference("benchmark.json"))
+timed = pd.DataFrame(benchmark["methods"]).set_index("method")
+# RISE was timed at its default number of masks; its cost is linear in them.
+timed.loc["RISE", "ratio"] *= table.loc["RISE", "forward"] / timed.loc["RISE", "forward"]
+quality = [name for name in table if name.startswith(("AD", "IC"))]
+rising = [name for name in quality if higher_is_better(name)]
+falling = [name for name in quality if name not in rising]
+(
+    table[[*quality, "passes"]]
+    .assign(time=timed["ratio"])
+    .style.format(precision=1, na_rep="–")
+    .format(precision=0, subset="passes")
+    .highlight_max(subset=(compared, rising), props="font-weight: bold")
+    .highlight_min(subset=(compared, falling), props="font-weight: bold")
+)
+
+# %% [markdown]
+# *Average Drop (AD, lower is better) and Increase in Confidence (IC, higher is better) in percent,
+# when the photo is masked by its map and only the given share of pixels is retained. `passes`:
+# runs of the classifier, forward and backward, that one map takes. `time`: of one photo alone,
+# divided by that of a plain forward pass; a dash: not timed. Bold: the best of a column, without
+# the two maps at the end that do not look at the photo. `T-TAME` is the explainer that ships, by
+# our recipe; `T-TAME (published)` the papers' mechanism and objective, trained on the same
+# photos. [The evaluation notebook](06_evaluation.ipynb) has all methods and scores, with
+# intervals.*
+
+# %% tags=["remove-input"]
+record = training_record("tf_efficientnet_lite0")
+(alone,) = [
+    row for row in benchmark["rows"] if row["backbone"] == record["backbone"] and row["batch"] == 1
+]
+first = headers[0]["config"]
+Markdown(
+    f"Measured on {records.loc[common, 'photo'].nunique()} photos of {first['data']} that all of "
+    f"these methods saw, with {first['backbone']}; read from committed results.\n\n"
+    "## What it costs\n\n"
+    f"- **Training, once for a classifier:** {record['minutes']:.0f} minutes on "
+    f"{record['hardware']}, {record['photos']:,} photos, {record['steps']} steps.\n"
+    f"- **An explanation:** {alone['ratio']:.2f} × a plain forward pass of the classifier, "
+    f"which the prediction needs anyway ({alone['explanation_ms']:.0f} ms in place of "
+    f"{alone['forward_ms']:.0f} ms for one photo on {benchmark['hardware']})."
+)
+
+# %% [markdown]
+# ## Where to go next
+#
+# - [Quickstart](01_quickstart.ipynb): explain a photo in one line, any class, many photos.
+# - [The method](../book/method.md): mechanism, objective and scores, with every equation.
+# - [Ablations](08_ablations.ipynb): what each part of the mechanism and of its training does.
+# - [Your own classifier](09_your_own_classifier.ipynb): attach it to a network of your own.
+# - [Reproduce it](../book/reproduce.md): run everything yourself. [Every number and its
+#   command](13_reproduce.ipynb) lists what is measured, beside room for the published values.
+# - [Limitations](../book/limitations.md): what these maps do not tell.
+#
+# The [glossary](../book/glossary.md) explains the words, [the API pages](../book/api.md) the
+# library. The rocket at the top of a page opens it in Colab or Binder.
+#
+# This is an independent implementation from the papers' text, under the Apache-2.0 licence. It
+# contains none of the authors' code, and where it departs from the publications it says so. Every
+# number in this book is measured while the book is built, or read from a result file that names
+# the command, the data and the commit it comes from. Those of this page:
+
+# %% tags=["hide-input"]
+origins = [provenance_table(header)["provenance"] for header in [*headers, benchmark, record]]
+names = [f"imagenette_val{kind}.jsonl" for kind in kinds]
+pd.concat(origins, axis=1, keys=[*names, "benchmark.json", "training record"]).style.format(
+    na_rep="–"
+)
