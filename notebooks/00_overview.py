@@ -115,11 +115,14 @@ Markdown(
 #
 # - [Quickstart](01_quickstart.ipynb): explain a photo in one line, any class, many photos.
 # - [The method](../book/method.md): mechanism, objective and scores, with every equation.
-# - [Ablations](08_ablations.ipynb): what each part of the mechanism and of its training does.
-# - [Your own classifier](09_your_own_classifier.ipynb): attach it to a network of your own.
+# - Ablations of [the mechanism](08_ablations_mechanism.ipynb) and of [objective and
+#   training](09_ablations_training.ipynb): what each part does.
+# - [Look for yourself](11_explore.ipynb): choose photo, class and threshold.
+# - [Your own classifier](10_your_own_classifier.ipynb): attach it to a network of your own.
 # - [Reproduce it](../book/reproduce.md): run everything yourself. [Every number and its
 #   command](13_reproduce.ipynb) lists what is measured, beside room for the published values.
-# - [Limitations](../book/limitations.md): what these maps do not tell.
+# - [Limitations](../book/limitations.md) and [failure cases](12_failure_cases.ipynb): what these
+#   maps do not tell.
 #
 # The [glossary](../book/glossary.md) explains the words, [the API pages](../book/api.md) the
 # library. The rocket at the top of a page opens it in Colab or Binder.

@@ -26,7 +26,7 @@ from ttame.reproduction import (
     study_table,
     training_table,
 )
-from ttame.study import FORMAT, VERSION
+from ttame.study_runs import FORMAT, VERSION
 from ttame.tables import summary
 
 AD, IC = "AD at 100 · 50 · 15 %", "IC at 100 · 50 · 15 %"

@@ -18,7 +18,8 @@ from ttame.files import shipped
 from ttame.methods import METHODS
 from ttame.references import training_record
 from ttame.results import read_results
-from ttame.study import read_runs, read_study
+from ttame.study import read_study
+from ttame.study_runs import read_runs
 from ttame.study_tables import mean_scores, run_scores
 from ttame.tables import summary
 
@@ -176,7 +177,7 @@ def ablation_table(name: str, folder: Path | None = None) -> pd.DataFrame:
     recorded = [("", changes, changes) for changes in found.index]
     rows = {}
     for axis, variant, changes in (plan[0] if plan else recorded) or [("", "all axes", "")]:
-        row = found.loc[changes] if changes in found.index else None
+        row = found.loc[[changes]].iloc[0] if changes in found.index else None
         count = "0" if row is None else f"{row['runs']:.0f}"
         rows[axis, variant] = _beside(row, _MASKED) | {("runs", ""): count}
     return _framed(rows, ["axis", "variant"])
@@ -223,7 +224,7 @@ def _beside(
 
 
 def _framed(rows: Mapping[Any, Mapping[tuple[str, str], str]], names: list[str]) -> pd.DataFrame:
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    table: pd.DataFrame = pd.DataFrame.from_dict(dict(rows), orient="index")
+    table.columns = pd.MultiIndex.from_tuples(list(table.columns))
     table.index.names = names
     return table
