@@ -225,6 +225,6 @@ def _beside(
 
 def _framed(rows: Mapping[Any, Mapping[tuple[str, str], str]], names: list[str]) -> pd.DataFrame:
     table: pd.DataFrame = pd.DataFrame.from_dict(dict(rows), orient="index")
-    table.columns = pd.MultiIndex.from_tuples(table.columns.to_list())
+    table.columns = pd.MultiIndex.from_tuples([tuple(column) for column in table.columns])
     table.index.names = names
     return table
