@@ -19,8 +19,7 @@ async () => {
       const over = [...box.querySelectorAll("*")].filter(
         (each) => each.getBoundingClientRect().right > edge && !contained(each, box));
       const inner = over.filter((each) => !over.some((other) => each.contains(other) && other !== each));
-      return {box: name(box).split(" ")[0], by: box.scrollWidth - box.clientWidth,
-              parts: inner.slice(0, 3).map(name)};
+      return {box: name(box).split(" ")[0], parts: inner.slice(0, 3).map(name)};
     }
     return null;
   };

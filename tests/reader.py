@@ -189,8 +189,8 @@ class Reader:
         if seen["theme"] is not None and not view.startswith(seen["theme"]):
             self.note(path, view, f"the theme is {seen['theme']!r}, not the one asked for")
         if wide := seen["wide"]:
-            box, excess, parts = wide["box"], wide["by"], ", ".join(wide["parts"])
-            self.note(path, view, f"{box} is {excess} px too wide for the screen: {parts}")
+            parts = ", ".join(wide["parts"])
+            self.note(path, view, f"{wide['box']} is too wide for the screen: {parts}")
         self.anchors.setdefault(path, set()).update(filter(None, seen["anchors"]))
         self.links.update({(path, link): view for link in seen["links"]})
 

@@ -123,14 +123,16 @@ class ExplainerModule(L.LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
         retain = self.config.retain[batch_idx % len(self.config.retain)]
-        ranks, positions = None, batch[1]
-        truth = None if self.truth is None else self.truth.to(positions.device)[positions]
+        ranks = truth = None
+        if self.truth is not None:
+            truth = self.truth.to(batch[1].device)[batch[1]]
         if self.config.ranks > 1:
+            positions = batch[1]
             drawn = draw_ranks(self.config.seed, batch_idx, positions.tolist(), self.config.ranks)
             ranks = torch.tensor(drawn, device=positions.device)
         parts = self.parts(batch[0], retain, ranks, truth)
         if not bool(parts.total.isfinite()):
-            photos = [self.names[i] for i in positions.tolist()] if self.names else []
+            photos = [self.names[i] for i in batch[1].tolist()] if self.names else []
             raise TTameError(
                 f"the loss became {parts.total.item()} at step {self.global_step}"
                 f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
