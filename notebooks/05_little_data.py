@@ -185,7 +185,7 @@ pd.Series(
 # that of the maps that the explainer reads, in single precision.*
 #
 # So it would save about a third of the time of later epochs and cost augmentation, which helps
-# ([above](#what-each-choice-does)), and gigabytes. The recipe takes one epoch, where it saves
+# (above), and gigabytes. The recipe takes one epoch, where it saves
 # nothing. Nothing is cached.
 #
 # ## Ahead of class activation maps?

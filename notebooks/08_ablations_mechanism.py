@@ -16,7 +16,7 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/08_ablations_mechanism.ipynb)
 #
 # **Shows** what each part of the mechanism does: variants that differ from the published one in
-# exactly one thing are trained and measured alike. The [next chapter](09_ablations_training.py)
+# exactly one thing are trained and measured alike. The [next chapter](09_ablations_training.ipynb)
 # does the same for objective and training.
 #
 # **Costs** seconds: this page reads records. Each record is one training and its measurement, and

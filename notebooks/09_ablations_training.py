@@ -16,7 +16,7 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/09_ablations_training.ipynb)
 #
 # **Shows** what each choice in the objective and in training does, measured as in the
-# [chapter before](08_ablations_mechanism.py), from the same study.
+# [chapter before](08_ablations_mechanism.ipynb), from the same study.
 #
 # **Costs** seconds: this page reads records; each holds the command that makes it anew.
 #
@@ -126,7 +126,7 @@ for name in ("regularised maps", "reduction of the variation"):
 #
 # Regularising only the photo's own map is worse here: the other labels' maps, none of which is
 # explained in that photo, tell the mechanism most about what is no support. With our own start
-# from the classifier this difference is gone ([little data](05_little_data.py)). A mean in place
+# from the classifier this difference is gone ([little data](05_little_data.ipynb)). A mean in place
 # of the sum changes nothing that can be told from chance.
 #
 # ## Labels
@@ -197,7 +197,7 @@ Markdown(axis_words(long, study, "start of the fusion", resamples))
 # The start is the largest lever of the whole study: rows that begin at the classifier's own
 # gradients are ahead of what four times the training makes of random ones. Tying them costs a
 # little on these ten classes, which training shows, and is what carries maps over to classes that
-# it does not ([little data](05_little_data.py)).
+# it does not ([little data](05_little_data.ipynb)).
 #
 # ## Training length
 
