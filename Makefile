@@ -16,8 +16,9 @@ UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 	clean
 .DELETE_ON_ERROR:
 
-# A package path left over in the shell would win over the pinned packages.
-unexport PYTHONPATH PYTHONHOME
+# A package path left over in the shell would win over the pinned packages, and without compiled
+# files every process compiles its libraries anew: a quarter of a minute for each training run.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18

@@ -20,7 +20,7 @@
 # does the same for objective and training.
 #
 # **Costs** seconds: this page reads records. Each record is one training and its measurement, and
-# holds the command that makes it anew; the whole study takes about two hours on two cores.
+# holds the command that makes it anew; the table at the end says how long all of them took.
 #
 # **Data and model.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, at 128
 # pixels; for the transformer axes the small transformer that was trained in this project, at 224.
@@ -68,7 +68,8 @@ pd.DataFrame(
     {"what all runs share": {key: str(value) for key, value in vars(study.budget).items()}}
 )
 
-# %%
+# %% tags=["scroll-output"]
+pd.set_option("display.max_rows", None, "display.max_colwidth", None)
 study_table(study.variants)
 
 # %% [markdown]

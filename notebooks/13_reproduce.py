@@ -41,6 +41,7 @@ records = None  # folder that holds a folder of records for each study; None: th
 # %%
 from pathlib import Path
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 from ttame.profiles import open_profile
@@ -55,6 +56,7 @@ from ttame.reproduction import (
 )
 
 open_profile(profile)
+pd.set_option("display.max_rows", None)
 folder = Path(records) if records else None
 patterns = {"EfficientNet-Lite0": "imagenette_val*.jsonl", "Transformer": "vit_*.jsonl"}
 

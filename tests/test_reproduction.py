@@ -46,12 +46,17 @@ def write_run(folder: Path, changes: str, masked: float, minutes: float | None =
     )  # fmt: skip
 
 
+def joined(*numbers: str) -> str:
+    """Numbers of one cell, which no line break parts."""
+    return "\u00a0·\u00a0".join(numbers)
+
+
 def test_scores_are_those_of_the_records_and_published_ones_are_left_empty() -> None:
     table = score_table("imagenette_val.jsonl")
     means = summary(reference("imagenette_val.jsonl")).loc["T-TAME"]
-    expected = " · ".join(f"{means[f'AD {share}%']:.1f}" for share in (100, 50, 15))
+    expected = joined(*(f"{means[f'AD {share}%']:.1f}" for share in (100, 50, 15)))
     assert table.loc["T-TAME", (AD, OURS)] == expected
-    assert table.loc["T-TAME", ("passes forward · backward", OURS)] == "1.0 · 0.0"
+    assert table.loc["T-TAME", ("passes forward · backward", OURS)] == joined("1.0", "0.0")
     assert published(table).shape[1] == 4
     assert (published(table) == "").all(axis=None)
 
@@ -89,8 +94,8 @@ def test_study_that_was_not_run_says_so(tmp_path: Path) -> None:
 def test_study_in_part_shows_what_is_there(tmp_path: Path) -> None:
     write_run(tmp_path / "little_data", "nothing", 0.6)
     table = ablation_table("little_data", tmp_path)
-    assert table.loc[("steps", "148 steps"), (AD, OURS)] == "25.0 · 25.0 · 25.0"  # 0.2 of 0.8
-    assert table.loc[("steps", "148 steps"), (IC, OURS)] == "0.0 · 0.0 · 0.0"
+    assert table.loc[("steps", "148 steps"), (AD, OURS)] == joined("25.0", "25.0", "25.0")  # 0.2 of 0.8
+    assert table.loc[("steps", "148 steps"), (IC, OURS)] == joined("0.0", "0.0", "0.0")
     assert table.loc[("steps", "37 steps"), (AD, OURS)] == NOT_RUN
     assert (published(table) == "").all(axis=None)
 
@@ -99,8 +104,8 @@ def test_study_without_a_file_is_listed_by_its_records(tmp_path: Path) -> None:
     write_run(tmp_path / "mine", "width=8", 0.9)
     write_run(tmp_path / "mine", "width=16", 0.4, minutes=None)
     table = ablation_table("mine", tmp_path)
-    assert table.loc[("", "width=8"), (IC, OURS)] == "100.0 · 100.0 · 100.0"
-    assert table.loc[("", "width=16"), (AD, OURS)] == "50.0 · 50.0 · 50.0"
+    assert table.loc[("", "width=8"), (IC, OURS)] == joined("100.0", "100.0", "100.0")
+    assert table.loc[("", "width=16"), (AD, OURS)] == joined("50.0", "50.0", "50.0")
     row = study_table(["mine"], tmp_path).loc["mine"]
     assert row["runs"] == "2"
     assert row["minutes of training"] == "2 and those of 1 runs, not recorded"

@@ -27,6 +27,7 @@ OURS, PUBLISHED, NOT_RUN = "ours", "published (fill from the PDF)", "not run"
 # The papers' classifiers, which need ImageNet-1k and their weights.
 PAPERS = ("vgg16", "resnet50", "vit_b_16")
 _SHARES = (100, 50, 15)
+_AND = "\u00a0·\u00a0"  # keeps the numbers of a cell in one line
 # Columns of `ttame.tables.summary` that a cell joins, by the heading that it gets.
 _MASKED = {
     f"{score} at {' · '.join(map(str, _SHARES))} %": [f"{score} {share}%" for share in _SHARES]
@@ -218,7 +219,7 @@ def _beside(
     for score, columns in scores.items():
         values = [] if row is None else [row[column] for column in columns if column in row]
         known = [f"{value:.1f}" for value in values if pd.notna(value)]
-        cells[score, OURS] = NOT_RUN if row is None else " · ".join(known) or "not measured"
+        cells[score, OURS] = NOT_RUN if row is None else _AND.join(known) or "not measured"
         cells[score, PUBLISHED] = ""
     return cells
 

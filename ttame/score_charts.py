@@ -95,8 +95,8 @@ def plot_differences(
     colors = sns.color_palette(PALETTE)
     looks = {"better": (colors[0], "o"), "worse": (colors[3], "s"), "open": ("0.55", "D")}
     others = list(dict.fromkeys(table["against"]))
-    columns = min(len(chosen), 5)
-    lines = ceil(len(chosen) / columns)
+    lines = ceil(len(chosen) / 5)
+    columns = ceil(len(chosen) / lines)  # six panels are two lines of three
     size = (2.3 * columns + 1.6, lines * (0.2 * len(others) + 1.0) + 0.4)
     alt = describe_differences(table, method, chosen)
     figure = Picture(figsize=size, layout="constrained", alt=alt)

@@ -196,6 +196,7 @@ def study_provenance(folder: Path | str) -> pd.DataFrame:
                             for record in records],
         "commit": [record["commit"] for record in records],
         "date": [record["date"][:10] for record in records],
+        "minutes in all": [round(sum(_minutes(record) or 0 for record in records))],
         "seeds": [record["seed"] for record in records],
         "machine": [record["hardware"] for record in records],
         "ttame": [record["versions"]["ttame"] for record in records],
@@ -227,6 +228,12 @@ def unfinished(study: Study, folder: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["axis", "variant", "seed", "state"]).set_index("axis")
 
 
+def _minutes(record: dict[str, Any]) -> float | None:
+    """Of a run, with its measurement where that was timed; `None` for one that was killed."""
+    minutes: float | None = record.get("minutes") or record["training"]["minutes"]
+    return minutes
+
+
 def minutes_left(runs: Iterable[Run], folder: Path | str) -> float | None:
     """How long some runs will take, by the pace of finished ones on the same classifier and size.
 
@@ -240,8 +247,7 @@ def minutes_left(runs: Iterable[Run], folder: Path | str) -> float | None:
     paces: dict[tuple[str, int], list[float]] = {}
     for path in Path(folder).glob("*.json"):
         record = read_record(path, FORMAT, VERSION, COMMAND)
-        minutes = record.get("minutes") or record["training"]["minutes"]
-        if minutes is not None:
+        if (minutes := _minutes(record)) is not None:
             kind = (record["backbone"], record["size"][0])
             paces.setdefault(kind, []).append(minutes / record["training"]["steps"])
     total = 0.0
