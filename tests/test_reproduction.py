@@ -94,7 +94,9 @@ def test_study_that_was_not_run_says_so(tmp_path: Path) -> None:
 def test_study_in_part_shows_what_is_there(tmp_path: Path) -> None:
     write_run(tmp_path / "little_data", "nothing", 0.6)
     table = ablation_table("little_data", tmp_path)
-    assert table.loc[("steps", "148 steps"), (AD, OURS)] == joined("25.0", "25.0", "25.0")  # 0.2 of 0.8
+    assert table.loc[("steps", "148 steps"), (AD, OURS)] == joined(
+        "25.0", "25.0", "25.0"
+    )  # 0.2 of 0.8
     assert table.loc[("steps", "148 steps"), (IC, OURS)] == joined("0.0", "0.0", "0.0")
     assert table.loc[("steps", "37 steps"), (AD, OURS)] == NOT_RUN
     assert (published(table) == "").all(axis=None)
