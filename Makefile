@@ -55,8 +55,9 @@ book: $(STAMP) browser ## Run the notebooks and build the book
 	@$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) $(ARGS) -- book
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
+# A process a core, each with one thread: two threads in two processes wait for each other.
 test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")
-	@MPLBACKEND=Agg $(BIN)/pytest -q $(ARGS)
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --dist loadfile $(ARGS)
 
 outside: $(STAMP) ## Run the notebooks outside the repository, freshly installed
 	@$(BIN)/python tests/outside.py $(ARGS)

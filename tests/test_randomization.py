@@ -275,7 +275,7 @@ def test_the_check_works_in_inference_mode(explainer: Explainer, images: Tensor)
         ({"images": torch.zeros(3, 32, 32)}, r"\(B, 3, H, W\)"),
         ({"build_method": lambda explainer: lambda images, targets: images}, "returned"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
 def test_bad_arguments_are_refused(
     explainer: Explainer, images: Tensor, change: dict[str, Any], message: str
