@@ -106,8 +106,8 @@ Markdown(
     f"- **Training, once for a classifier:** {record['minutes']:.0f} minutes on "
     f"{record['hardware']}, {record['photos']:,} photos, {record['steps']} steps.\n"
     f"- **An explanation:** {alone['ratio']:.2f} × a plain forward pass of the classifier, "
-    f"which the prediction needs anyway ({alone['explanation_ms']:.0f} ms in place of "
-    f"{alone['forward_ms']:.0f} ms for one photo on {benchmark['hardware']})."
+    f"which the prediction needs anyway ({alone['explanation_ms']:.1f} ms in place of "
+    f"{alone['forward_ms']:.1f} ms for one photo on {benchmark['hardware']})."
 )
 
 # %% [markdown]

@@ -194,7 +194,7 @@ among = [name for name in order if name not in blind]
 # %%
 bounds = intervals(records)
 bounds["shown"] = [
-    f"{mean:.1f} ({low:.1f} to {high:.1f})"
+    f"{mean:.1f} ({low:.1f}\u00a0to\u00a0{high:.1f})"
     for mean, low, high in zip(bounds["mean"], bounds["low"], bounds["high"], strict=True)
 ]
 spread = bounds.pivot(index="method", columns="score", values="shown").loc[order]

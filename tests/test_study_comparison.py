@@ -123,7 +123,7 @@ def test_ranking_claims_and_words(path: Path) -> None:
     assert len(plot_ranking(ranked).axes) == 1
     claims = check_claims(long(), study)
     assert list(claims["verdict"]) == ["agrees", "not run"]
-    assert claims["measured"].iloc[0] == "+35.0 (+30.0 to +40.0)"
+    assert claims["measured"].iloc[0] == "+35.0 (+30.0\u00a0to\u00a0+40.0)"
     assert list(claims["on"]) == ["AD 100%", "IC - AD"]
     words = axis_words(long(), study, "size")
     assert "- *small* (1 seed): **worse** on AD 100% +35.0" in words

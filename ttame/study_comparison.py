@@ -152,7 +152,7 @@ def _check(long: pd.DataFrame, study: Study, claim: Claim, resamples: int) -> tu
     sign = 1 if higher_is_better(claim.score) else -1
     low, high = sorted((sign * found["low"], sign * found["high"]))
     verdict = {"better": "agrees", "worse": "disagrees", "open": "open"}[found["verdict"]]
-    shown = f"{sign * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    shown = f"{sign * found['difference']:+.1f} ({low:+.1f}\u00a0to\u00a0{high:+.1f})"
     return claim.text, claim.score, shown, verdict
 
 
