@@ -308,6 +308,17 @@ def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None
     assert (built / "_static" / "pictures.css").is_file()
 
 
+@pytest.mark.parametrize(
+    ("width", "small"), [("100pt", True), ("340pt", True), ("340.1pt", False), ("100", False)]
+)
+def test_only_narrow_figures_shrink_on_a_phone(
+    pictures: ModuleType, tmp_path: Path, width: str, small: bool
+) -> None:
+    picture = tmp_path / "picture.svg"
+    picture.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}"/>', "utf-8")
+    assert pictures.is_small(picture) == small
+
+
 def test_images_in_prose_have_alternative_text() -> None:
     for name, text in texts().items():
         if name.endswith(".md") or name.startswith("notebooks/"):

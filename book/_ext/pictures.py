@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 _SVG = "{http://www.w3.org/2000/svg}"
+_SMALL = 340  # points
 
 
 def description_of(picture: Path) -> str:
@@ -32,6 +33,12 @@ def description_of(picture: Path) -> str:
 def has_photos(picture: Path) -> bool:
     """Whether an SVG file holds pixels, whose colours must stay as they are on a dark page."""
     return ElementTree.parse(picture).getroot().find(f".//{_SVG}image") is not None
+
+
+def is_small(picture: Path) -> bool:
+    """Whether an SVG file is as narrow as two photos, which a phone's screen may shrink."""
+    width = ElementTree.parse(picture).getroot().get("width", "")
+    return width.endswith("pt") and float(width.removesuffix("pt")) <= _SMALL
 
 
 class _Images(HTMLParser):
@@ -77,7 +84,7 @@ def _describe(app: Sphinx, doctree: nodes.document, page: str) -> None:
             f'<p class="figure-file"><a href="{escape(address)}" download="{escape(name)}">'
             f"Save figure {number} (SVG, {kilobytes} kB)</a></p>"
         )
-        box = nodes.container("", classes=["figure-box"])
+        box = nodes.container("", classes=["figure-box", *["small"] * is_small(source)])
         image.parent.replace(image, box)
         box += [image, nodes.raw("", link, format="html")]
 
