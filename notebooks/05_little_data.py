@@ -266,17 +266,17 @@ verdicts.rename_axis(index=None)
 #
 # What this settles: free rows from a random start are no explanation for a class that training did
 # not show. The classifier's gradients as a start repair most of that. From there on, with as many
-# steps as the recipe takes, unseen classes stay about where they began, level with Grad-CAM: the variants differ in
-# how much they gain on classes that training shows. Tied rows gain most there, at a quarter of the
-# rate at every share of pixels, and lose nothing on unseen classes, so that is what ships; its gap
-# is somewhat above three points of AD because seen classes are better, not because unseen ones are
-# worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below three
-# points at every share, and one row shared by all does, too; both give up what training wins on
-# seen classes. Five target classes and three times the steps keep it smaller still and are the only
-# row whose training reaches unseen classes at all: with all pixels retained its IC there is better
-# than Grad-CAM's, and all six means are ahead. The price is the lead on seen classes, so it is an
-# option and not the default. Small crops, which the classifier gives many more classes than ten, do
-# not carry the gain over. More photos of more classes are what would help.
+# steps as the recipe takes, unseen classes stay about where they began, level with Grad-CAM: the
+# variants differ in how much they gain on classes that training shows. Tied rows gain most there,
+# at a quarter of the rate at every share of pixels, and lose nothing on unseen classes, so that is
+# what ships; its gap is somewhat above three points of AD because seen classes are better, not
+# because unseen ones are worse. Drawing the target among several probable classes (`--ranks 2`)
+# keeps the gap below three points at every share, and one row shared by all does, too; both give up
+# what training wins on seen classes. Five target classes and three times the steps keep it smaller
+# still and are the only row whose training reaches unseen classes at all: with all pixels retained
+# its IC there is better than Grad-CAM's, and all six means are ahead. The price is the lead on seen
+# classes, so it is an option and not the default. Small crops, which the classifier gives many more
+# classes than ten, do not carry the gain over. More photos of more classes are what would help.
 #
 # ### A transformer
 #
