@@ -185,8 +185,7 @@ pd.Series(
 # that of the maps that the explainer reads, in single precision.*
 #
 # So it would save about a third of the time of later epochs and cost augmentation, which helps
-# (above), and gigabytes. The recipe takes one epoch, where it saves
-# nothing. Nothing is cached.
+# (above), and gigabytes. The recipe takes one epoch, where it saves nothing. Nothing is cached.
 #
 # ## Ahead of class activation maps?
 #
@@ -265,18 +264,18 @@ verdicts.rename_axis(index=None)
 # of the paired differences leaves zero out, else open.*
 #
 # What this settles: free rows from a random start are no explanation for a class that training did
-# not show. The classifier's gradients as a start repair most of that. From there on, with as many
-# steps as the recipe takes, unseen classes stay about where they began, level with Grad-CAM: the
-# variants differ in how much they gain on classes that training shows. Tied rows gain most there,
-# at a quarter of the rate at every share of pixels, and lose nothing on unseen classes, so that is
-# what ships; its gap is somewhat above three points of AD because seen classes are better, not
-# because unseen ones are worse. Drawing the target among several probable classes (`--ranks 2`)
-# keeps the gap below three points at every share, and one row shared by all does, too; both give up
-# what training wins on seen classes. Five target classes and three times the steps keep it smaller
-# still and are the only row whose training reaches unseen classes at all: with all pixels retained
-# its IC there is better than Grad-CAM's, and all six means are ahead. The price is the lead on seen
-# classes, so it is an option and not the default. Small crops, which the classifier gives many more
-# classes than ten, do not carry the gain over. More photos of more classes are what would help.
+# not show. The classifier's gradients as a start repair most of that. From there on, one pass over
+# the photos leaves unseen classes about where they began, level with Grad-CAM: the variants differ
+# in how much they gain on classes that training shows. Tied rows gain most there, at a quarter of
+# the rate at every share of pixels, and lose nothing on unseen classes, so that is what ships; its
+# gap is somewhat above three points of AD because seen classes are better, not because unseen ones
+# are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below
+# three points at every share, and one row shared by all does, too; both give up what training wins
+# on seen classes. Five target classes and three times the steps keep it at one point or less, and
+# give the only row that is better than Grad-CAM on IC of unseen classes with all pixels retained.
+# On seen classes it is worse than what ships at every share, so it is an option and not the
+# default. Small crops, which the classifier gives many more classes than ten, do not carry the gain
+# over to unseen ones. More photos of more classes are what would help.
 #
 # ### A transformer
 #

@@ -3,15 +3,20 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 import torch
+import typer
 import yaml
 
+from ttame.cli import app
 from ttame.picture import Picture
 from ttame.plotting import plot_grid
 
@@ -312,11 +317,26 @@ def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None
     ("width", "small"), [("100pt", True), ("340pt", True), ("340.1pt", False), ("100", False)]
 )
 def test_only_narrow_figures_shrink_on_a_phone(
-    pictures: ModuleType, tmp_path: Path, width: str, small: bool
+    pictures: ModuleType, width: str, small: bool
 ) -> None:
-    picture = tmp_path / "picture.svg"
-    picture.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}"/>', "utf-8")
+    picture = ElementTree.fromstring(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}"/>')
     assert pictures.is_small(picture) == small
+
+
+def test_commands_in_prose_are_complete() -> None:
+    """Every `$ ttame ...` parses: the command is there, its options are, and none is missing."""
+    group, found = typer.main.get_command(app), 0
+    assert isinstance(group, typer.core.TyperGroup)
+    for name, text in texts().items():
+        if not name.endswith((".md", ".py")):
+            continue
+        for line in re.findall(r"^(?:# )?\$ (?:\.venv/bin/)?ttame (.+)$", text, re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            command = group.commands[words[0]]
+            with suppress(typer.Exit):  # of --help, which is printed
+                command.make_context(f"{name}: ttame {words[0]}", words[1:])
+            found += 1
+    assert found > 10
 
 
 def test_images_in_prose_have_alternative_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.recipes import TrainingConfig
 from ttame.study import Budget, Run, read_study
-from ttame.study_runs import carry_out, choose_classes, minutes_left, read_runs, unfinished
+from ttame.study_runs import (
+    carry_out,
+    choose_classes,
+    minutes_left,
+    read_runs,
+    study_provenance,
+    total_minutes,
+    unfinished,
+)
 from ttame.tables import per_sample
 from ttame.variants import Variant, changed_config
 
@@ -221,3 +230,16 @@ def test_a_change_reaches_the_measurement(
 def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
     with pytest.raises(TTameError, match="no record of a study"):
         read_runs(tmp_path)
+
+
+def test_minutes_that_are_not_known_are_not_counted_as_none_at_all() -> None:
+    assert total_minutes([1.0, 2.4]) == "3"
+    assert total_minutes(iter([1.0, None, 2.4])) == "3 and those of 1 runs, not recorded"
+
+
+def test_provenance_says_what_all_runs_took() -> None:
+    folder = shipped("results") / "ablations"
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    facts = study_provenance(folder)["provenance"]
+    assert facts["runs"] == str(len(runs))
+    assert facts["minutes of all runs"] == f"{sum(run['minutes'] for run in runs):.0f}"

@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_reason(
     assert explainer.mechanism.fusion.bias is not None
     explainer.mechanism.fusion.bias.data.fill_(float("nan"))
     with pytest.raises(TTameError, match=r"the loss became nan at step 0.*learning rate \(0\.5\)"):
-        module.training_step([images], 0)
+        module.training_step([images, torch.arange(len(images))], 0)
 
 
 # Folding

@@ -123,16 +123,15 @@ class ExplainerModule(L.LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
         retain = self.config.retain[batch_idx % len(self.config.retain)]
-        ranks = truth = None
-        if self.truth is not None:
-            truth = self.truth.to(batch[1].device)[batch[1]]
+        images, positions = batch
+        truth = None if self.truth is None else self.truth.to(positions.device)[positions]
+        ranks = None
         if self.config.ranks > 1:
-            positions = batch[1]
             drawn = draw_ranks(self.config.seed, batch_idx, positions.tolist(), self.config.ranks)
             ranks = torch.tensor(drawn, device=positions.device)
-        parts = self.parts(batch[0], retain, ranks, truth)
+        parts = self.parts(images, retain, ranks, truth)
         if not bool(parts.total.isfinite()):
-            photos = [self.names[i] for i in batch[1].tolist()] if self.names else []
+            photos = [self.names[i] for i in positions.tolist()] if self.names else []
             raise TTameError(
                 f"the loss became {parts.total.item()} at step {self.global_step}"
                 f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
@@ -140,7 +139,7 @@ class ExplainerModule(L.LightningModule):
             )
         logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
         # Equal shares of a batch: the mean over processes is the batch's.
-        self.log_dict(logged, batch_size=len(batch[0]), sync_dist=self.trainer.world_size > 1)
+        self.log_dict(logged, batch_size=len(images), sync_dist=self.trainer.world_size > 1)
         self.log("loss", parts.total.detach(), prog_bar=True, logger=False)
         return parts.total
 

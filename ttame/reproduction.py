@@ -19,7 +19,7 @@ from ttame.methods import METHODS
 from ttame.references import training_record
 from ttame.results import read_results
 from ttame.study import read_study
-from ttame.study_runs import read_runs
+from ttame.study_runs import read_runs, total_minutes
 from ttame.study_tables import mean_scores, run_scores
 from ttame.tables import summary
 
@@ -152,12 +152,10 @@ def study_table(names: Sequence[str], folder: Path | None = None) -> pd.DataFram
         each = (
             runs.drop_duplicates("run")["minutes"] if runs is not None else pd.Series(dtype=float)
         )
-        missing = each.isna().sum()
         rows[name] = {
             "profile": "imagenette",
             "runs": f"{len(each)} of {len(planned[1])}" if planned else f"{len(each)}",
-            "minutes of training": (f"{each.sum():.0f}" if len(each) else NOT_RUN)
-            + (f" and those of {missing} runs, not recorded" if missing else ""),
+            "minutes of training": total_minutes(each) if len(each) else NOT_RUN,
             "command": f"ttame study data/studies/{name}.toml --out data/results/{name}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")

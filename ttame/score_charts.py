@@ -19,6 +19,7 @@ from ttame.errors import TTameError
 from ttame.picture import PALETTE, Picture
 from ttame.tables import higher_is_better
 
+_COLUMNS = 5  # panels beside each other, at most
 _SIZE = 8.0  # points, of the labels in the cost chart
 _DISTANCES = (6, 12, 20, 30, 42, 56, 72, 90, 110)  # points from a mark to its label
 _DIRECTIONS = 16
@@ -95,7 +96,7 @@ def plot_differences(
     colors = sns.color_palette(PALETTE)
     looks = {"better": (colors[0], "o"), "worse": (colors[3], "s"), "open": ("0.55", "D")}
     others = list(dict.fromkeys(table["against"]))
-    lines = ceil(len(chosen) / 5)
+    lines = ceil(len(chosen) / _COLUMNS)
     columns = ceil(len(chosen) / lines)  # six panels are two lines of three
     size = (2.3 * columns + 1.6, lines * (0.2 * len(others) + 1.0) + 0.4)
     alt = describe_differences(table, method, chosen)

@@ -196,7 +196,7 @@ def study_provenance(folder: Path | str) -> pd.DataFrame:
                             for record in records],
         "commit": [record["commit"] for record in records],
         "date": [record["date"][:10] for record in records],
-        "minutes in all": [round(sum(_minutes(record) or 0 for record in records))],
+        "minutes of all runs": [total_minutes(_minutes(record) for record in records)],
         "seeds": [record["seed"] for record in records],
         "machine": [record["hardware"] for record in records],
         "ttame": [record["versions"]["ttame"] for record in records],
@@ -226,6 +226,14 @@ def unfinished(study: Study, folder: Path | str) -> pd.DataFrame:
             state = f"failed: {read_record(path, FAILED, VERSION, COMMAND)['error']}"
         rows.append((run.variant.axis, run.variant.name, run.seed, state))
     return pd.DataFrame(rows, columns=["axis", "variant", "seed", "state"]).set_index("axis")
+
+
+def total_minutes(minutes: Iterable[float | None]) -> str:
+    """What runs took together, and how many of them are not in that sum, being unknown."""
+    known = pd.Series(minutes, dtype=float)
+    missing = known.isna().sum()
+    rest = f" and those of {missing} runs, not recorded" if missing else ""
+    return f"{known.sum():.0f}{rest}"
 
 
 def _minutes(record: dict[str, Any]) -> float | None:

@@ -24,20 +24,20 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _SMALL = 340  # points
 
 
-def description_of(picture: Path) -> str:
-    """The description that an SVG file carries; empty where there is none."""
-    found = ElementTree.parse(picture).getroot().find(f".//{_DUBLIN_CORE}description")
+def description_of(picture: ElementTree.Element) -> str:
+    """The description that an SVG document carries; empty where there is none."""
+    found = picture.find(f".//{_DUBLIN_CORE}description")
     return (found.text or "").strip() if found is not None else ""
 
 
-def has_photos(picture: Path) -> bool:
-    """Whether an SVG file holds pixels, whose colours must stay as they are on a dark page."""
-    return ElementTree.parse(picture).getroot().find(f".//{_SVG}image") is not None
+def has_photos(picture: ElementTree.Element) -> bool:
+    """Whether an SVG document holds pixels, whose colours must stay as they are on a dark page."""
+    return picture.find(f".//{_SVG}image") is not None
 
 
-def is_small(picture: Path) -> bool:
-    """Whether an SVG file is as narrow as two photos, which a phone's screen may shrink."""
-    width = ElementTree.parse(picture).getroot().get("width", "")
+def is_small(picture: ElementTree.Element) -> bool:
+    """Whether an SVG document is as narrow as two photos, which a phone's screen may shrink."""
+    width = picture.get("width", "")
     return width.endswith("pt") and float(width.removesuffix("pt")) <= _SMALL
 
 
@@ -74,9 +74,10 @@ def _describe(app: Sphinx, doctree: nodes.document, page: str) -> None:
         if linked or source.suffix != ".svg" or image["uri"] not in app.env.images:
             continue
         number += 1
-        if alt := description_of(source):
+        picture = ElementTree.parse(source).getroot()
+        if alt := description_of(picture):
             image["alt"] = alt
-            image["classes"] += ["photos" if has_photos(source) else "chart"]
+            image["classes"] += ["photos" if has_photos(picture) else "chart"]
         address = f"{up}{app.builder.imagedir}/{app.env.images[image['uri']][1]}"
         name = f"{PurePosixPath(page).name}-{number}.svg"
         kilobytes = max(round(source.stat().st_size / 1000), 1)
@@ -84,7 +85,7 @@ def _describe(app: Sphinx, doctree: nodes.document, page: str) -> None:
             f'<p class="figure-file"><a href="{escape(address)}" download="{escape(name)}">'
             f"Save figure {number} (SVG, {kilobytes} kB)</a></p>"
         )
-        box = nodes.container("", classes=["figure-box", *["small"] * is_small(source)])
+        box = nodes.container("", classes=["figure-box", *["small"] * is_small(picture)])
         image.parent.replace(image, box)
         box += [image, nodes.raw("", link, format="html")]
 
