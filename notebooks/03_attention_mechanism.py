@@ -91,26 +91,29 @@ plot_feature_maps(dict(zip(explainer.layers, maps, strict=True)), channels)
 #
 # Each layer has its own branch, $B = \operatorname{ReLU}(\operatorname{BN}(W * F + b) + F)$: a 1×1
 # convolution that mixes channels at each place, batch normalisation, a skip connection and a
-# rectifier. Here it is step by step, for one layer and the one channel that adds most to the
-# target class.
+# rectifier. Our recipe leaves the rectifier out, since layers such as these speak with both signs
+# ([method](../book/method.md)); the output says which one it is here. Step by step, for one layer
+# and the one channel that adds most to the target class:
 
 # %%
 features, branch = maps[layer], mechanism.branches[layer]
 convolved = branch.convolution(features)
 normalised = branch.norm(convolved)
 added = normalised + features
-rectified = torch.relu(added)
-print(f"equals the library's branch: {bool(torch.equal(rectified, branch(features)))}")
+rectifies = mechanism.config.activation == "relu"
+output = torch.relu(added) if rectifies else added
+assert torch.equal(output, branch(features)), "these steps are not those of the library"
+print(f"activation: {mechanism.config.activation}; the same values as the library's branch")
 
 start = sum(mechanism.widths[:layer])
 row = mechanism.fusion.weight[target, start : start + mechanism.widths[layer], 0, 0]
-channel = int((row * rectified[0].mean(dim=(-2, -1))).argmax())
+channel = int((row * output[0].mean(dim=(-2, -1))).argmax())
 steps = {
     "feature map F": features,
     "1×1 convolution": convolved,
     "batch norm": normalised,
-    "+ skip": added,
-    "ReLU: branch B": rectified,
+    "+ skip" if rectifies else "+ skip: branch B": added,
+    **({"ReLU: branch B": output} if rectifies else {}),
 }
 plot_grid(
     [[(f"{step}\n{tuple(values.shape)}", values[0, channel]) for step, values in steps.items()]],

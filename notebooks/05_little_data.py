@@ -61,7 +61,7 @@ from ttame.references import provenance_table, reference, training_record
 from ttame.results import read_results
 from ttame.score_charts import plot_costs, plot_differences
 from ttame.study import read_study
-from ttame.study_runs import read_runs
+from ttame.study_runs import read_runs, study_provenance
 from ttame.study_tables import axis_runs, mean_scores, run_scores, sight_gap, split_by_sight
 from ttame.tables import read_together, scores
 from ttame.throughput import read_throughput
@@ -98,7 +98,7 @@ everything.round(1)
 
 # %%
 seeds = axis_runs(long, study.variants, "seed").pivot_table(
-    index="seed", columns="score", values="value"
+    index="seed", columns="score", values="value", sort=False
 )
 (seeds.max() - seeds.min()).round(2).rename("between two seeds").to_frame().T
 
@@ -299,3 +299,12 @@ wide[["AD 100%", "AD 50%", "AD 15%"]].round(1)
 
 # %%
 provenance_table(read_results(reference("imagenette_val.jsonl"))[0]).style
+
+# %%
+names = ("little_data", "every_class", "every_class_vit")
+origins = [study_provenance(folder / name)["provenance"] for name in names]
+pd.concat(origins, axis=1, keys=names).style
+
+# %% [markdown]
+# *Where the numbers of this page come from: those of the shipped explainer and of the methods that
+# need no training, then those of the studies.*

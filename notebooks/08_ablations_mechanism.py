@@ -89,11 +89,11 @@ study_table(study.variants)
 runs = read_runs(folder)
 left = unfinished(study, folder)
 print(f"{len(study.runs) - len(left)} of {len(study.runs)} runs are there")
-left
+left if len(left) else None
 
 # %% [markdown]
-# *Runs of the study without a record: those that were not run, and those that failed, with their
-# error. They are missing from all that follows.*
+# *Where runs have no record, a table lists them: those that were not run, and those that failed,
+# with their error. They are missing from all that follows.*
 #
 # ## All variants at a glance
 

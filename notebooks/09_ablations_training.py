@@ -54,11 +54,11 @@ folder = records or shipped("results") / "ablations"
 long = run_scores(read_runs(folder))
 left = unfinished(study, folder)
 print(f"{len(study.runs) - len(left)} of {len(study.runs)} runs are there")
-left
+left if len(left) else None
 
 # %% [markdown]
-# *Runs of the study without a record: those that were not run, and those that failed, with their
-# error.*
+# *Where runs have no record, a table lists them: those that were not run, and those that failed,
+# with their error. They are missing from all that follows.*
 #
 # ## Terms of the objective
 #
