@@ -192,7 +192,7 @@ def study_provenance(folder: Path | str) -> pd.DataFrame:
         "trained on": [record["training"]["data"] for record in records],
         "measured on": [f"{len(record['photos'])} photos of {record['measured_on']}"
                         for record in records],
-        "a run's command": [re.sub(r"--only \S+", "--only RUN", record["command"])
+        "a run's command": [re.sub(r"(?: --only \S+)+", " --only RUN", record["command"])
                             for record in records],
         "commit": [record["commit"] for record in records],
         "date": [record["date"][:10] for record in records],
