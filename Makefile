@@ -72,16 +72,16 @@ format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff format .
 
 bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
-	@$(BIN)/ttame bench $(ARGS)
+	@$(BIN)/python -m benchmarks explaining $(ARGS)
 
 throughput: $(STAMP) ## Time training steps against the classifier's own passes
-	@$(BIN)/ttame bench-training $(ARGS)
+	@$(BIN)/python -m benchmarks training $(ARGS)
 
 families: $(STAMP) ## Check a member of every model family of timm
-	@$(BIN)/ttame families $(ARGS)
+	@$(BIN)/python -m benchmarks families $(ARGS)
 
 notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
-	@$(BIN)/python -m ttame.notebooks convert notebooks/*.py
+	@$(BIN)/python -m ttame.companion.notebooks convert notebooks/*.py
 
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \

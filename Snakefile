@@ -22,7 +22,7 @@ SOURCE = BUILD / "src"
 # The reader's own settings of IPython and matplotlib must not show in the book.
 PRIVATE = BUILD.resolve() / "private"
 JUPYTER_BOOK = Path(sys.executable).with_name("jupyter-book")
-READER = "tests/reader.py"
+READER = "tests/helpers/reader.py"
 
 # Notebooks run in their own folder, where a relative path would mean something else.
 if "TTAME_DATA" in os.environ:
@@ -79,7 +79,7 @@ def missing(study):
     """The records that a study lacks, found out only where they are asked for."""
 
     def found(wildcards):
-        from ttame.study import read_study
+        from ttame.companion.studies.study import read_study
 
         folder = f"data/results/{study}"
         runs = read_study(f"data/studies/{study}.toml").missing(folder)
@@ -120,7 +120,7 @@ rule notebook:
         " MPLCONFIGDIR={PRIVATE:q}/matplotlib"
         " MPLBACKEND=module://matplotlib_inline.backend_inline"
         " PYDEVD_DISABLE_FILE_VALIDATION=1"
-        " {sys.executable:q} -m ttame.notebooks execute {input.source} {output} {params.options}"
+        " {sys.executable:q} -m ttame.companion.notebooks execute {input.source} {output} {params.options}"
 
 
 rule site:

@@ -36,11 +36,12 @@ import pandas as pd
 from IPython.display import Markdown
 
 import ttame
-from ttame.benchmark import read_benchmark
+from ttame.companion.benchmarks import read_benchmark
+from ttame.companion.profiles import open_profile
+from ttame.companion.shipped import provenance_table, reference, training_record
 from ttame.data import samples
-from ttame.profiles import open_profile
-from ttame.references import provenance_table, reference, training_record
-from ttame.tables import higher_is_better, read_together, summary
+from ttame.evaluation.confidence import higher_is_better
+from ttame.evaluation.tables import read_together, summary
 
 setting = open_profile(profile)
 (photo,) = [path for path in samples().paths if path.stem == shown]

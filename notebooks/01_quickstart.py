@@ -48,12 +48,12 @@ import tempfile
 import pandas as pd
 
 import ttame
-from ttame.benchmark import read_benchmark
+from ttame.companion.benchmarks import read_benchmark
+from ttame.companion.profiles import open_profile
+from ttame.companion.shipped import provenance_table, reference
 from ttame.data import samples
+from ttame.evaluation.tables import read_together, summary
 from ttame.plotting import plot_grid
-from ttame.profiles import open_profile
-from ttame.references import provenance_table, reference
-from ttame.tables import read_together, summary
 
 setting = open_profile(profile)
 path = {path.stem: path for path in samples().paths}

@@ -52,17 +52,18 @@ import pandas as pd
 import torch
 
 import ttame
-from ttame.ablations import at_layer, keep_layers
-from ttame.backbones import build_backbone
-from ttame.charts import plot_metrics
+from ttame.classifiers.layers import list_layers
+from ttame.classifiers.registry import build_backbone
+from ttame.companion.figures.curves import plot_metrics
+from ttame.companion.figures.maps import plot_feature_maps, plot_layers
+from ttame.companion.profiles import open_profile
+from ttame.companion.studies.runs import at_layer, keep_layers
 from ttame.data import samples
-from ttame.evaluation import evaluate
-from ttame.layers import list_layers
+from ttame.evaluation.evaluate import evaluate
+from ttame.evaluation.tables import per_sample, summary
 from ttame.methods import build, ttame_method
-from ttame.plotting import plot_feature_maps, plot_grid, plot_layers, plot_methods
-from ttame.profiles import open_profile
-from ttame.results import read_results
-from ttame.tables import per_sample, summary
+from ttame.plotting import plot_grid, plot_methods
+from ttame.records import read_results
 
 setting = open_profile(profile)
 explainer = ttame.load(setting.backbone)

@@ -48,12 +48,13 @@ import torch
 
 import ttame
 from ttame.attention import resize
+from ttame.companion.figures.maps import plot_feature_maps
+from ttame.companion.profiles import open_profile
 from ttame.data import samples
+from ttame.evaluation.confidence import PERCENTAGES, average_drop
 from ttame.images import denormalize, normalize, to_batch
 from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
-from ttame.metrics import PERCENTAGES, average_drop
-from ttame.plotting import plot_feature_maps, plot_grid
-from ttame.profiles import open_profile
+from ttame.plotting import plot_grid
 
 torch.set_grad_enabled(False)
 setting = open_profile(profile)

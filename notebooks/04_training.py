@@ -57,22 +57,22 @@ import pandas as pd
 import torch
 
 import ttame
-from ttame.charts import plot_curves, plot_learning_rates, plot_metrics
-from ttame.evaluation import evaluate
+from ttame.companion.benchmarks import read_scaling, read_throughput
+from ttame.companion.figures.curves import plot_curves, plot_learning_rates, plot_metrics
+from ttame.companion.profiles import open_profile, quiet
+from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
+from ttame.evaluation.evaluate import evaluate
+from ttame.evaluation.tables import per_sample, summary
 from ttame.images import denormalize, normalize, to_batch
-from ttame.learning_rate import find_learning_rate, suggest_rate
 from ttame.masking import apply_mask, normalize_maps, upsample
 from ttame.methods import ttame_method
 from ttame.plotting import plot_grid
-from ttame.profiles import open_profile, quiet
-from ttame.recipes import SIGNED, TrainingConfig
-from ttame.references import provenance_table, reference, training_curves, training_record
-from ttame.results import read_results
-from ttame.scaling import read_scaling
-from ttame.snapshots import MapSnapshots
-from ttame.tables import per_sample, summary
-from ttame.throughput import measure_throughput, read_throughput
-from ttame.training import fit, loss_curves, prepare
+from ttame.records import read_results
+from ttame.training.config import SIGNED, TrainingConfig
+from ttame.training.fit import fit, loss_curves, prepare
+from ttame.training.learning_rate import find_learning_rate, suggest_rate
+from ttame.training.planning import measure_throughput
+from ttame.training.snapshots import MapSnapshots
 
 quiet()
 setting = open_profile(profile)
@@ -109,7 +109,7 @@ pd.DataFrame({"setting": {key: str(value) for key, value in settings.items()}})
 
 # %% [markdown]
 # *The training configuration. The weights of the objective and their meaning are on [the method
-# page](../book/method.md); `ttame.recipes.published()` gives the papers' settings.*
+# page](../book/method.md); `ttame.training.config.published()` gives the papers' settings.*
 #
 # ## The learning rate
 #

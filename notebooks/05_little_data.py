@@ -52,20 +52,24 @@ import torch
 from IPython.display import Markdown, display
 
 import ttame
-from ttame.benchmark import read_benchmark
-from ttame.charts import plot_metrics
-from ttame.comparison import in_words, paired_differences
+from ttame.companion.benchmarks import read_benchmark, read_throughput
+from ttame.companion.figures.curves import plot_metrics
+from ttame.companion.figures.scores import plot_costs, plot_differences
+from ttame.companion.profiles import open_profile, quiet
+from ttame.companion.shipped import provenance_table, reference, training_record
+from ttame.companion.studies.runs import read_runs, study_provenance
+from ttame.companion.studies.study import read_study, study_table
+from ttame.companion.studies.tables import (
+    axis_runs,
+    mean_scores,
+    run_scores,
+    sight_gap,
+    split_by_sight,
+)
+from ttame.evaluation.comparison import in_words, paired_differences
+from ttame.evaluation.tables import read_together, scores
 from ttame.files import shipped
-from ttame.profiles import open_profile, quiet
-from ttame.references import provenance_table, reference, training_record
-from ttame.results import read_results
-from ttame.score_charts import plot_costs, plot_differences
-from ttame.study import read_study
-from ttame.study_runs import read_runs, study_provenance
-from ttame.study_tables import axis_runs, mean_scores, run_scores, sight_gap, split_by_sight
-from ttame.tables import read_together, scores
-from ttame.throughput import read_throughput
-from ttame.variants import study_table
+from ttame.records import read_results
 
 quiet()
 setting = open_profile(profile)

@@ -82,9 +82,9 @@ seed = 0
 # *degenerate* map ranks nothing (it is constant, or not finite); it is scored all the same and
 # counted in the tables.
 #
-# **Location.** Where the place of the object is known, `ttame.localization` has the pointing game
-# and the share of a map's energy on the object. Imagenette has no boxes, and both ask where the
-# object is, not where the classifier looks; they are not in the tables below.
+# **Location.** Where the place of the object is known, `ttame.evaluation.localization` has the
+# pointing game and the share of a map's energy on the object. Imagenette has no boxes, and both ask
+# where the object is, not where the classifier looks; they are not in the tables below.
 #
 # ## The reference results
 
@@ -97,28 +97,27 @@ import torch
 from IPython.display import Markdown
 
 import ttame
-from ttame.benchmark import read_benchmark
-from ttame.charts import plot_drops, plot_insertion, plot_metrics, plot_probabilities, plot_road
-from ttame.comparison import in_words, paired_differences
-from ttame.evaluation import METRICS, evaluate
+from ttame.companion.benchmarks import read_benchmark
+from ttame.companion.figures.curves import (
+    plot_drops,
+    plot_insertion,
+    plot_metrics,
+    plot_probabilities,
+    plot_road,
+)
+from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
+from ttame.companion.figures.strips import plot_road_strips
+from ttame.companion.profiles import open_profile
+from ttame.companion.shipped import provenance_table, reference
+from ttame.evaluation.comparison import in_words, paired_differences
+from ttame.evaluation.confidence import higher_is_better
+from ttame.evaluation.evaluate import METRICS, evaluate
+from ttame.evaluation.randomization import sanity_check
+from ttame.evaluation.tables import curves, intervals, per_sample, read_together, scores, summary
 from ttame.images import normalize, to_batch
 from ttame.methods import DEFAULT_METHODS, METHODS, build
 from ttame.plotting import plot_methods
-from ttame.profiles import open_profile
-from ttame.randomization import sanity_check
-from ttame.references import provenance_table, reference
-from ttame.results import read_results
-from ttame.score_charts import plot_costs, plot_differences, plot_randomization
-from ttame.strips import plot_road_strips
-from ttame.tables import (
-    curves,
-    higher_is_better,
-    intervals,
-    per_sample,
-    read_together,
-    scores,
-    summary,
-)
+from ttame.records import read_results
 
 kinds = ("", "_published", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
 names = [f"imagenette_val{kind}.jsonl" for kind in kinds]

@@ -58,20 +58,22 @@ import torch
 from IPython.display import Markdown
 
 import ttame
-from ttame.attentions import read_attention
-from ttame.charts import plot_curves, plot_drops, plot_road
-from ttame.comparison import in_words, paired_differences
+from ttame.classifiers.layers import list_layers
+from ttame.companion.figures.curves import plot_curves, plot_drops, plot_road
+from ttame.companion.figures.maps import plot_feature_maps, plot_layers
+from ttame.companion.figures.scores import plot_differences
+from ttame.companion.profiles import open_profile
+from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
+from ttame.evaluation.comparison import in_words, paired_differences
+from ttame.evaluation.confidence import higher_is_better
+from ttame.evaluation.tables import curves, per_sample, read_together, scores, summary
 from ttame.features import capture, to_map, token_grid
 from ttame.images import normalize, to_batch
-from ttame.layers import list_layers
 from ttame.methods import METHODS, build
+from ttame.methods.attention_weights import read_attention
 from ttame.methods.transformer import head_row
-from ttame.plotting import plot_feature_maps, plot_layers, plot_methods
-from ttame.profiles import open_profile
-from ttame.references import provenance_table, reference, training_curves, training_record
-from ttame.results import read_results
-from ttame.score_charts import plot_differences
-from ttame.tables import curves, higher_is_better, per_sample, read_together, scores, summary
+from ttame.plotting import plot_methods
+from ttame.records import read_results
 
 record = training_record("vit_imagenette", "classifiers")
 print(

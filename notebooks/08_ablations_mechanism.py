@@ -52,14 +52,19 @@ resamples = 1000  # of photos and seeds, for intervals
 import pandas as pd
 from IPython.display import Markdown, display
 
+from ttame.companion.figures.studies import plot_axis, plot_ranking
+from ttame.companion.profiles import quiet
+from ttame.companion.studies.runs import read_runs, study_provenance, unfinished
+from ttame.companion.studies.study import read_study, study_table
+from ttame.companion.studies.tables import (
+    axis_runs,
+    axis_words,
+    check_claims,
+    mean_scores,
+    ranking,
+    run_scores,
+)
 from ttame.files import shipped
-from ttame.profiles import quiet
-from ttame.study import read_study
-from ttame.study_charts import plot_axis, plot_ranking
-from ttame.study_comparison import axis_words, check_claims, ranking
-from ttame.study_runs import read_runs, study_provenance, unfinished
-from ttame.study_tables import axis_runs, mean_scores, run_scores
-from ttame.variants import study_table
 
 quiet()
 study = read_study(shipped("studies") / "ablations.toml")

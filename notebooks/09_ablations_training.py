@@ -40,13 +40,12 @@ resamples = 1000  # of photos and seeds, for intervals
 # %%
 from IPython.display import Markdown, display
 
+from ttame.companion.figures.studies import plot_axis
+from ttame.companion.profiles import quiet
+from ttame.companion.studies.runs import read_runs, study_provenance, unfinished
+from ttame.companion.studies.study import read_study
+from ttame.companion.studies.tables import axis_runs, axis_words, mean_scores, run_scores
 from ttame.files import shipped
-from ttame.profiles import quiet
-from ttame.study import read_study
-from ttame.study_charts import plot_axis
-from ttame.study_comparison import axis_words
-from ttame.study_runs import read_runs, study_provenance, unfinished
-from ttame.study_tables import axis_runs, mean_scores, run_scores
 
 quiet()
 study = read_study(shipped("studies") / "ablations.toml")

@@ -57,16 +57,16 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import ttame
+from ttame.classifiers.layers import list_layers
+from ttame.classifiers.specs import derive_spec
+from ttame.companion.benchmarks import read_families
+from ttame.companion.profiles import open_profile, quiet
+from ttame.companion.shipped import provenance_table, reference
 from ttame.data import PhotoDataset
-from ttame.evaluation import evaluate
-from ttame.families import read_families
-from ttame.layers import list_layers
-from ttame.profiles import open_profile, quiet
-from ttame.recipes import TrainingConfig
-from ttame.references import provenance_table, reference
-from ttame.specs import derive_spec
-from ttame.tables import summary
-from ttame.training import fit
+from ttame.evaluation.evaluate import evaluate
+from ttame.evaluation.tables import summary
+from ttame.training.config import TrainingConfig
+from ttame.training.fit import fit
 
 quiet()
 setting = open_profile(profile)
@@ -146,7 +146,7 @@ pd.DataFrame([vars(row) for row in found if row.chosen]).set_index("name")[
 
 # %% [markdown]
 # *The layers that `layers="auto"` chose: the ends of the last three resolutions. Name others if
-# you know better; `ttame.layers.list_layers` lists them all.*
+# you know better; `ttame.classifiers.layers.list_layers` lists them all.*
 #
 # ## Is it any good?
 

@@ -43,8 +43,8 @@ import tempfile
 from pathlib import Path
 
 import ttame
+from ttame.companion.profiles import open_profile
 from ttame.data import samples
-from ttame.profiles import open_profile
 
 setting = open_profile(profile)
 path = {path.stem: path for path in samples().paths}

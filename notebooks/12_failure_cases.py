@@ -56,20 +56,20 @@ from pathlib import Path
 import pandas as pd
 
 import ttame
-from ttame.evaluation import evaluate
-from ttame.failures import (
+from ttame.companion.failures import (
     beaten_by,
     class_sensitivity,
     kept_mistakes,
     largest_losses,
-    plot_masked,
     read_rows,
 )
+from ttame.companion.figures.strips import plot_masked
+from ttame.companion.profiles import open_profile
+from ttame.companion.shipped import provenance_table, reference
+from ttame.evaluation.evaluate import evaluate
+from ttame.evaluation.tables import read_together, summary
 from ttame.methods import build
-from ttame.profiles import open_profile
-from ttame.references import provenance_table, reference
-from ttame.results import read_results
-from ttame.tables import read_together, summary
+from ttame.records import read_results
 
 setting = open_profile(profile)
 explainer = ttame.load(setting.backbone)

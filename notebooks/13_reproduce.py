@@ -44,8 +44,8 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from ttame.profiles import open_profile
-from ttame.reproduction import (
+from ttame.companion.profiles import open_profile
+from ttame.companion.reproduction import (
     ablation_table,
     benchmark_table,
     evaluation_table,
@@ -123,5 +123,5 @@ benchmark_table()
 # from what that notebook measures. One notebook alone is run anew by
 #
 # ```console
-# $ .venv/bin/python -m ttame.notebooks execute notebooks/06_evaluation.py out.ipynb
+# $ .venv/bin/python -m ttame.companion.notebooks execute notebooks/06_evaluation.py out.ipynb
 # ```

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from ttame.classes import IMAGENETTE, imagenet_classes
+from tests.helpers.photos import photo
+from ttame.classifiers.classes import IMAGENETTE, imagenet_classes
 from ttame.data import (
     PhotoDataset,
     PhotoList,
@@ -19,11 +19,6 @@ from ttame.data import (
     samples,
 )
 from ttame.errors import TTameError
-
-
-def photo(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), "red").save(path)
 
 
 @pytest.fixture
@@ -100,7 +95,7 @@ def test_samples_are_seeded_and_nested() -> None:
 
 
 def test_shipped_samples_are_read(tmp_path: Path) -> None:
-    from ttame.backbones import backbone_spec
+    from ttame.classifiers.registry import backbone_spec
 
     found = samples()
     assert len(found) >= 12

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 import ttame
 from ttame.attention import AttentionConfig
-from ttame.classes import imagenet_classes
+from ttame.classifiers.classes import class_index, imagenet_classes, resolve_targets
+from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
 from ttame.explainer import FORMAT, VERSION, Explainer
 from ttame.images import normalize
 from ttame.loading import open_explainer
-from ttame.objective import ObjectiveConfig, objective
-from ttame.targets import class_index, resolve_targets
-from ttame.weights import weight_digest
+from ttame.training.objective import ObjectiveConfig, objective
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 LAYERS = ("stages.0", "stages.1", "stages.2")

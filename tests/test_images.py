@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ttame.backbones import backbone_spec
+from ttame.classifiers.registry import backbone_spec
 from ttame.errors import TTameError
 from ttame.images import (
     denormalize,
@@ -21,7 +21,7 @@ from ttame.images import (
     to_batch,
     train_transform,
 )
-from ttame.recipes import TrainingConfig
+from ttame.training.config import TrainingConfig
 
 SPEC = backbone_spec("tf_efficientnet_lite0")
 

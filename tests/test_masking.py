@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ttame.classifiers.specs import IMAGENET_MEAN, IMAGENET_STD
 from ttame.errors import TTameError
 from ttame.masking import (
+    Space,
     apply_mask,
     channel_tensor,
     degenerate,
@@ -18,7 +20,6 @@ from ttame.masking import (
     rank_pixels,
     upsample,
 )
-from ttame.specs import IMAGENET_MEAN, IMAGENET_STD, Space
 
 
 def test_normalize_maps_by_hand() -> None:

@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ttame.attention import AttentionConfig, AttentionMechanism
-    from ttame.backbones import BACKBONES, load_backbone
+    from ttame.classifiers.registry import BACKBONES, load_backbone
+    from ttame.classifiers.specs import BackboneSpec
+    from ttame.companion.exploration import Exploration, explore
     from ttame.errors import TTameError
     from ttame.explainer import Explainer
     from ttame.explanation import Explanation
-    from ttame.exploration import Exploration, explore
     from ttame.loading import attach, explainers, load
-    from ttame.specs import BackboneSpec
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AttentionConfig": "attention",
     "AttentionMechanism": "attention",
-    "BACKBONES": "backbones",
-    "BackboneSpec": "specs",
-    "load_backbone": "backbones",
+    "BACKBONES": "classifiers.registry",
+    "BackboneSpec": "classifiers.specs",
+    "load_backbone": "classifiers.registry",
     "TTameError": "errors",
     "Explainer": "explainer",
     "Explanation": "explanation",
-    "Exploration": "exploration",
+    "Exploration": "companion.exploration",
     "attach": "loading",
     "explainers": "loading",
-    "explore": "exploration",
+    "explore": "companion.exploration",
     "load": "loading",
 }
 

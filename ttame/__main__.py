@@ -1,6 +1,6 @@
 """`python -m ttame`: the command line."""
 
-from ttame.cli import main
+from ttame.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from ttame.classes import IMAGENETTE, imagenet_indices
+from ttame.classifiers.classes import IMAGENETTE, imagenet_indices
+from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.images import eval_transform, normalize, read_image, train_transform
-from ttame.specs import BackboneSpec
 
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm"}
 

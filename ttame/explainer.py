@@ -13,17 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttame.adoption import adopt
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.backbones import Backbone, freeze, load_backbone
+from ttame.classifiers.adoption import adopt
+from ttame.classifiers.classes import Targets, resolve_targets
+from ttame.classifiers.registry import Backbone, freeze, load_backbone
+from ttame.classifiers.specs import BackboneSpec, derive_spec
+from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
 from ttame.explanation import Explanation
 from ttame.features import FeatureExtractor
 from ttame.files import replacing
 from ttame.images import ImageLike, normalize, to_batch
-from ttame.specs import BackboneSpec, derive_spec
-from ttame.targets import Targets, resolve_targets
-from ttame.weights import weight_digest
 
 FORMAT, VERSION = "ttame-explainer", 1
 _HEADER = (

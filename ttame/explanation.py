@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ttame.files import replacing
 from ttame.masking import normalize_maps, upsample
+from ttame.plotting import plot_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +70,6 @@ class Explanation:
 
     def plot(self) -> Figure:
         """A figure with one row a photo: the photo, then one overlay an explained class."""
-        from ttame.plotting import plot_explanation
-
         return plot_explanation(self)
 
     def save(self, folder: Path | str, stems: list[str] | None = None) -> list[Path]:
@@ -97,3 +97,15 @@ class Explanation:
                     to_pil_image(image).save(temporary, format="PNG")
                 written.append(path)
         return written
+
+
+def plot_explanation(explanation: Explanation) -> Figure:
+    """One row a photo: the photo, then the overlay of each explained class with its probability."""
+    overlays, probabilities = explanation.overlay(), explanation.probabilities()
+    rows = []
+    for image, row, names, values in zip(
+        explanation.images, overlays, explanation.names(), probabilities.tolist(), strict=True
+    ):
+        titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
+        rows.append([("photo\n", image), *zip(titles, row, strict=True)])
+    return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
+from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
 from ttame.masking import channel_tensor
-from ttame.specs import BackboneSpec
 
 ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ttame.adoption import adopt, probe
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.backbones import Backbone, backbone_spec, freeze, load_backbone
+from ttame.classifiers.adoption import adopt, probe
+from ttame.classifiers.layers import choose_layers
+from ttame.classifiers.registry import Backbone, backbone_spec, freeze, load_backbone
+from ttame.classifiers.specs import BackboneSpec, derive_spec
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
 from ttame.files import shipped
-from ttame.layers import choose_layers
-from ttame.specs import BackboneSpec, Space, derive_spec
+from ttame.masking import Space
 
 
 def attach(
@@ -41,7 +42,7 @@ def attach(
             or `timm/NAME` or `torchvision/NAME`.
         layers: Dotted module names, shallow to deep; or the name of one of the backbone's
             `alternatives`; `"auto"`: the registered ones, or a choice by resolution
-            (`ttame.layers.list_layers`).
+            (`ttame.classifiers.layers.list_layers`).
         config: The mechanism's architecture.
         classes: Class names in index order.
         input_size: Height and width, pixels; named and timm models know theirs.

@@ -7,13 +7,15 @@ keep the top pixels, multiply (T-TAME §IV-A, `ttame`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ttame.errors import TTameError
-from ttame.specs import Space
+
+Space = Literal["raw", "normalized"]
 
 
 def normalize_maps(maps: Tensor) -> Tensor:

@@ -1,43 +1,41 @@
-"""Pictures of photos and maps: functions return a `Figure`, never save and never show one."""
+"""Pictures of photos and maps: functions return a `Figure`, never save and never show one.
+
+A figure that shows itself in a notebook: as SVG, with a description of what it shows.
+"""
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from io import BytesIO, StringIO
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
-from ttame.descriptions import describe_grid, describe_layers
+from ttame.errors import TTameError
 from ttame.masking import normalize_maps, upsample
-from ttame.picture import MAP_COLORS, MARK_COLOR, SIGNED_COLORS, Picture
-
-if TYPE_CHECKING:
-    from ttame.explanation import Explanation
-    from ttame.layers import LayerInfo
 
 _CELL = 2.2  # inches a picture
+# Every colour of the figures is one of these; all can be told apart by colour-blind people.
+MAP_COLORS = "inferno"  # perceptually uniform: lightness rises evenly with the value
+SIGNED_COLORS = "RdBu_r"  # lightest at zero, so that the strength shows without the hue
+PALETTE = "colorblind"  # seaborn's name of ten colours for categories
+MARK_COLOR = "#0072B2"  # the one thing that is pointed out among grey ones
+PRINT_DPI = 200  # pixels an inch of what an SVG cannot draw: photos and maps
+_QUALITY = 92  # of photos as JPEG, out of 95
+_EMBEDDED = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
 
 def colorize(maps: Tensor, colors: str = MAP_COLORS) -> Tensor:
     """Colour maps: `(..., H, W)` in [0, 1] -> `(..., 3, H, W)` in [0, 1]."""
     rgba = mpl.colormaps[colors](maps.detach().cpu().numpy())
     return torch.from_numpy(np.moveaxis(rgba[..., :3], -1, -3)).float()
-
-
-def plot_explanation(explanation: Explanation) -> Figure:
-    """One row a photo: the photo, then the overlay of each explained class with its probability."""
-    overlays, probabilities = explanation.overlay(), explanation.probabilities()
-    rows = []
-    for image, row, names, values in zip(
-        explanation.images, overlays, explanation.names(), probabilities.tolist(), strict=True
-    ):
-        titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
-        rows.append([("photo\n", image), *zip(titles, row, strict=True)])
-    return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")
 
 
 def plot_grid(
@@ -111,61 +109,70 @@ def plot_methods(images: Tensor, maps: Mapping[str, Tensor], names: Sequence[str
     return plot_grid(rows, what="Photos, each followed by its map of several methods laid over it")
 
 
-def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
-    """The channels of strongest response of each layer, a layer a row.
+class Picture(Figure):
+    """A figure that notebooks show by themselves, without pyplot and its global state.
+
+    The SVG has no background, so that it may lie on a light or a dark page, and its description
+    travels in the file as well as in the notebook's output.
 
     Args:
-        maps: Feature maps of one photo, `(1, C, h, w)`, by layer name.
-        channels: How many channels to show.
+        *args: Of matplotlib's `Figure`.
+        alt: What the figure shows, in words, for those who do not see it.
+        **kwargs: Of matplotlib's `Figure`.
+
+    Raises:
+        TTameError: If `alt` is empty.
     """
-    rows = []
-    for name, found in maps.items():
-        strength = found[0].clamp_min(0).mean(dim=(-2, -1))
-        top = strength.topk(min(channels, len(strength))).indices.tolist()
-        rows.append([(f"{name} · channel {index}", found[0, index]) for index in top])
-    return plot_grid(rows, what="Feature maps of strongest response, a layer a row")
+
+    def __init__(self, *args: Any, alt: str, **kwargs: Any) -> None:
+        if not alt.strip():
+            raise TTameError("a picture needs alt, a sentence that says what it shows; got none")
+        super().__init__(*args, **kwargs)
+        self.alt = " ".join(alt.split())
+
+    def svg(self) -> str:
+        """The figure as an SVG document at print quality; the same figure gives the same text."""
+        buffer = StringIO()
+        with mpl.rc_context({"svg.hashsalt": "ttame", "svg.fonttype": "path"}):
+            self.savefig(
+                buffer,
+                format="svg",
+                bbox_inches="tight",
+                transparent=True,
+                dpi=PRINT_DPI,
+                metadata={"Description": self.alt, "Date": None},
+            )
+        return _EMBEDDED.sub(_lighter, buffer.getvalue())
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        kind = "image/svg+xml"
+        return {kind: self.svg(), "text/plain": self.alt}, {kind: {"alt": self.alt}}
 
 
-def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
-    """Where a network's layers lie: order of execution against stride, a panel a network.
+def _lighter(embedded: re.Match[str]) -> str:
+    """A photo as JPEG, which is several times smaller; flat maps stay PNG."""
+    content = b64decode(embedded[1])
+    image = Image.open(BytesIO(content)).convert("RGBA")
+    if image.getchannel("A").getextrema() != (255, 255):
+        return embedded[0]  # JPEG has no transparency
+    buffer = BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    if 2 * len(buffer.getvalue()) > len(content):
+        return embedded[0]
+    return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
 
-    Grey: modules whose output is a feature map; crosses: those whose map is in another order than
-    the image; labelled: the automatic choice. The stride axis is logarithmic and runs downwards,
-    so that maps get coarser towards the bottom.
+
+def describe_grid(what: str, titles: Sequence[Sequence[str]]) -> str:
+    """Titled pictures, row by row.
 
     Args:
-        networks: Rows of `ttame.layers.list_layers` by title.
+        what: What the pictures are, in a few words.
+        titles: The title of each, in rows.
     """
-    columns = min(len(networks), 2)
-    rows = -(-len(networks) // columns)
-    size = (5.2 * columns, 3.1 * rows)
-    figure = Picture(figsize=size, layout="constrained", alt=describe_layers(networks))
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis, (title, found) in zip(axes, networks.items(), strict=False):
-        for marker, color, picked in (
-            ("o", "0.75", [i for i, row in enumerate(found) if row.in_place and not row.chosen]),
-            ("x", "0.45", [i for i, row in enumerate(found) if not row.in_place]),
-            ("o", MARK_COLOR, [i for i, row in enumerate(found) if row.chosen]),
-        ):
-            axis.scatter(
-                picked, [found[i].stride for i in picked], s=22, c=color, marker=marker,
-                linewidths=0.8, zorder=3 if color == MARK_COLOR else 2,
-            )  # fmt: skip
-        chosen = [(i, row) for i, row in enumerate(found) if row.chosen]
-        level = len({row.stride for _, row in chosen}) == 1  # labels must not cover each other
-        for turn, (place, row) in enumerate(chosen):
-            left = place < len(found) / 4
-            axis.annotate(
-                f"{row.name}\n{row.channels} × {row.size[0]} × {row.size[1]}",
-                (place, row.stride), xytext=(4 if left else -4, -9 - 26 * turn * level),
-                fontsize=7, textcoords="offset points", ha="left" if left else "right", va="top",
-            )  # fmt: skip
-        axis.set_yscale("log", base=2)
-        low, high = (pick(row.stride for row in found) for pick in (min, max))
-        axis.set_ylim(high * 2.2, low / 1.6)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("module, in order of execution")
-        axis.set_ylabel("stride (pixels a cell)")
-    for axis in axes[len(networks) :]:
-        axis.set_visible(False)
-    return figure
+    lines = ["; ".join(" ".join(title.split()) for title in row) for row in titles]
+    if len(lines) == 1:
+        return f"{what}. From left to right: {lines[0]}."
+    rows = [f"Row {number}: {line}." for number, line in enumerate(lines, start=1)]
+    return " ".join([f"{what}.", *rows])

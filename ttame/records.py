@@ -1,14 +1,34 @@
-"""Records: one measurement as one JSON file, with the command and machine that made it."""
+"""Records: one measurement as one JSON file, with the command and machine that made it.
+
+Result files: every number of the book, with the command, commit and machine that made it.
+
+A results file is JSON lines: first a header (format, provenance, configuration), then one
+record a sample. It grows as `NAME.partial` and takes its name when it is complete, so a file
+that bears its name is whole.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
+
 from ttame.errors import TTameError
 from ttame.files import replacing
-from ttame.results import provenance
+
+FORMAT, VERSION = "ttame-results", 1
+_PACKAGES = ("ttame", "torch", "torchvision", "timm", "lightning", "torchmetrics", "grad-cam")
 
 
 def write_record(out: Path | str, kind: str, version: int, seed: int = 0, **content: Any) -> Path:
@@ -65,3 +85,162 @@ def read_record(path: Path | str, kind: str, version: int, command: str) -> dict
             f"expected {kind!r} version {version}; run `{command}` again"
         )
     return header
+
+
+def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
+    """Where and how a result is made: command, commit, seed, versions, hardware, date.
+
+    Args:
+        seed: The seed of the run.
+        command: The command; default: this process's, by the program's bare name.
+    """
+    if command is None:
+        program = Path(sys.argv[0]).name
+        program = "ttame" if program == "__main__.py" else program  # `python -m ttame`
+        command = shlex.join([program, *sys.argv[1:]])
+    return {
+        "command": command,
+        "commit": _commit(),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": _hardware(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+class ResultsFile:
+    """An append-only results file that survives a kill at any point.
+
+    Args:
+        path: Final name; ends in `.jsonl`.
+        config: What decides the results; a partial file of another configuration is refused.
+        made: `provenance(...)` of this run.
+        group: Records that belong together; an incomplete last group is dropped on resuming.
+
+    Raises:
+        TTameError: If the file exists already, or a partial one has another configuration,
+            format or version.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        config: Mapping[str, Any],
+        made: Mapping[str, Any],
+        group: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists():
+            raise TTameError(f"{str(self.path)!r} exists already; remove it or choose another name")
+        header = {"format": FORMAT, "version": VERSION, **made, "config": dict(config)}
+        self.records: list[dict[str, Any]] = []
+        if self.partial.exists():
+            header, found = _parse(self.partial, torn=True)
+            _same_config(self.partial, header["config"], json.loads(json.dumps(dict(config))))
+            self.records = found[: len(found) // group * group]
+        # Rewritten on resuming, so that a torn last line or group is gone.
+        with replacing(self.partial) as begun:
+            begun.write_text(_lines([header, *self.records]), encoding="utf-8")
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add records, on disk when this returns.
+
+        Raises:
+            TTameError: If the disk is full; what was complete before stays.
+        """
+        try:
+            with self.partial.open("a", encoding="utf-8") as file:
+                file.write(_lines(records))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise TTameError(f"cannot write {str(self.partial)!r}: {error.strerror}") from error
+
+    def finish(self) -> Path:
+        """Give the file its name."""
+        self.partial.replace(self.path)
+        return self.path
+
+
+def read_results(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read a complete results file: its header and its records as a table.
+
+    Raises:
+        TTameError: If the file is missing, damaged or of another format version.
+    """
+    header, records = _parse(Path(path), torn=False)
+    return header, pd.DataFrame.from_records(records)
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+
+
+def _parse(path: Path, torn: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if not path.is_file():
+        raise TTameError(f"results file {str(path)!r} does not exist")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise TTameError(f"{str(path)!r} is damaged: {error}") from error
+    parsed: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if torn and number == len(lines) and number > 1:
+                break  # a kill in the middle of a write leaves half a line
+            raise TTameError(f"{str(path)!r} is damaged in line {number}: {error}") from error
+    header = parsed[0] if parsed and isinstance(parsed[0], dict) else {}
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise TTameError(
+            f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}; "
+            f"expected {FORMAT!r} version {VERSION}"
+        )
+    return header, parsed[1:]
+
+
+def _same_config(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            raise TTameError(
+                f"{str(path)!r} was begun with {key}={str(found.get(key))[:80]}, now it is "
+                f"{str(wanted.get(key))[:80]}; remove it or choose another name"
+            )
+
+
+def _commit() -> str:
+    """The repository's commit, with `+` for uncommitted changes; `unknown` outside of one."""
+    here = Path(__file__).resolve().parent
+    try:
+        run = [
+            subprocess.run(
+                ["git", *command], cwd=here, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return run[0] + ("+" if run[1] else "")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return f"{os.cpu_count()} cores, {model}"

@@ -1,6 +1,6 @@
 """Sphinx extension: every image says what it shows, every figure can be saved at print quality.
 
-The figures of notebooks are SVG files that carry their own description (`ttame.picture`), which
+The figures of notebooks are SVG files that carry their own description (`ttame.plotting`), which
 becomes their alternative text. Below each figure, and below every other SVG that is no link
 already, stands a link to the file. Images of the built pages that have no alternative text are
 warned of. Warnings fail the build.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttame.errors import TTameError, unknown
 from ttame.explainer import Explainer
-from ttame.methods.ablation import ablation_cam
+from ttame.methods.ablation_cam import ablation_cam
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
 from ttame.methods.cam import cam_method, finer_cam

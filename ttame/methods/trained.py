@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ttame.backbones import Backbone
+from ttame.classifiers.registry import Backbone
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.loading import explainers, load

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from ttame.attentions import AttentionPass, read_attention
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
+from ttame.methods.attention_weights import AttentionPass, read_attention
 
 
 def attention_rollout(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:

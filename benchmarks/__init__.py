@@ -1,0 +1,1 @@
+"""Measurements for developers, run from the repository: `python -m benchmarks`."""

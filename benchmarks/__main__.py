@@ -1,0 +1,188 @@
+"""The commands that time and check: `explaining`, `training`, `scaling` and `families`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+
+app = typer.Typer(
+    help="Time T-TAME, and check it on every model family.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def explaining(
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/benchmark.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
+    photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="Others whose explanation is timed, with random weights; repeatable."),
+    ] = None,
+) -> None:
+    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
+    from benchmarks.explaining import measure_cost, measure_methods, measure_road
+    from ttame.companion.benchmarks import write_benchmark
+    from ttame.data import samples
+    from ttame.loading import attach, load
+    from ttame.methods import select
+
+    loaded, chosen = load(explainer), samples().sample(photos)
+    names, left_out = select("all", loaded)
+    rows = measure_cost(loaded, repeats=repeats)
+    for other in backbone or ["resnet50", "vit_b_16"]:
+        # Seconds a turn at batch 32: fewer turns.
+        untrained = attach(other, pretrained=False)
+        rows += measure_cost(untrained, (1,), repeats)
+        rows += measure_cost(untrained, (32,), max(repeats // 4, 3))
+    for row in rows:
+        console.print(
+            f"{row['backbone']}, batch {row['batch']}: forward {row['forward_ms']:.1f} ms, "
+            f"explanation {row['explanation_ms']:.1f} ms, ratio {row['ratio']:.3f}",
+            soft_wrap=True,
+        )
+    road = measure_road(loaded, chosen)
+    console.print(
+        f"ROAD imputation: ours {road['ours_seconds']:.2g} s a photo, pytorch-grad-cam "
+        f"{road['library_seconds']:.2g} s: {road['ratio']:.1f} times less; largest difference "
+        f"{road['largest_difference']:.0e}, of a probability "
+        f"{road['largest_probability_difference']:.0e}; decisions equal "
+        f"{road['decisions_equal']} of {road['decisions']}",
+        soft_wrap=True,
+    )
+    with bar() as shown:
+        task = shown.add_task("methods", total=len(names))
+        found = measure_methods(
+            loaded, chosen, names,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    table = Table("method", "ms a photo", "x forward pass", "forward", "backward", "measured")
+    for row in found:
+        table.add_row(
+            row["method"],
+            f"{row['ms']:,.1f}",
+            f"{row['ratio']:,.2f}",
+            f"{row['forward']:,.0f}",
+            f"{row['backward']:,.0f}",
+            f"{row['masks_measured']} of {row['masks']:,} masks, scaled"
+            if row["scaled"]
+            else f"{row['repeats']} x",
+        )
+    console.print(table)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
+
+
+def scaling(
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/scaling.json"
+    ),
+    devices: Annotated[
+        list[int] | None, typer.Option(help="Numbers of devices; repeatable. Default: 1 and 2.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Photos a step, over all devices.")] = 32,
+    backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
+    data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
+) -> None:
+    """Time training on one device and on several, reading photos included."""
+    from benchmarks.scaling import measure_scaling
+    from ttame.companion.benchmarks import write_scaling
+
+    arguments = ["--backbone", backbone, "--data", data]
+    rows = measure_scaling(devices or [1, 2], arguments, steps, batch_size)
+    for row in rows:
+        console.print(
+            f"{row['devices']} x {row['device']}: {row['images_per_second']:.1f} photos/s, "
+            f"{row['speedup']:.2f} times the first",
+            highlight=False,
+        )
+    console.print(f"record: {write_scaling(out, rows)}", soft_wrap=True)
+
+
+def training(
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/throughput.json"
+    ),
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Registered backbone, timm/NAME or torchvision/NAME; repeatable. Default: three "
+            "that suit the device."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos a step; default: 32, on a GPU 128.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="As of training; default: 32-true, on a GPU bf16-mixed.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed turns of step and floor.")] = 7,
+    seed: SEED = 0,
+) -> None:
+    """Time training steps against the classifier's own passes, each classifier by itself."""
+    from dataclasses import replace
+
+    import torch
+
+    from benchmarks.training import default_setting, measure_alone
+    from ttame.companion.benchmarks import write_throughput
+
+    names, config = default_setting(torch.cuda.is_available())
+    given: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "seed": seed}
+    config = replace(config, **{key: value for key, value in given.items() if value is not None})
+    rows = []
+    for name in classifier or names:
+        row = measure_alone(name, config, repeats)
+        console.print(
+            f"{row['classifier']}, batch {row['batch']}, {row['precision']} on {row['device']}: "
+            f"step {row['step_images_per_second']:.1f} images/s, floor "
+            f"{row['floor_images_per_second']:.1f}, ratio {row['ratio']:.3f} (slowest by fastest "
+            f"turn {row['step_spread']:.2f} and {row['floor_spread']:.2f}); peak memory "
+            f"{row['step_peak_mb']:,.0f} MB, floor {row['floor_peak_mb']:,.0f} MB",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        rows.append(row)
+    console.print(f"record: {write_throughput(out, rows, seed)}", soft_wrap=True)
+
+
+def families(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Families of timm; default all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+        "data/results/families.json"
+    ),
+) -> None:
+    """Check that the method works on a small member of every model family of timm."""
+    from benchmarks.families import check_families
+    from ttame.companion.benchmarks import write_families
+
+    def report(row: dict[str, Any]) -> None:
+        verdict = "passed" if row["passed"] else row["reason"]
+        console.print(
+            f"{row['family']} ({row['model']}, {row['seconds']} s): {verdict}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+    rows = check_families(names, report)
+    passed = sum(row["passed"] for row in rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
+
+
+for command in (explaining, training, scaling, families):
+    app.command()(command)
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,199 @@
+"""The registry of classifiers: facts, shapes, weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ttame.classifiers.classes import imagenet_classes
+from ttame.classifiers.registry import BACKBONES, backbone_spec, load_backbone, register_backbone
+from ttame.classifiers.specs import BackboneSpec, derive_spec
+from ttame.classifiers.weights import weight_digest
+from ttame.errors import TTameError
+from ttame.features import FeatureExtractor
+from ttame.files import shipped
+from ttame.images import normalize, to_batch
+
+
+def test_a_name_is_given_once() -> None:
+    spec = backbone_spec("vgg16")
+    with pytest.raises(TTameError, match="'vgg16' is registered already"):
+        register_backbone(spec)
+    assert BACKBONES["vgg16"] is spec
+
+
+def test_registering_makes_a_backbone_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttame.classifiers.registry.BACKBONES", dict(BACKBONES))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    spec = BackboneSpec("tiny", lambda: model.train(), lambda: state, ("0",), "", (8, 8))
+    assert register_backbone(spec) is spec
+    backbone = load_backbone("tiny")
+    assert torch.equal(backbone.model.state_dict()["0.weight"], state["0.weight"])
+    assert not backbone.model.training
+    assert not any(value.requires_grad for value in backbone.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet5", "resnet50"), ("VGG16", "vgg16"), ("vit_b16", "vit_b_16")]
+)
+def test_an_unknown_name_is_refused_with_suggestions(name: str, near: str) -> None:
+    with pytest.raises(TTameError, match=rf"unknown backbone '{name}'.*mean.*'{near}'"):
+        backbone_spec(name)
+
+
+def test_the_caller_has_to_pass_modules_without_a_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttame.classifiers.registry.BACKBONES", dict(BACKBONES))
+    register_backbone(BackboneSpec("bare", None, None, ("0",), ""))
+    with pytest.raises(TTameError, match="'bare' has no loader"):
+        load_backbone("bare")
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "head", "space"),
+    [
+        ("vgg16", [(256, 28, 28), (512, 14, 14), (512, 7, 7)], 4096, "raw"),
+        ("resnet50", [(512, 28, 28), (1024, 14, 14), (2048, 7, 7)], 2048, "raw"),
+        ("vit_b_16", [(768, 14, 14)] * 3, 768, "normalized"),
+        ("tf_efficientnet_lite0", [(40, 28, 28), (112, 14, 14), (320, 7, 7)], 1280, "normalized"),
+    ],
+)
+def test_feature_maps_of_the_registered_backbones(
+    name: str, shapes: list[tuple[int, int, int]], head: int, space: str
+) -> None:
+    """The papers' nodes and shapes; without weights, so without memory and time."""
+    spec = backbone_spec(name)
+    assert spec.build is not None
+    with torch.device("meta"):
+        model = spec.build().eval()
+        images = torch.zeros(2, 3, *spec.input_size)
+    logits, maps = FeatureExtractor(model, spec.layers)(images)
+    assert logits.shape == (2, 1000) == (2, len(spec.classes))
+    assert [tuple(found.shape) for found in maps] == [(2, *shape) for shape in shapes]
+    last = model.get_submodule(spec.head)
+    assert isinstance(last, nn.Linear)
+    assert (last.in_features, last.out_features) == (head, 1000)
+    assert model.get_submodule(spec.cam_layer) is not None
+    assert spec.space == space
+
+
+def test_the_transformer_nodes_are_normalised_block_inputs() -> None:
+    spec = backbone_spec("vit_b_16")
+    assert spec.build is not None
+    with torch.device("meta"):
+        model = spec.build()
+    assert all(isinstance(model.get_submodule(name), nn.LayerNorm) for name in spec.layers)
+    assert [name.split("_")[2].split(".")[0] for name in spec.layers] == ["9", "10", "11"]
+
+
+def test_the_default_backbone_recognises_the_cat() -> None:
+    backbone = load_backbone("tf_efficientnet_lite0")
+    assert not backbone.model.training
+    assert not any(value.requires_grad for value in backbone.model.parameters())
+    images = normalize(to_batch(shipped("samples") / "cat.jpg", backbone.spec), backbone.spec)
+    with torch.inference_mode():
+        scores, best = backbone.model(images).softmax(dim=1)[0].topk(3)
+    names = [backbone.spec.classes[index] for index in best.tolist()]
+    assert any("Egyptian cat" in name for name in names)
+    assert any("tabby" in name for name in names)
+    assert float(scores.sum()) > 0.5
+
+
+def test_imagenet_classes_stand_in_their_order() -> None:
+    classes = imagenet_classes()
+    assert len(classes) == 1000
+    assert classes[0].startswith("tench") and classes[285] == "Egyptian cat"
+    assert classes[999].startswith("toilet tissue")
+
+
+def other_weights(path: Path) -> Path:
+    state = timm.create_model("resnet10t", pretrained=False).state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["other.safetensors", "other.pth"])
+def test_weights_of_another_architecture_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TTameError, match=f"{name} do not fit tf_efficientnet_lite0: Missing key"):
+        load_backbone("tf_efficientnet_lite0", other_weights(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"state_dict": {}}, [torch.zeros(2)], torch.zeros(3), {"conv_stem.weight": torch.zeros(2)}],
+    ids=["nested", "list", "tensor", "one tensor"],
+)
+def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(TTameError, match="do not fit tf_efficientnet_lite0"):
+        load_backbone("tf_efficientnet_lite0", tmp_path / "weights.pth")
+
+
+class Bomb:
+    """Code that a careless unpickling would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("exploded",)
+
+
+def test_code_in_a_weights_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv_stem.weight": Bomb()}, tmp_path / "weights.pth")
+    with pytest.raises(TTameError, match="not a readable state dict"):
+        load_backbone("tf_efficientnet_lite0", tmp_path / "weights.pth")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_missing_and_damaged_weights_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(TTameError, match="does not exist"):
+        load_backbone("tf_efficientnet_lite0", path)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(TTameError, match="not a readable state dict"):
+        load_backbone("tf_efficientnet_lite0", path)
+
+
+def test_local_weights_are_used(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    save_file(model.state_dict(), tmp_path / "mine.safetensors")
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    for name in ("mine.safetensors", "mine.pth"):
+        loaded = load_backbone("tf_efficientnet_lite0", tmp_path / name)
+        assert weight_digest(loaded.model) == weight_digest(model)
+
+
+def test_the_digest_sees_names_shapes_and_values() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    digest = weight_digest(model)
+    assert len(digest) == 16 and digest == weight_digest(model)
+    assert weight_digest(nn.Sequential(model)) != digest
+    reshaped = nn.ParameterDict({"x": torch.zeros(2, 3)})
+    assert weight_digest(reshaped) != weight_digest(nn.ParameterDict({"x": torch.zeros(3, 2)}))
+    assert model[1].running_mean is not None
+    model[1].running_mean[0] = 1e-6
+    assert weight_digest(model) != digest
+
+
+def test_timm_models_bring_their_facts_along() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    spec = derive_spec(model, ("blocks.2",))
+    assert spec.name == "tf_efficientnet_lite0" and spec.head == "classifier"
+    assert spec.input_size == (224, 224) and spec.resize == 256
+    assert spec.mean == spec.std == (0.5, 0.5, 0.5)
+    assert spec.interpolation == "bicubic" and spec.layers == ("blocks.2",)
+    given = derive_spec(model, (), input_size=(96, 128), mean=(0.0, 0.0, 0.0), classes=("a", "b"))
+    assert given.input_size == (96, 128) and given.resize == 110  # 96 / .875
+    assert given.mean == (0.0, 0.0, 0.0) and given.classes == ("a", "b")

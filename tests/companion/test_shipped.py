@@ -1,0 +1,43 @@
+"""Committed results: found, described in full, and missed with a clear message."""
+
+from __future__ import annotations
+
+import pytest
+
+from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
+from ttame.errors import TTameError
+from ttame.records import read_results
+
+
+def test_reference_results_say_where_they_come_from() -> None:
+    header, records = read_results(reference("imagenette_val.jsonl"))
+    table = provenance_table(header)["provenance"]
+    assert table["photos"] == f"{records['photo'].nunique():,}"
+    assert table["command"].startswith("ttame evaluate")
+    assert {"classifier", "explainer", "data", "commit", "date", "machine"} <= set(table.index)
+
+
+def test_training_record_describes_the_shipped_explainer() -> None:
+    record = training_record("tf_efficientnet_lite0")
+    table = provenance_table(record)["provenance"]
+    assert table["explainer"] == "tf_efficientnet_lite0"
+    assert table["data"] == "imagenette/train"
+    curves = training_curves(record)
+    assert curves["train/total"].notna().sum() > 50
+    assert bool(curves["step"].is_monotonic_increasing)
+
+
+def test_missing_reference_is_named() -> None:
+    with pytest.raises(TTameError, match=r"results/nothing\.jsonl"):
+        reference("nothing.jsonl")
+
+
+def test_a_classifiers_record_is_no_explainers() -> None:
+    tables = {
+        kind: provenance_table(training_record("vit_imagenette", kind))["provenance"]
+        for kind in ("explainers", "classifiers")
+    }
+    assert tables["explainers"]["explainer"] == "vit_imagenette"
+    assert "explainer" not in tables["classifiers"]
+    assert tables["classifiers"]["classifier"] == "vit_imagenette"
+    assert {table["seed"] for table in tables.values()} == {"0"}  # a seed of zero is a seed

@@ -1,0 +1,252 @@
+"""Pointing game and mask energy: by hand on 4x4 maps, and against plain loops."""
+
+from __future__ import annotations
+
+from math import dist
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ttame.errors import TTameError
+from ttame.evaluation.localization import (
+    LocalizationMetric,
+    MaskEnergy,
+    PointingGame,
+    box_masks,
+    mask_energy,
+    mask_share,
+    pointing_chance,
+    pointing_game,
+)
+from ttame.masking import rank_pixels
+
+
+def one_peak(row: int, column: int, size: int = 4) -> Tensor:
+    maps = torch.zeros(1, 1, size, size)
+    maps[..., row, column] = 5
+    return maps
+
+
+def corner(size: int = 4) -> Tensor:
+    """The top left pixel is the object."""
+    masks = torch.zeros(1, 1, size, size, dtype=torch.bool)
+    masks[..., 0, 0] = True
+    return masks
+
+
+def random_case() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    maps = torch.randn(5, 1, 12, 9, generator=generator) * 3 - 2
+    masks = torch.rand(5, 1, 12, 9, generator=generator) > 0.93
+    masks[:, :, 4, 4] = True
+    masks[0, 0].view(-1)[maps[0].argmax()] = True
+    return maps, masks
+
+
+def test_boxes_by_hand() -> None:
+    masks = box_masks([[(1, 0, 3, 2)], [(0, 0, 1, 1), (2.5, 3.2, 4, 4)]], (4, 4))
+    assert masks.shape == (2, 1, 4, 4) and masks.dtype == torch.bool
+    assert masks[0, 0].int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0] * 4, [0] * 4]
+    assert masks[1, 0].int().tolist() == [[1, 0, 0, 0], [0] * 4, [0] * 4, [0, 0, 1, 1]]
+    assert bool(box_masks([[(0, 0, 5, 3)]], (3, 5)).all())  # height first in size, x first here
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[(0, 0, 1, 1)], []], "sample 1 has no box"),
+        ([[(0, 0, 1)]], "four numbers"),
+        ([(0, 0, 1, 1)], "four numbers"),
+        ([[(0, 0, 6, 1)]], "sample 0.*<= 5"),
+        ([[(0, 0, 1, 4)]], "<= 3"),
+        ([[(-1, 0, 1, 1)]], "-1.0"),
+        ([[(2, 0, 2, 1)]], "corners in order"),
+        ([[(0, 2, 1, 1)]], "corners in order"),
+        ([[(float("nan"), 0, 1, 1)]], "nan"),
+    ],
+    ids=str,
+)
+def test_bad_boxes_are_refused(boxes: Any, message: str) -> None:
+    with pytest.raises(TTameError, match=message):
+        box_masks(boxes, (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "tolerance", "hit"),
+    [
+        (0, 0, 0, True),
+        (0, 1, 0, False),
+        (0, 1, 1, True),
+        (1, 1, 1, False),  # a circle, no square: the root of 2
+        (1, 1, 1.5, True),
+        (3, 3, 4.2, False),  # the root of 18 is 4.243
+        (3, 3, 4.25, True),
+        (3, 0, 3, True),
+    ],
+)
+def test_pointing_by_hand(row: int, column: int, tolerance: float, hit: bool) -> None:
+    assert pointing_game(one_peak(row, column), corner(), tolerance).tolist() == [100.0 * hit]
+
+
+def test_pointing_happens_on_the_enlarged_map() -> None:
+    # The hot cell of the 2x2 map becomes a plateau about the last pixel of the 8x8 image.
+    maps = torch.tensor([[[[0.0, 0.0], [0.0, 1.0]]]])
+    masks = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    masks[..., 6:, 6:] = True
+    assert pointing_game(maps, masks, 0).tolist() == [100.0]
+    assert pointing_game(maps.flip(-1), masks, 3).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 2.5])
+def test_pointing_against_loops(tolerance: float) -> None:
+    maps, masks = random_case()
+    found = pointing_game(maps, masks, tolerance)
+    shares = pointing_chance(masks, tolerance)
+    for index in range(len(maps)):
+        places = [(y, x) for y in range(12) for x in range(9)]
+        peak = max(places, key=lambda place: float(maps[index, 0][place]))
+        hits = [
+            any(bool(masks[index, 0][end]) and dist(start, end) <= tolerance for end in places)
+            for start in places
+        ]
+        assert float(found[index]) == 100 * hits[places.index(peak)]
+        assert float(shares[index]) == pytest.approx(100 * sum(hits) / len(hits), abs=1e-4)
+    assert float(found[0]) == 100  # by construction
+    assert tolerance > 0 or 0.0 in found.tolist()
+
+
+def test_equal_maxima_are_drawn_by_the_seed() -> None:
+    masks = box_masks([[(0, 0, 4, 8)]], (8, 8))
+    constant = torch.full((1, 1, 3, 3), 0.3)  # enlarging would round this value
+    found = []
+    for seed in range(20):
+        pixel = int(rank_pixels(torch.ones(1, 1, 8, 8), seed)[0, 0, 0])
+        found.append(float(pointing_game(constant, masks, 0, seed)[0]))
+        assert found[-1] == 100 * (pixel % 8 < 4)
+    assert set(found) == {0.0, 100.0}
+
+
+def test_energy_by_hand() -> None:
+    maps = torch.tensor([[[[3.0, 1.0], [2.0, 1.0]]]])  # scaled: 1, 0, 1/2, 0
+    masks = torch.tensor([[[[True, True], [False, False]]]])
+    assert mask_energy(maps, masks).tolist() == pytest.approx([100 / 1.5])
+    assert mask_energy(maps * 7 - 100, masks).tolist() == pytest.approx([100 / 1.5])
+    assert mask_energy(one_peak(0, 0), corner()).tolist() == [100.0]
+    assert mask_energy(one_peak(0, 1), corner()).tolist() == [0.0]
+
+
+def test_energy_against_loops() -> None:
+    maps, masks = random_case()
+    found = mask_energy(maps, masks)
+    for index in range(len(maps)):
+        low, high = float(maps[index].min()), float(maps[index].max())
+        inside = total = 0.0
+        for y in range(12):
+            for x in range(9):
+                value = (float(maps[index, 0, y, x]) - low) / (high - low)
+                total += value
+                inside += value * bool(masks[index, 0, y, x])
+        assert float(found[index]) == pytest.approx(100 * inside / total, abs=1e-4)
+
+
+def test_energy_is_scaled_before_it_is_enlarged() -> None:
+    maps = torch.tensor([[[[0.0, 4.0]]]])
+    masks = torch.zeros(1, 1, 2, 4, dtype=torch.bool)
+    masks[..., 3] = True  # columns become 0, 1/4, 3/4, 1
+    assert mask_energy(maps, masks).tolist() == pytest.approx([50.0])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 0.3])
+def test_constant_maps_score_the_area(value: float) -> None:
+    masks = box_masks([[(0, 0, 1, 3)]], (3, 7))
+    assert mask_share(masks).tolist() == pytest.approx([100 / 7])
+    found = mask_energy(torch.full((1, 1, 5, 5), value), masks)
+    assert found.tolist() == pytest.approx([100 / 7])
+
+
+def test_a_peak_lost_in_shrinking_is_no_nan() -> None:
+    assert mask_energy(one_peak(0, 0, 64), corner()).tolist() == pytest.approx([100 / 16])
+
+
+@pytest.mark.parametrize("function", [pointing_game, mask_energy])
+def test_results_do_not_depend_on_the_batch(function: Any) -> None:
+    maps, masks = random_case()
+    kept = maps.clone(), masks.clone()
+    together = function(maps, masks)
+    alone = [function(maps[i : i + 1], masks[i : i + 1]) for i in range(len(maps))]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+    assert together.dtype == torch.float32
+    assert torch.equal(maps, kept[0]) and torch.equal(masks, kept[1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "chance"),
+    [(PointingGame(tolerance=0), 50.0, 25.0), (MaskEnergy(), 50.0, 25.0)],
+    ids=["pointing", "energy"],
+)
+def test_metrics_are_means_over_samples(
+    metric: LocalizationMetric, mean: float, chance: float
+) -> None:
+    left = torch.tensor([[[[True, False], [False, False]]]])
+    hit, miss = one_peak(0, 0, 2), one_peak(1, 1, 2)
+    metric.update(torch.cat([hit, miss, miss]), left.expand(3, -1, -1, -1))
+    metric.update(hit, left)
+    assert metric.per_sample().tolist() == [100.0, 0.0, 0.0, 100.0]
+    assert float(metric.compute()) == mean and float(metric.chance()) == chance
+    assert metric.higher_is_better
+    metric.reset()
+    metric.update(miss, left)
+    assert float(metric.compute()) == 0
+
+
+def test_the_paper_tolerance_is_the_default() -> None:
+    masks = corner(32)
+    metric = PointingGame()
+    metric.update(one_peak(0, 15, 32), masks)
+    metric.update(one_peak(0, 16, 32), masks)
+    assert metric.per_sample().tolist() == [100.0, 0.0]
+
+
+@pytest.mark.parametrize("function", [pointing_game, mask_energy, PointingGame().update])
+def test_bad_input_is_refused(function: Any) -> None:
+    maps, masks = random_case()
+    broken = maps.clone()
+    broken[2, 0, 1, 1] = float("nan")
+    empty = masks.clone()
+    empty[3] = False
+    cases = [
+        ((broken, masks), "NaN or infinite"),
+        ((maps, empty), "sample 3 is empty"),
+        ((maps, masks.float()), "bool"),
+        ((maps, masks[:, 0]), r"\(B, 1, H, W\)"),
+        ((maps[:4], masks), "one mask a map"),
+        ((maps[:, 0], masks), "one mask a map"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(TTameError, match=message):
+            function(*arguments)
+
+
+def test_refused_batches_leave_the_metric_as_it_was() -> None:
+    maps, masks = random_case()
+    metric = MaskEnergy()
+    with pytest.raises(TTameError):
+        metric.update(maps * float("inf"), masks)
+    assert metric.values == [] and metric.chances == []
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
+def test_bad_tolerances_are_refused(tolerance: float) -> None:
+    maps, masks = random_case()
+    for call in (
+        lambda: PointingGame(tolerance),
+        lambda: pointing_game(maps, masks, tolerance),
+        lambda: pointing_chance(masks, tolerance),
+    ):
+        with pytest.raises(TTameError, match="tolerance"):
+            call()
+    for function in (mask_share, pointing_chance):
+        with pytest.raises(TTameError, match="empty"):
+            function(torch.zeros(1, 1, 4, 4, dtype=torch.bool))

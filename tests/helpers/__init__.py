@@ -1,0 +1,1 @@
+"""What several test files use: toy runs, awkward networks, photos, the reader of pages."""

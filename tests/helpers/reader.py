@@ -1,0 +1,299 @@
+"""Reads a built book as a reader would: every page in a browser, straight from the file system.
+
+    python tests/helpers/reader.py _build/html
+
+Each page is opened in the light theme on a phone's screen and in the dark theme on a desk's. What
+a reader would stumble over is printed and ends the command with 1. Links to other sites are not
+followed: nothing here asks the network for anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.request import url2pathname
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# A browser that reads files needs no graphics card, and asks its maker for nothing.
+FLAGS = [
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
+VIEWS = [("light", 390), ("dark", 1280)]  # theme, and width of the screen in pixels
+QUERY = "average+drop"
+INSPECT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+
+COLAB = "https://colab.research.google.com"
+BINDER = "https://mybinder.org"
+
+
+class Unavailable(Exception):
+    """There is no browser to read the book with; the message says why."""
+
+
+def chromium() -> str | None:
+    """The Chromium of this machine, `None` where there is none."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A running Chromium, closed at the end.
+
+    Raises:
+        Unavailable: It is not installed, cannot be driven or does not start.
+    """
+    path = chromium()
+    if path is None:
+        raise Unavailable(f"no Chromium: none of {', '.join(NAMES)} is on the PATH")
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ModuleNotFoundError as error:
+        message = "playwright is missing: install the dev extra, pip install 'ttame[dev]'"
+        raise Unavailable(message) from error
+    with sync_playwright() as driver:
+        try:
+            # Without Chromium's sandbox, which is playwright's default: it fails for root and in
+            # most containers, and the pages are our own.
+            running = driver.chromium.launch(executable_path=path, args=FLAGS, timeout=120_000)
+        except Error as error:
+            reason = f"{path} does not start: {error.message.splitlines()[0]}"
+            raise Unavailable(reason) from error
+        with running:
+            yield running
+
+
+def asks_nobody(url: str) -> bool:
+    """Whether a browser gets an address without asking another machine."""
+    return urlsplit(url).scheme in ("file", "data", "blob")
+
+
+def path_of(url: str) -> Path:
+    """The path that a `file:` address names."""
+    return Path(url2pathname(urlsplit(url).path))
+
+
+class Repository:
+    """The checkout that a book was built from: what its launch buttons open lies there."""
+
+    def __init__(self, folder: Path) -> None:
+        import yaml
+
+        config = yaml.safe_load((folder / "_config.yml").read_text(encoding="utf-8"))["repository"]
+        self.folder = folder
+        colab = f"{COLAB}/github{urlsplit(config['url']).path}"
+        self.prefixes = [
+            f"{start}/{view}/{config['branch']}/"
+            for start in (colab, config["url"])
+            for view in ("blob", "tree", "edit", "raw")
+        ]
+
+    def lacks(self, link: str) -> bool:
+        """Whether a link opens a file of the repository that does not exist."""
+        opened = None
+        if link.startswith((COLAB, BINDER)):
+            opened = parse_qs(urlsplit(link).query).get("urlpath", [""])[0]  # Binder's way
+            opened = opened.removeprefix("lab/").removeprefix("tree/")
+        for prefix in self.prefixes:
+            if link.startswith(prefix):
+                opened = unquote(urlsplit(link.removeprefix(prefix)).path)
+        return opened is not None and not (opened and (self.folder / opened).exists())
+
+
+class Reader:
+    """Opens the pages of one book and remembers what is wrong with them.
+
+    Args:
+        site: The folder of the built book.
+        repository: The checkout it was built from.
+        patience: Seconds that the search may take.
+    """
+
+    def __init__(self, site: Path, repository: Path, patience: float) -> None:
+        self.site = site.resolve()
+        self.repository = Repository(repository)
+        self.patience = patience
+        self.problems: dict[str, str] = {}  # each with the view in which it was seen first
+        self.anchors: dict[Path, set[str]] = {}
+        self.links: dict[tuple[Path, str], str] = {}
+
+    def name(self, path: Path) -> str:
+        """A file's name in the book, or its full path where it lies elsewhere."""
+        inside = path.is_relative_to(self.site)
+        return path.relative_to(self.site).as_posix() if inside else str(path)
+
+    def note(self, path: Path, view: str, *problems: str) -> None:
+        """Remember what is wrong with a page."""
+        for problem in problems:
+            self.problems.setdefault(f"{self.name(path)}: {problem}", view)
+
+    @contextmanager
+    def opened(
+        self, context: BrowserContext, path: Path, view: str, query: str = ""
+    ) -> Iterator[Page]:
+        """A page in the browser, whose complaints are noted until it is closed."""
+        page = context.new_page()
+
+        def requested(url: str) -> None:
+            foreign = urlsplit(url).scheme == "file" and not path_of(url).is_relative_to(self.site)
+            if foreign or not asks_nobody(url):
+                self.note(path, view, f"asks for what is not in the book: {url[:200]}")
+
+        def failed(url: str, failure: str | None) -> None:
+            if asks_nobody(url):  # other requests were noted when they were made
+                self.note(path, view, f"request failed: {url[:200]} ({failure})")
+
+        def said(kind: str, text: str) -> None:
+            if kind == "error" and not text.startswith("Failed to load resource"):  # noted above
+                self.note(path, view, f"console error: {text}")
+
+        page.on("request", lambda request: requested(request.url))
+        page.on("requestfailed", lambda request: failed(request.url, request.failure))
+        page.on("pageerror", lambda error: self.note(path, view, f"script error: {error.message}"))
+        page.on("console", lambda message: said(message.type, message.text))
+        page.goto(path.as_uri() + query)
+        yield page
+        page.close()
+
+    def read(self, context: BrowserContext, path: Path, view: str) -> None:
+        """Look at one page."""
+        with self.opened(context, path, view) as page:
+            self.judge(path, page.evaluate(INSPECT), view)
+
+    def judge(self, path: Path, seen: dict[str, Any], view: str) -> None:
+        """Note what the browser saw on a page; its links wait until every page was read."""
+        for image in seen["images"]:
+            source = image["source"][:120]
+            if not image["loaded"]:
+                self.note(path, view, f"image does not load: {source}")
+            # Sphinx writes the address where an author wrote nothing.
+            if not image["decoration"] and image["alt"].strip() in ("", image["source"]):
+                self.note(path, view, f"image without alternative text: {source}")
+        self.note(path, view, *(f"formula not understood: {each}" for each in seen["formulas"]))
+        if seen["theme"] is not None and not view.startswith(seen["theme"]):
+            self.note(path, view, f"the theme is {seen['theme']!r}, not the one asked for")
+        if wide := seen["wide"]:
+            parts = ", ".join(wide["parts"])
+            self.note(path, view, f"{wide['box']} is too wide for the screen: {parts}")
+        self.anchors.setdefault(path, set()).update(filter(None, seen["anchors"]))
+        self.links.update({(path, link): view for link in seen["links"]})
+
+    def follow_redirect(self, context: BrowserContext, path: Path, view: str) -> None:
+        """Check where a page leads that only sends its reader on."""
+        with self.opened(context, path, view) as page:
+            page.wait_for_url(lambda url: url != path.as_uri())
+            self.links[path, page.url] = view
+
+    def search(self, context: BrowserContext, view: str) -> None:
+        """Check that the book's own search finds something, and that its finds exist."""
+        from playwright.sync_api import TimeoutError
+
+        path = self.site / "search.html"
+        with self.opened(context, path, view, f"?q={QUERY}") as page:
+            try:
+                page.wait_for_selector("#search-results li a", timeout=1000 * self.patience)
+            except TimeoutError:
+                self.note(path, view, f"the search finds nothing for {QUERY}")
+            page.wait_for_timeout(500)  # for what the results fetch by themselves
+            self.judge(path, page.evaluate(INSPECT), view)
+
+    def wrong_with(self, link: str) -> str | None:
+        """What keeps a link from leading anywhere, as far as that can be known offline."""
+        if urlsplit(link).scheme == "file":
+            path, fragment = path_of(link), unquote(urlsplit(link).fragment)
+            if not path.is_relative_to(self.site):
+                return f"link out of the book: {link}"
+            if not path.is_file():
+                return f"link to a file that does not exist: {self.name(path)}"
+            if fragment and path in self.anchors and fragment not in self.anchors[path]:
+                return f"link to an anchor that does not exist: {self.name(path)}#{fragment}"
+        return (
+            f"opens what is not in the repository: {link}" if self.repository.lacks(link) else None
+        )
+
+    def follow(self) -> None:
+        """Check where the links of all pages lead."""
+        for (path, link), view in self.links.items():
+            if wrong := self.wrong_with(link):
+                self.note(path, view, wrong)
+
+
+def check(running: Browser, site: Path, repository: Path = ROOT, patience: float = 30) -> list[str]:
+    """Read a book and say what is wrong with it.
+
+    Args:
+        running: The browser to read it with.
+        site: The folder of the built book.
+        repository: The checkout it was built from.
+        patience: Seconds that the search may take.
+
+    Returns:
+        The problems, each with its page and the view in which it was seen first.
+
+    Raises:
+        FileNotFoundError: The folder holds no book.
+    """
+    reader = Reader(site, repository, patience)
+    # Themes and extensions keep templates beside their scripts; readers see none of them.
+    pages = [path for path in sorted(reader.site.rglob("*.html")) if "_static" not in path.parts]
+    if reader.site / "search.html" not in pages:
+        raise FileNotFoundError(f"no book under {site}: it has no search.html; run make book first")
+    redirect = re.compile(r'<meta\s+http-equiv="?refresh', re.IGNORECASE)
+    for theme, width in VIEWS:
+        view = f"{theme}, {width} px"
+        context = running.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if theme == "dark" else "light",
+        )
+        context.set_default_timeout(120_000)  # a busy machine takes its time
+        context.route(lambda url: not asks_nobody(url), lambda route: route.abort())
+        for path in pages:
+            sends_on = redirect.search(path.read_text(encoding="utf-8"))
+            (reader.follow_redirect if sends_on else reader.read)(context, path, view)
+        reader.search(context, view)
+        context.close()
+    reader.follow()
+    return [f"{problem} ({view})" for problem, view in sorted(reader.problems.items())]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Read a built book as a reader would.")
+    parser.add_argument("site", type=Path, help="folder of the built book, such as _build/html")
+    parser.add_argument("--require", action="store_true", help="fail where there is no browser")
+    given = parser.parse_args(arguments)
+    start = time.monotonic()
+    try:
+        with browser() as running:
+            problems = check(running, given.site)
+    except Unavailable as reason:
+        print(f"The book was NOT read in a browser, this check is skipped: {reason}")
+        return int(given.require)
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(problem)
+    seconds = time.monotonic() - start
+    print(f"The book was read in a browser: {len(problems)} problems, {seconds:.0f} s")
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

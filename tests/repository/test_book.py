@@ -1,0 +1,344 @@
+"""The book: its files exist, its names agree, and nothing names a machine or a registry."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import typer
+import yaml
+
+from ttame.cli.main import app
+from ttame.plotting import Picture, plot_grid
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+URL: str = CONFIG["repository"]["url"]
+
+
+def project_files() -> list[Path]:
+    """Everything that is or is about to be committed, as git sees it."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        found = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in found.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts() -> dict[str, str]:
+    """The text of every project file that is text, by its path in the repository."""
+    found = {}
+    for path in project_files():
+        content = path.read_bytes()
+        if b"\0" not in content[:8192]:
+            found[path.relative_to(ROOT).as_posix()] = content.decode("utf-8", errors="replace")
+    return found
+
+
+def pages() -> dict[str, str]:
+    folder = ROOT / "book"
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+
+
+# Structure
+
+
+def test_every_page_is_in_the_table_of_contents_once_and_exists() -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    listed = [toc["root"], *(entry["file"] for entry in entries)]
+    assert len(listed) == len(set(listed))
+    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.py")}
+    assert set(listed) == {f"book/{Path(name).stem}" for name in pages()} | notebooks
+    numbered = [name for name in listed if name.startswith("notebooks/")]
+    assert numbered == sorted(numbered), "chapters stand in the order of their numbers"
+
+
+def test_glossary_terms_that_pages_link_to_exist() -> None:
+    glossary = pages()["glossary.md"].split(":::{glossary}")[1]
+    terms = {line.lower() for line in glossary.splitlines() if re.match(r"[A-Za-z]", line)}
+    assert len(terms) > 40
+    for name, text in texts().items():
+        for shown in re.findall(r"\{term\}`([^`]+)`", text):
+            target = re.fullmatch(r".*<(.+)>", shown)
+            assert (target[1] if target else shown).lower() in terms, f"{name}: {shown}"
+
+
+def test_the_books_address_is_derived_from_the_repository() -> None:
+    owner, name = URL.removeprefix("https://github.com/").split("/")
+    address = f"https://{owner}.github.io/{name}/"
+    assert address in texts()["README.md"]
+    for page, text in texts().items():
+        assert set(re.findall(r"https://[\w-]+\.github\.io/[\w-]+/", text)) <= {address}, page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=str)
+def test_workflows_pin_actions_and_ask_for_little(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 360, f"{name}: a hosted runner stops after six hours"
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1")), name
+        granted = job.get("permissions", workflow.get("permissions", {}))
+        writes = {key for key, value in granted.items() if value == "write"}
+        assert writes <= {"pages", "id-token"}, name
+        assert not writes or not any("run" in step for step in job["steps"]), name
+
+
+def test_conda_environment_is_that_of_the_lock_file() -> None:
+    found = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, pip = found["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+    compiled = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text("utf-8"))
+    assert compiled
+    assert conda == [f"python={compiled[1]}", "pip"]
+
+
+def test_citation_names_the_software_and_both_papers() -> None:
+    """What the Citation File Format 1.2.0 requires of the fields that are used here."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
+    kinds = {reference["type"] for reference in cited["references"]}
+    assert kinds == {"conference-paper", "article"}
+    for work in [cited, *cited["references"]]:
+        assert work["title"]
+        assert work["authors"]
+        for author in work["authors"]:  # an entity has a name, a person any of the others
+            person = {"family-names", "given-names"}
+            assert set(author) == {"name"} or set(author) <= person, author
+    for reference in cited["references"]:
+        assert re.fullmatch(r"10\.\d{4,9}/\S+", reference["doi"])
+        assert isinstance(reference["year"], int)
+
+
+def test_api_page_lists_every_module() -> None:
+    package = ROOT / "ttame"
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in package.rglob("*.py")
+        # The package itself only re-exports, and the command line documents itself by --help.
+        if path not in (package / "__init__.py", package / "__main__.py")
+        and (path.parent != package / "cli" or path.name == "terminal.py")
+    }
+    listed = re.findall(r"automodule:: (\S+)", pages()["api.md"])
+    assert len(listed) == len(set(listed))
+    assert modules - set(listed) == set(), "give these modules a place in book/api.md"
+    assert set(listed) - modules == set(), "these are in book/api.md but not in the library"
+
+
+def test_citations_exist() -> None:
+    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text(), re.MULTILINE)
+    assert len(keys) == len(set(keys))
+    prose = [text for name, text in texts().items() if name.endswith((".md", ".py"))]
+    cited = {
+        key.strip()
+        for text in prose
+        for group in re.findall(r"(?:\{cite(?::\w+)?\}|:cite(?::\w+)?:)`([^`]+)`", text)
+        for key in group.split(",")
+    }
+    assert cited
+    assert cited <= set(keys)
+
+
+# Names that must agree
+
+
+def test_repository_is_named_alike_everywhere() -> None:
+    found = texts()
+    assert f'Repository = "{URL}"' in found["pyproject.toml"]
+    assert f"repository-code: {URL}\n" in found["CITATION.cff"]
+    slug = URL.removeprefix("https://github.com/")
+    host = "colab.research.google.com"  # joined below, so that this file does not find itself
+    colab = f"https://{host}/github/{slug}/blob/main/notebooks/"
+    assert colab in found["README.md"]
+    for name, text in found.items():
+        owned = re.findall(rf"github(?:\.com)?/({slug.split('/')[0]}/[\w-]+)", text)
+        assert set(owned) <= {slug}, name
+        for link in re.findall(rf"https://{host}/github/[^\s)\"'\\]+", text):
+            assert link.startswith(colab), name
+            assert (ROOT / "notebooks" / Path(link).name).is_file(), f"{name}: {link}"
+
+
+def test_readme_links_to_files_that_exist() -> None:
+    for page in ("README.md", "CONTRIBUTING.md", "data/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_pins_cover_every_requirement() -> None:
+    """The lock file is compiled by hand; a requirement added since would be missing from it."""
+    normal = re.compile(r"[-_.]+")
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    pinned = {normal.sub("-", name).lower() for name in re.findall(r"^([\w.-]+)==", lock, re.M)}
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.scripts]")[0]
+    wanted = re.findall(r'^    "([A-Za-z][\w.-]*)(?:[<>=~!][^"]*)?",?$', lines, re.MULTILINE)
+    assert {normal.sub("-", name).lower() for name in wanted} <= pinned
+
+
+# Nothing of one machine
+
+
+def test_no_machine_or_registry_is_named() -> None:
+    # Put together here so that this file does not find itself.
+    folders = "|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/[a-z]", "/Us" + "ers/[a-z]"])
+    hosts = "|".join(
+        ["pypi" + r"\.org/simple", "files" + r"\.python" + "hosted", "--index" + "-url"]
+    )
+    pattern = re.compile(rf"(?<![\w.])(?:{folders})|{hosts}")
+    for name, text in texts().items():
+        found = pattern.search(text)
+        assert found is None, f"{name}: {found[0] if found else ''}"
+
+
+# Nothing from the network
+
+
+def extension(name: str) -> ModuleType:
+    path = ROOT / "book" / "_ext" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def offline() -> ModuleType:
+    return extension("offline")
+
+
+@pytest.mark.parametrize(
+    ("page", "fetched"),
+    [
+        ('<script src="https://cdn.example/x.js"></script>', ["https://cdn.example/x.js"]),
+        ('<img alt="" src="//images.example/x.png">', ["//images.example/x.png"]),
+        ('<link rel="stylesheet" href="http://s.example/a.css">', ["http://s.example/a.css"]),
+        ('<link rel="canonical" href="https://book.example/a.html">', []),
+        ('<a href="https://example.org">followed by readers only</a>', []),
+        ('<script src="../_static/x.js"></script><img src="data:image/png;base64,AA">', []),
+    ],
+)
+def test_requests_of_a_page_are_found(
+    offline: ModuleType, tmp_path: Path, page: str, fetched: list[str]
+) -> None:
+    built = tmp_path / "page.html"
+    built.write_text(page, encoding="utf-8")
+    assert offline.requests_of(built) == fetched
+
+
+def test_requests_of_a_style_sheet_are_found(offline: ModuleType, tmp_path: Path) -> None:
+    sheet = tmp_path / "page.css"
+    sheet.write_text(
+        '@import "https://f.example/a.css"; p {background: url(b.png)} '
+        "q {background: url('//f.example/c.png')}",
+        encoding="utf-8",
+    )
+    assert offline.requests_of(sheet) == ["https://f.example/a.css", "//f.example/c.png"]
+
+
+# Images say what they show
+
+
+@pytest.fixture(scope="module")
+def pictures() -> ModuleType:
+    return extension("pictures")
+
+
+@pytest.mark.parametrize(
+    ("image", "silent"),
+    [
+        ('<img src="a.svg" alt="A rising line.">', []),
+        ('<img src="a.svg">', ["a.svg"]),
+        ('<img src="a.svg" alt="  ">', ["a.svg"]),
+        ('<img src="_images/a.png" alt="../images/a.png">', ["_images/a.png"]),
+    ],
+)
+def test_images_without_alternative_text_are_found(
+    pictures: ModuleType, tmp_path: Path, image: str, silent: list[str]
+) -> None:
+    built = tmp_path / "page.html"
+    built.write_text(f"<p>{image}</p>", encoding="utf-8")
+    assert pictures.images_without_alt(built) == silent
+
+
+def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None:
+    """A small site: two figures that carry descriptions, and an image that says nothing."""
+    source, built = tmp_path / "source", tmp_path / "built"
+    (source / "notebooks").mkdir(parents=True)
+    (source / "conf.py").write_text("extensions = ['pictures']\n", encoding="utf-8")
+    figure = Picture(figsize=(1, 1), alt='A line, "rising" & falling.')
+    figure.subplots().plot([0, 1, 0])
+    (source / "notebooks" / "line.svg").write_text(figure.svg(), encoding="utf-8")
+    photo = plot_grid([[("noise", torch.rand(3, 8, 8))]])
+    assert isinstance(photo, Picture)
+    (source / "notebooks" / "photo.svg").write_text(photo.svg(), encoding="utf-8")
+    badge = '<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"/>'
+    (source / "notebooks" / "badge.svg").write_text(badge, encoding="utf-8")
+    silent = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+    (source / "silent.svg").write_text(silent, encoding="utf-8")
+    page = "Page\n====\n\n.. image:: line.svg\n\n.. image:: photo.svg\n"
+    page += "\n.. image:: badge.svg\n   :alt: Badge\n   :target: https://example.org\n"
+    (source / "notebooks" / "page.rst").write_text(page, encoding="utf-8")
+    index = "Index\n=====\n\n.. toctree::\n\n   notebooks/page\n\n.. image:: silent.svg\n"
+    (source / "index.rst").write_text(index, encoding="utf-8")
+
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(source), str(built)]
+    paths = {"PYTHONPATH": str(ROOT / "book" / "_ext")}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths})
+
+    html = (built / "notebooks" / "page.html").read_text(encoding="utf-8")
+    assert 'alt="A line, &quot;rising&quot; &amp; falling."' in html
+    assert re.findall(r'<img[^>]*class="(\w+)"', html) == ["chart", "photos"]
+    for number in (1, 2):
+        link = re.search(rf'href="([^"]+)" download="page-{number}.svg"', html)
+        assert link
+        assert (built / "notebooks" / link[1]).is_file()
+    assert html.count("download=") == 2  # the badge is a link already
+    assert done.returncode == 1
+    assert "index.html: image _images/silent.svg has no alternative text" in done.stderr
+    assert done.stderr.count("alternative text") == 1
+    assert (built / "_static" / "pictures.css").is_file()
+
+
+@pytest.mark.parametrize(
+    ("width", "small"), [("100pt", True), ("340pt", True), ("340.1pt", False), ("100", False)]
+)
+def test_only_narrow_figures_shrink_on_a_phone(
+    pictures: ModuleType, width: str, small: bool
+) -> None:
+    picture = ElementTree.fromstring(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}"/>')
+    assert pictures.is_small(picture) == small
+
+
+def test_commands_in_prose_are_complete() -> None:
+    """Every `$ ttame ...` parses: the command is there, its options are, and none is missing."""
+    group, found = typer.main.get_command(app), 0
+    assert isinstance(group, typer.core.TyperGroup)
+    for name, text in texts().items():
+        if not name.endswith((".md", ".py")):
+            continue
+        for line in re.findall(r"^(?:# )?\$ (?:\.venv/bin/)?ttame (.+)$", text, re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            command = group.commands[words[0]]
+            with suppress(typer.Exit):  # of --help, which is printed
+                command.make_context(f"{name}: ttame {words[0]}", words[1:])
+            found += 1
+    assert found > 10
+
+
+def test_images_in_prose_have_alternative_text() -> None:
+    for name, text in texts().items():
+        if name.endswith(".md") or name.startswith("notebooks/"):
+            assert re.findall(r"!\[\s*\]\(", text) == [], name

@@ -1,0 +1,180 @@
+"""Result files: whole or partial, of one configuration, whatever kills the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttame.errors import TTameError
+from ttame.records import FORMAT, VERSION, ResultsFile, provenance, read_results
+
+CONFIG = {"backbone": "toy", "layers": ["a", "b"], "photos": ("0.jpg", "1.jpg"), "seed": 0}
+MADE = {"command": "ttame evaluate", "commit": "0123456789ab", "seed": 0}
+
+
+def record(number: int) -> dict[str, Any]:
+    return {"photo": f"{number // 2}.jpg", "method": "AB"[number % 2], "value": number / 10}
+
+
+def begin(path: Path, count: int, group: int = 2) -> ResultsFile:
+    results = ResultsFile(path, CONFIG, MADE, group)
+    results.append(record(number) for number in range(count))
+    return results
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "run.jsonl"
+
+
+def test_a_finished_file_holds_header_and_records(path: Path) -> None:
+    results = begin(path, 4)
+    assert not path.exists() and results.partial.is_file()
+    assert results.finish() == path
+    assert [found.name for found in path.parent.iterdir()] == ["run.jsonl"]
+    header, records = read_results(path)
+    assert header == {
+        "format": FORMAT, "version": VERSION, **MADE,
+        "config": {**CONFIG, "photos": ["0.jpg", "1.jpg"]},
+    }  # fmt: skip
+    assert records.to_dict("records") == [record(number) for number in range(4)]
+
+
+def test_a_partial_file_is_continued(path: Path) -> None:
+    begin(path, 2)
+    again = ResultsFile(path, CONFIG, {**MADE, "command": "another"}, 2)
+    assert again.records == [record(0), record(1)]
+    again.append([record(2), record(3)])
+    header, records = read_results(again.finish())
+    assert len(records) == 4
+    assert header["command"] == "ttame evaluate"  # the run's first command, not the resuming one
+
+
+def test_records_are_on_disk_when_append_returns(path: Path) -> None:
+    results = begin(path, 2)
+    assert len(results.partial.read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_torn_last_line_is_dropped(path: Path, cut: int) -> None:
+    partial = begin(path, 4).partial
+    data = partial.read_bytes()
+    partial.write_bytes(data[:-cut])
+    again = ResultsFile(path, CONFIG, MADE, 1)
+    kept = 4 if cut == 1 else 3  # the line break alone is no loss
+    assert again.records == [record(number) for number in range(kept)]
+    again.append([record(9)])
+    _, records = read_results(again.finish())
+    assert records.to_dict("records") == [*(record(n) for n in range(kept)), record(9)]
+
+
+@pytest.mark.parametrize(("count", "kept"), [(0, 0), (1, 0), (2, 0), (3, 3), (5, 3), (6, 6)])
+def test_an_incomplete_group_is_dropped(path: Path, count: int, kept: int) -> None:
+    begin(path, count, group=3)
+    again = ResultsFile(path, CONFIG, MADE, 3)
+    assert again.records == [record(number) for number in range(kept)]
+    assert len(again.partial.read_text(encoding="utf-8").splitlines()) == 1 + kept
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [("layers", ["a"], r"\['a'\]"), ("seed", 1, "1"), ("backbone", "other", "other")],
+)
+def test_a_partial_file_of_another_run_is_refused(
+    path: Path, key: str, value: Any, shown: str
+) -> None:
+    before = begin(path, 2).partial.read_bytes()
+    with pytest.raises(TTameError, match=f"begun with {key}=.*now it is {shown}"):
+        ResultsFile(path, {**CONFIG, key: value}, MADE, 2)
+    assert path.with_name("run.jsonl.partial").read_bytes() == before
+
+
+def test_keys_that_only_one_run_has_are_named(path: Path) -> None:
+    begin(path, 2)
+    with pytest.raises(TTameError, match="begun with limit=None"):
+        ResultsFile(path, {**CONFIG, "limit": 5}, MADE, 2)
+    fewer = {key: value for key, value in CONFIG.items() if key != "seed"}
+    with pytest.raises(TTameError, match="begun with seed=0"):
+        ResultsFile(path, fewer, MADE, 2)
+
+
+def test_an_existing_file_is_refused(path: Path) -> None:
+    begin(path, 2).finish()
+    before = path.read_bytes()
+    with pytest.raises(TTameError, match="exists already"):
+        ResultsFile(path, CONFIG, MADE)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"format": FORMAT, "version": VERSION + 1}, f"version {VERSION + 1}"),
+        ({"format": "other", "version": VERSION}, "'other'"),
+        ({}, "None"),
+        ([1, 2], "expected"),
+        ("text", "expected"),
+    ],
+    ids=str,
+)
+def test_other_formats_and_versions_are_refused(path: Path, header: Any, message: str) -> None:
+    path.parent.mkdir()
+    line = json.dumps(header) + "\n"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(TTameError, match=message):
+        read_results(path)
+    path.rename(path.with_name("run.jsonl.partial"))
+    with pytest.raises(TTameError, match=message):
+        ResultsFile(path, CONFIG, MADE)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_damaged_line_is_named(path: Path, number: int) -> None:
+    begin(path, 2).finish()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[number - 1] = lines[number - 1][:-4]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(TTameError, match=f"damaged in line {number}"):
+        read_results(path)
+
+
+def test_damage_before_the_last_line_is_not_taken_for_a_torn_one(path: Path) -> None:
+    partial = begin(path, 3).partial
+    lines = partial.read_text(encoding="utf-8").splitlines()
+    lines[2] = lines[2][:-4]
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(TTameError, match="damaged in line 3"):
+        ResultsFile(path, CONFIG, MADE)
+
+
+def test_missing_empty_and_binary_files_are_refused(path: Path) -> None:
+    with pytest.raises(TTameError, match="does not exist"):
+        read_results(path)
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    with pytest.raises(TTameError, match="expected"):
+        read_results(path)
+    path.write_bytes(b"\x80\x81\xff\xfe\n")
+    with pytest.raises(TTameError, match="damaged"):
+        read_results(path)
+
+
+def test_values_that_json_cannot_hold_leave_the_file_whole(path: Path) -> None:
+    results = begin(path, 2)
+    before = results.partial.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        results.append([record(2), {"value": float("nan")}])
+    assert results.partial.read_bytes() == before
+
+
+def test_provenance_says_how_a_result_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/local/bin/ttame", "evaluate", "--out", "a b.jsonl"])
+    made = provenance(7)
+    assert made["command"] == "ttame evaluate --out 'a b.jsonl'"  # no folders of this machine
+    assert made["seed"] == 7
+    assert set(made["versions"]) >= {"python", "torch", "ttame", "timm"}
+    assert set(made) == {"command", "commit", "seed", "versions", "hardware", "date"}
+    assert provenance(0, "make results")["command"] == "make results"

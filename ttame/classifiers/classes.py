@@ -1,0 +1,136 @@
+"""Classes: the names and numbers of ImageNet-1k, and which of them Imagenette has.
+
+Target classes: from what a user writes to class indices `(B, T)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from numbers import Integral
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttame.errors import TTameError, suggest
+
+# WordNet identifiers of Imagenette's ten classes, as its folders are called.
+IMAGENETTE = (
+    "n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
+    "n03394916", "n03417042", "n03425413", "n03445777", "n03888257",
+)  # fmt: skip
+ClassLike: TypeAlias = "int | str"
+Targets: TypeAlias = (
+    "ClassLike | Sequence[ClassLike] | Sequence[Sequence[ClassLike]] | Tensor | None"
+)
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1,000 ImageNet-1k class names in index order (from timm's label tables)."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_description(index) for index in range(1000))
+
+
+@cache
+def imagenet_indices() -> Mapping[str, int]:
+    """Index by WordNet identifier of the 1,000 ImageNet-1k classes."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return {info.index_to_label_name(index): index for index in range(1000)}
+
+
+@cache
+def imagenette_indices() -> tuple[int, ...]:
+    """ImageNet-1k indices of Imagenette's classes, in the order of `IMAGENETTE`."""
+    return tuple(imagenet_indices()[wnid] for wnid in IMAGENETTE)
+
+
+@lru_cache(maxsize=8)
+def _synonyms(classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Lower-case name -> indices; names like `"cab, hack, taxi"` also by each part."""
+    table: dict[str, list[int]] = {}
+    for index, name in enumerate(classes):
+        parts = {name.lower(), *(part.strip().lower() for part in name.split(","))}
+        for part in parts:
+            table.setdefault(part, []).append(index)
+    return {part: tuple(indices) for part, indices in table.items()}
+
+
+def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
+    """Find a class by index (also written as text) or by name, case-insensitively.
+
+    Args:
+        target: An index, or a name; of a list of synonyms any one will do.
+        classes: Class names in index order.
+
+    Raises:
+        TTameError: If there is no such class (near names are suggested) or the name is
+            ambiguous.
+    """
+    if isinstance(target, bool) or not isinstance(target, (Integral, str)):
+        raise TTameError(f"a class is an index or a name, got {target!r}")
+    if not isinstance(target, str) or target.strip().lstrip("-").isdigit():
+        index = int(target)
+        if not 0 <= index < len(classes):
+            raise TTameError(f"class index {index} is out of range 0..{len(classes) - 1}")
+        return index
+    found = _synonyms(classes).get(target.strip().lower(), ())
+    if len(found) > 1:
+        names = ", ".join(f"{index} ({classes[index]})" for index in found)
+        raise TTameError(f"class {target!r} is ambiguous: {names}; give the index")
+    if not found:
+        hint = suggest(target.strip().lower(), _synonyms(classes))
+        raise TTameError(f"no class is named {target!r} among {len(classes)}.{hint}")
+    return found[0]
+
+
+def resolve_targets(
+    targets: Targets, logits: Tensor, classes: tuple[str, ...], top_k: int | None = None
+) -> Tensor:
+    """Bring target classes to `(B, T)`.
+
+    Args:
+        targets: `None`, one class for all images, `(B,)` or `(B, T)` classes.
+        logits: `(B, K)`.
+        classes: K class names.
+        top_k: Take the k most probable classes; excludes `targets`.
+
+    Returns:
+        `(B, T)` int64 on the device of `logits`.
+
+    Raises:
+        TTameError: If a class does not exist or the shape is not that of the batch.
+    """
+    batch, count = logits.shape
+    if top_k is not None:
+        if targets is not None or not 1 <= top_k <= count:
+            raise TTameError(f"top_k={top_k} must lie in 1..{count} and excludes targets")
+        return logits.topk(top_k, dim=1).indices
+    if targets is None:
+        return logits.argmax(dim=1, keepdim=True)
+    if isinstance(targets, (np.ndarray, np.generic)):
+        targets = targets.tolist()
+    if isinstance(targets, (int, str)):
+        return torch.full((batch, 1), class_index(targets, classes), device=logits.device)
+    if isinstance(targets, Tensor):
+        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+            raise TTameError(f"targets must be class indices, got dtype {targets.dtype}")
+        targets = targets.tolist()
+        if isinstance(targets, int):
+            return resolve_targets(targets, logits, classes)
+    if not isinstance(targets, Sequence):
+        raise TTameError(f"targets must be classes, got {targets!r}")
+    rows = [row if isinstance(row, (list, tuple)) else [row] for row in targets]
+    if len(rows) != batch or len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise TTameError(
+            f"targets must be one class, ({batch},) or ({batch}, T) classes for {batch} "
+            f"images, got {targets!r}"
+        )
+    indices = [[class_index(target, classes) for target in row] for row in rows]  # type: ignore[arg-type]
+    return torch.tensor(indices, device=logits.device)

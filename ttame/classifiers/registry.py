@@ -1,0 +1,149 @@
+"""Backbones: classifiers by name, built, loaded and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ttame.classifiers.specs import BackboneSpec
+from ttame.classifiers.weights import read_state
+from ttame.classifiers.zoo import PREFIXES, library_spec, registered
+from ttame.errors import TTameError, suggest
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen classifier in evaluation mode, with its facts."""
+
+    spec: BackboneSpec
+    model: nn.Module
+
+
+BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in registered()}
+
+
+def register_backbone(spec: BackboneSpec) -> BackboneSpec:
+    """Add `spec` to the registry.
+
+    Raises:
+        TTameError: If the name is taken.
+    """
+    if spec.name in BACKBONES:
+        raise TTameError(f"backbone {spec.name!r} is registered already; choose another name")
+    BACKBONES[spec.name] = spec
+    return spec
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """Look a backbone up by name.
+
+    Args:
+        name: A registered name, or `timm/NAME` or `torchvision/NAME` for any classifier of those.
+
+    Raises:
+        TTameError: If it is unknown; the message suggests near names.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if name.startswith(PREFIXES):
+        return library_spec(name)
+    raise TTameError(
+        f"unknown backbone {name!r}; known are {', '.join(BACKBONES)}, and any timm/NAME or "
+        f"torchvision/NAME.{suggest(name, BACKBONES)} For a network of your own use "
+        "ttame.attach(model, ...)"
+    )
+
+
+def build_backbone(
+    name: str,
+    state: Mapping[str, Tensor] | None = None,
+    input_size: tuple[int, int] | None = None,
+    origin: str = "given",
+) -> Backbone:
+    """Build a classifier by name and freeze it, without its weights unless they are given.
+
+    Args:
+        name: As for `backbone_spec`.
+        state: Its weights; `None` leaves the random ones, which are enough to see its structure.
+        input_size: Height and width instead of the usual ones, pixels. Transformers of timm that
+            are built for one size are fitted to it, their positions resampled.
+        origin: Where the weights come from, for the message if they do not fit.
+
+    Raises:
+        TTameError: Unknown name, weights of another architecture, a size that does not fit.
+    """
+    spec = backbone_spec(name)
+    if spec.build is None:
+        raise TTameError(f"backbone {name!r} has no loader; pass its module to ttame.attach")
+    model = spec.build()
+    if state is not None:
+        try:
+            model.load_state_dict(dict(state))
+        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict
+            first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+            raise TTameError(
+                f"the weights {origin} do not fit {name}: {first[:200]}; "
+                "pass the state dict of this very architecture"
+            ) from error
+    if input_size is not None and tuple(input_size) != spec.input_size:
+        resize = round(spec.resize * min(input_size) / min(spec.input_size))
+        spec = replace(spec, input_size=(input_size[0], input_size[1]), resize=resize)
+        fit_input = getattr(model, "set_input_size", None)
+        if fit_input is not None:
+            try:
+                fit_input(img_size=spec.input_size)
+            except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+                raise TTameError(
+                    f"{name} cannot take images of {input_size[0]}x{input_size[1]} ({error}); "
+                    "choose multiples of its patch and window"
+                ) from error
+    return freeze(spec, model)
+
+
+def load_backbone(
+    name: str,
+    weights: Path | str | None = None,
+    input_size: tuple[int, int] | None = None,
+    pretrained: bool = True,
+) -> Backbone:
+    """Build a classifier by name, load its weights, freeze it and put it in `eval()`.
+
+    Args:
+        name: As for `backbone_spec`.
+        weights: A local state dict (`.safetensors`, or `.pth` read without unpickling code)
+            instead of the default weights.
+        input_size: As for `build_backbone`.
+        pretrained: Whether to load weights at all; without, they are random, which is enough for
+            the structure and its cost.
+
+    Raises:
+        TTameError: Unknown name, weights that cannot be fetched or read, or that belong to
+            another architecture.
+    """
+    if not pretrained:
+        if weights is not None:
+            raise TTameError(
+                f"got weights={str(weights)!r} and pretrained=False, which means random weights; "
+                "leave one of them out"
+            )
+        found = build_backbone(name, None, input_size)
+        return replace(found, spec=replace(found.spec, source="random weights"))
+    spec = backbone_spec(name)
+    if spec.build is None or spec.weights is None:
+        raise TTameError(f"backbone {name!r} has no loader; pass its module to ttame.attach")
+    state = spec.weights() if weights is None else read_state(Path(weights))
+    return build_backbone(name, state, input_size, str(weights or spec.source))
+
+
+def freeze(spec: BackboneSpec, model: nn.Module) -> Backbone:
+    """Put `model` in evaluation mode and switch its gradients off, for good (design §3).
+
+    Convolution weights are laid out channels last, which about doubles the speed on CPUs and
+    leaves every value as it is.
+    """
+    model = model.eval().requires_grad_(False)
+    return Backbone(spec, model.to(memory_format=torch.channels_last))

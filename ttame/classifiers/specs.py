@@ -1,0 +1,116 @@
+"""Specs: the facts of one classifier, stated once; everything else in `ttame` reads them there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ttame.classifiers.classes import imagenet_classes
+from ttame.errors import TTameError
+from ttame.masking import Space
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """The facts of one image classifier.
+
+    Attributes:
+        name: Registry name; also written into saved explainers.
+        build: Builds the architecture without weights.
+        weights: Returns the default pretrained state dict; `None` if there is none.
+        layers: Dotted module names whose outputs feed the attention mechanism, shallow to deep;
+            empty to have them chosen when the classifier is attached.
+        head: Dotted name of the linear layer that makes the logits.
+        input_size: Height and width of the input, pixels.
+        resize: Shorter side before the centre crop, pixels.
+        mean: Per-channel mean of the normalisation, in [0, 1] units.
+        std: Per-channel standard deviation of the normalisation.
+        interpolation: Resampling of the resize, as torchvision names it.
+        space: Space in which masks multiply the image: `"raw"` (masked pixels become black)
+            or `"normalized"` (they become the mean colour).
+        cam_layer: Layer that CAM methods explain; empty for the deepest of `layers`.
+        alternatives: Other choices of layers that have a name, `{"block outputs": (...)}`.
+        classes: Class names in index order.
+        source: Where the default weights come from, for records and tables.
+    """
+
+    name: str
+    build: Callable[[], nn.Module] | None
+    weights: Callable[[], Mapping[str, Tensor]] | None
+    layers: tuple[str, ...]
+    head: str
+    input_size: tuple[int, int] = (224, 224)
+    resize: int = 256
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    space: Space = "raw"
+    cam_layer: str = ""
+    alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
+    source: str = "none"
+
+
+def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts for a `BackboneSpec` from timm's configuration of a model; those that it states."""
+    size = tuple(int(side) for side in config.get("input_size") or ())[1:]
+    facts: dict[str, Any] = {
+        "mean": tuple(config.get("mean") or IMAGENET_MEAN),
+        "std": tuple(config.get("std") or IMAGENET_STD),
+        "interpolation": config.get("interpolation") or "bilinear",
+    }
+    if size:
+        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
+    if isinstance(config.get("classifier"), str):  # some have several heads
+        facts["head"] = config["classifier"]
+    return facts
+
+
+def _crop_share(config: Mapping[str, Any]) -> float:
+    return float(config.get("crop_pct") or 0.875)
+
+
+def derive_spec(
+    model: nn.Module,
+    layers: Sequence[str],
+    *,
+    name: str | None = None,
+    head: str = "",
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    space: Space = "raw",
+) -> BackboneSpec:
+    """State the facts of a user's own module; timm models bring most of theirs along.
+
+    Raises:
+        TTameError: If a fact is neither given nor known from the model.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    facts = timm_facts(config)
+    if input_size is not None:
+        size = (int(input_size[0]), int(input_size[1]))
+        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
+    if "input_size" not in facts:
+        raise TTameError(
+            f"the input size of {type(model).__name__} is not known; pass input_size=(H, W)"
+        )
+    given = {"head": head, "mean": mean, "std": std}
+    facts |= {key: value for key, value in given.items() if value}
+    spec = BackboneSpec(
+        name=name or config.get("architecture") or type(model).__name__,
+        build=None,
+        weights=None,
+        layers=tuple(layers),
+        space=space,
+        source="given module",
+        **{"head": "", **facts},
+    )
+    return spec if classes is None else replace(spec, classes=tuple(classes))

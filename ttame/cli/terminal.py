@@ -1,0 +1,46 @@
+"""The terminal: what commands share, where they print and the options that several take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ttame.errors import TTameError
+from ttame.training.allocation import keep_freed_memory
+
+console = Console()
+
+BACKBONE = Annotated[str, typer.Option(help="Registered backbone, timm/NAME or torchvision/NAME.")]
+EXPLAINER = Annotated[str, typer.Option(help="Shipped explainer's name, or a .safetensors file.")]
+SEED = Annotated[int, typer.Option(help="Seed of everything random.")]
+DEFAULT = "tf_efficientnet_lite0"
+
+
+def bar() -> Progress:
+    """A progress bar with counts and the time that remains."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line; bad input ends with one clear line and exit code 2."""
+    keep_freed_memory()
+    try:
+        app()
+    except TTameError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        raise SystemExit(2) from error

@@ -1,0 +1,213 @@
+"""The command `ttame train`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ttame.errors import TTameError
+
+if TYPE_CHECKING:
+    from ttame.data import PhotoList
+    from ttame.explainer import Explainer
+    from ttame.training.config import TrainingConfig
+    from ttame.training.planning import Plan
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    profile: Annotated[
+        str, typer.Option(help="Backbone and data of a profile: imagenette, imagenet or quick.")
+    ] = "imagenette",
+    backbone: Annotated[
+        str | None, typer.Option(help="Registered backbone; default: the profile's.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict of the backbone; default: fetched.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Photos instead of the profile's: a folder with train/ and val/, a list file "
+            "(a path and a class index a line), any image folder, or 'imagenette'."
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Held-out photos, likewise; default: val/ of the data.")
+    ] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder of a list's paths; default: the list's own.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="'ttame' (ours), 'published', 'lcam-img' or 'lcam-fm'.")
+    ] = "ttame",
+    name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer, or the name of an alternative choice; may be repeated."),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option(help="Transformers: 'drop' the class token, or multiply by it: 'cls'.")
+    ] = "drop",
+    fusion: Annotated[
+        str | None,
+        typer.Option(help="Rows of the fusion: 'free', one 'shared' by all, or 'tied' to classes."),
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="Draw the target among so many most probable classes.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps instead.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos a step, over all devices and nodes.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="'sgd' (Nesterov) or 'adamw'.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Maximum of OneCycle.")] = None,
+    find_rate: Annotated[
+        int | None,
+        typer.Option(help="Find the learning rate first, by a range test of so many steps."),
+    ] = None,
+    gradient_clip: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="'32-true', 'bf16-mixed' or '16-mixed'.")
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the pass over masked photos.")
+    ] = False,
+    devices: Annotated[int, typer.Option(help="Processes on a machine, one a GPU.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines, each with so many devices.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
+    validation: Annotated[int, typer.Option(help="Held-out photos for AD/IC.")] = 200,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between two validations; default: an epoch.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Validations without a better score before stopping.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Weights to end with: 'last' or 'best' (by AD/IC).")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between two checkpoints.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes that read photos, a device.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print steps, memory, time and launch command; no run."),
+    ] = False,
+) -> None:
+    """Train an explainer, with model-truth labels, on one machine or many."""
+    from ttame.companion.profiles import profile_backbone
+    from ttame.training.fit import fit
+    from ttame.training.planning import check_launched, plan_training
+
+    config = _config(
+        recipe, fusion=fusion, ranks=ranks, optimizer=optimizer, epochs=epochs, steps=steps,
+        batch_size=batch_size, learning_rate=learning_rate, gradient_clip=gradient_clip,
+        precision=precision, compile=compile_, devices=devices, nodes=nodes,
+        validate_every=validate_every, patience=patience, keep=keep,
+        checkpoint_every=checkpoint_every, skip_bad=skip_bad, workers=workers, seed=seed,
+    )  # fmt: skip
+    explainer = _explainer(recipe, backbone or profile_backbone(profile), layer, tokens, weights)
+    classes = explainer.mechanism.classes
+    photos, held = _photos(profile, data, held_out, image_root, classes)
+    photos = photos.sample(limit, seed) if limit else photos
+    held = held.sample(validation, seed) if held and validation else None
+    arguments = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
+    if dry_run:
+        _print(plan_training(explainer, photos, config, arguments))
+        return
+    check_launched(config, arguments)
+    if find_rate is not None:
+        config = replace(config, learning_rate=_found(explainer, photos, config, find_rate))
+    fit(explainer, photos, config, out, validation=held, name=name, resume=resume)
+    _say(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
+
+
+def _config(recipe: str, **given: Any) -> TrainingConfig:
+    from ttame.training.config import open_recipe
+
+    changes = {key: value for key, value in given.items() if value is not None}
+    return replace(open_recipe(recipe), **changes)
+
+
+def _explainer(
+    recipe: str, backbone: str, layer: list[str] | None, tokens: str, weights: Path | None
+) -> Explainer:
+    from ttame.classifiers.registry import backbone_spec
+    from ttame.loading import attach
+    from ttame.training.config import architecture
+
+    shape = architecture(recipe)
+    if recipe.startswith("lcam"):
+        layer = layer or [backbone_spec(backbone).cam_layer]
+    shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
+    return attach(backbone, layer or "auto", config=shape, weights=weights)
+
+
+def _photos(
+    profile: str, data: str | None, held_out: str | None, root: Path | None, classes: int
+) -> tuple[PhotoList, PhotoList | None]:
+    from ttame.companion.profiles import open_profile
+    from ttame.training.lists import has_splits, training_photos
+
+    if data is None:
+        if held_out is not None or root is not None:
+            raise TTameError("--held-out and --image-root go with --data")
+        opened = open_profile(profile)
+        return opened.photos("train"), opened.photos("val")
+    photos = training_photos(data, "train", root, classes)
+    if held_out is None and not has_splits(data):
+        _say(f"{data} has no held-out photos: no AD/IC (--held-out names some)")
+        return photos, None
+    # A root belongs to the lists; the held-out photos may be a folder.
+    own_root = root if held_out is not None and Path(held_out).is_file() else None
+    return photos, training_photos(held_out or data, "val", own_root, classes)
+
+
+def _found(explainer: Explainer, photos: PhotoList, config: TrainingConfig, steps: int) -> float:
+    from ttame.training.learning_rate import find_learning_rate, suggest_rate
+
+    if config.devices * config.nodes > 1:
+        raise TTameError("find the rate on one device first, then pass it as --learning-rate")
+    rate = suggest_rate(find_learning_rate(explainer, photos, config, steps=steps))
+    _say(f"learning rate {rate:.2e}, suggested by a range test of {steps} steps")
+    return rate
+
+
+def _print(plan: Plan) -> None:
+    several = f", {plan.share} a process" if plan.processes > 1 else ""
+    lines = [
+        f"photos        {plan.photos:,}",
+        f"steps         {plan.steps:,} of {plan.batch_size} photos{several}: "
+        f"{plan.epochs:.4g} epochs",
+        f"trained       {plan.parameters:,} parameters",
+        f"memory        {plan.memory / 2**30:.2f} GiB a process (estimated from small batches)",
+        f"floor time    {plan.floor / 3600:.2f} h: the classifier's passes alone, {plan.processes} "
+        f"x the speed of this machine ({plan.device})",
+        f"launch        {plan.launch}",
+    ]
+    if plan.launch.startswith("torchrun"):
+        lines.append(
+            "              (on every node; NODE_RANK counts from 0, MASTER_ADDR is the first)"
+        )
+    if plan.slurm:
+        lines.append(f"under Slurm   {plan.slurm}")
+    typer.echo("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    """Print from the first process alone."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        typer.echo(text)

@@ -1,0 +1,1 @@
+"""The shipped Vision Transformer: its student, its teacher and the run that made it."""

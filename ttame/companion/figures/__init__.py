@@ -1,0 +1,1 @@
+"""Figures of the book, each with a description in words."""

@@ -1,0 +1,185 @@
+"""Profiles: the scale at which a notebook runs, and the photos that it runs on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torchvision.transforms import v2
+
+from ttame.data import PhotoList, data_root, has_imagenette, image_folder, imagenette, samples
+from ttame.errors import TTameError, unknown
+from ttame.files import replacing
+from ttame.images import read_image
+from ttame.training.allocation import keep_freed_memory
+
+T = TypeVar("T")
+
+# Registered backbone by profile; the papers' scale begins with their convolutional network.
+_BACKBONES = {
+    "quick": "tf_efficientnet_lite0",
+    "imagenette": "tf_efficientnet_lite0",
+    "imagenet": "resnet50",
+}
+# Photos of the samples that are held out where they have to serve for training as well.
+_HELD_OUT = 6
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The scale of a notebook's run.
+
+    Attributes:
+        name: `"quick"`, `"imagenette"` or `"imagenet"`.
+        backbone: Name of the registered classifier.
+    """
+
+    name: str
+    backbone: str
+
+    def pick(self, quick: T, imagenette: T, imagenet: T) -> T:
+        """The value that belongs to this profile."""
+        return {"quick": quick, "imagenette": imagenette, "imagenet": imagenet}[self.name]
+
+    def photos(self, split: str = "val") -> PhotoList:
+        """The photos of a split; in profile `quick` the samples where Imagenette is missing.
+
+        Args:
+            split: `"train"` or `"val"`; the samples have no splits.
+
+        Raises:
+            TTameError: If the profile's data set is not there.
+        """
+        if self.name == "imagenet":
+            return _imagenet(split)
+        if self.name == "quick" and not has_imagenette():
+            return samples()
+        return imagenette(split)
+
+    def divide(self, train: int, held_out: int, seed: int = 0) -> tuple[PhotoList, PhotoList]:
+        """Photos to train on and photos held out, drawn by a seeded shuffle.
+
+        Args:
+            train: Photos to train on, at most.
+            held_out: Photos held out, at most.
+            seed: Of the shuffle.
+
+        Returns:
+            Two lists without a common photo. Where only the samples are there, some of them are
+            held out and the rest is trained on.
+        """
+        if self.name != "quick" or has_imagenette():
+            return (
+                self.photos("train").sample(train, seed),
+                self.photos("val").sample(held_out, seed),
+            )
+        shuffled = samples().sample(None, seed)
+        kept = min(held_out, _HELD_OUT)
+        return (
+            shuffled.select(range(kept, len(shuffled))).sample(train, seed),
+            shuffled.select(range(kept)),
+        )
+
+    def three_classes(
+        self, folder: Path | str, each: int, seed: int = 0
+    ) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
+        """A small classification task, as an image folder would give it.
+
+        Three classes of the profile's data set, or, where only the samples are there, random
+        crops of three sample photos: the left part of a photo to train on, the right part held
+        out.
+
+        Args:
+            folder: Where crops are written.
+            each: Photos of a class to train on, at most; a quarter as many are held out.
+            seed: Of the choice.
+
+        Returns:
+            Photos to train on and photos held out, labelled 0 to 2, and the classes' names.
+        """
+        if self.name == "quick" and not has_imagenette():
+            return _crops(Path(folder), each, seed)
+        found = []
+        for split, count in (("train", each), ("val", max(each // 4, 1))):
+            photos = self.photos(split).sample(None, seed)
+            chosen = [
+                [i for i, name in enumerate(photos.names) if name.startswith(wnid)][:count]
+                for wnid in _WNIDS
+            ]
+            labels = tuple(label for label, rows in enumerate(chosen) for _ in rows)
+            picked = photos.select([i for rows in chosen for i in rows])
+            found.append(replace(picked, labels=labels))
+        return found[0], found[1], tuple(_WNIDS.values())
+
+
+# Three classes of ImageNet that a small network tells apart after little training.
+_WNIDS = {"n03445777": "golf ball", "n03028079": "church", "n01440764": "tench"}
+_CROPPED = ("citrus_fruits", "ring_tailed_lemurs", "hens")
+
+
+def open_profile(name: str) -> Profile:
+    """The profile called `name`, its data set found; sets this process's allocator up as well.
+
+    Raises:
+        TTameError: If there is no such profile, or its data set is not there.
+    """
+    profile = Profile(name, profile_backbone(name))
+    keep_freed_memory()
+    profile.photos("val")
+    return profile
+
+
+def profile_backbone(name: str) -> str:
+    """The registered classifier of a profile.
+
+    Raises:
+        TTameError: If there is no such profile.
+    """
+    if name not in _BACKBONES:
+        raise unknown("profile", name, _BACKBONES)
+    return _BACKBONES[name]
+
+
+def quiet() -> None:
+    """Keep Lightning's banners, tips and hints out of a notebook; errors still show."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+
+
+def _imagenet(split: str) -> PhotoList:
+    try:
+        root = data_root("imagenet")
+    except TTameError as error:
+        raise TTameError(
+            f"profile 'imagenet' needs the photos of ImageNet-1k in imagenet/{split}/<wnid>/ of "
+            "the folder that TTAME_DATA names, and there are none; they cannot be fetched for you: "
+            "obtain them from https://image-net.org, or choose another profile"
+        ) from error
+    return image_folder(root / split, name=f"imagenet/{split}")
+
+
+def _crops(folder: Path, each: int, seed: int) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
+    torch.manual_seed(seed)
+    crop = v2.Compose([v2.RandomResizedCrop(160, scale=(0.2, 0.6)), v2.RandomHorizontalFlip()])
+    paths = {path.stem: path for path in samples().paths}
+    for name in _CROPPED:
+        image = read_image(paths[name])
+        edge = image.width * 2 // 3
+        parts = {
+            "train": (image.crop((0, 0, edge, image.height)), each),
+            "val": (image.crop((edge, 0, image.width, image.height)), max(each // 4, 1)),
+        }
+        for split, (part, count) in parts.items():
+            for index in range(count):
+                with replacing(folder / split / name / f"{index:03d}.jpg") as temporary:
+                    crop(part).save(temporary, format="JPEG", quality=90)
+    names = tuple(name.replace("_", " ") for name in _CROPPED)
+    train, held_out = (
+        image_folder(folder / split, name=f"crops of samples/{split}") for split in ("train", "val")
+    )
+    return train, held_out, names

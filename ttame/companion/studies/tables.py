@@ -1,0 +1,280 @@
+"""Tables of studies: scores of every run and photo, axes, and classes seen against unseen.
+
+Variants against each other, over photos and seeds: intervals, the ranking, others' claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ttame.companion.studies.study import Claim, Study, Variant, select_axis
+from ttame.errors import TTameError
+from ttame.evaluation.comparison import paired_differences
+from ttame.evaluation.confidence import higher_is_better
+from ttame.evaluation.tables import per_sample
+
+_SCORES = [f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)]
+
+
+def run_scores(runs: pd.DataFrame) -> pd.DataFrame:
+    """AD and IC of every run and photo, in long form.
+
+    Args:
+        runs: `ttame.companion.studies.study.read_runs`.
+
+    Returns:
+        Columns photo, method (what the variant changes), seed, shown, metric, percentage, score
+        (such as `"AD 50%"`) and value (percent).
+    """
+    facts = runs.drop_duplicates("run").set_index("run")[["changes", "seed", "shown"]]
+    long = per_sample(runs.assign(method=runs["run"]))
+    long = long[long["metric"] != "AG"].join(facts, on="method")
+    long["score"] = long["metric"] + " " + long["percentage"].astype(str) + "%"
+    return long.drop(columns="method").rename(columns={"changes": "method"})
+
+
+def axis_runs(long: pd.DataFrame, variants: Sequence[Variant], axis: str) -> pd.DataFrame:
+    """The scores of one axis under its variants' names; variants that were not run are left out.
+
+    Args:
+        long: `run_scores`, or a table with a column `method` that holds the variants' changes.
+        variants: The study.
+        axis: One of its axes.
+
+    Raises:
+        TTameError: If the study has no such axis, or none of its runs is there.
+    """
+    found = select_axis(long, variants, axis)
+    if found.empty:
+        raise TTameError(f"no run of the axis {axis!r} is there; `ttame study` makes them")
+    return found
+
+
+def mean_scores(long: pd.DataFrame) -> pd.DataFrame:
+    """Means over photos and seeds, percent, a method a row, in the order of appearance."""
+    table = long.pivot_table(index="method", columns="score", values="value", aggfunc="mean")
+    table = table.loc[list(dict.fromkeys(long["method"])), _SCORES]
+    table["runs"] = long.groupby("method")[["seed", "shown"]].apply(
+        lambda rows: len(rows.drop_duplicates())
+    )
+    table.columns.name = None
+    return table
+
+
+def split_by_sight(long: pd.DataFrame) -> pd.DataFrame:
+    """Scores with a column `sight`: whether training showed photos of the photo's class.
+
+    Every photo is seen by one of a variant's two runs, and unseen by the other. Variants of which
+    one of the two is missing are left out.
+
+    Args:
+        long: `run_scores` of runs that were shown the classes of even or of odd place. The class
+            of a photo is the folder that it lies in.
+
+    Raises:
+        TTameError: If a run was shown all classes.
+    """
+    if not set(long["shown"]) <= {"even", "odd"}:
+        raise TTameError("classes are seen or unseen only where training was shown half of them")
+    halves = long.groupby("method")["shown"].transform("nunique")
+    long = long[halves == 2]
+    folders = long["photo"].str.partition("/")[0]
+    places = {name: place for place, name in enumerate(sorted(folders.unique()))}
+    parity = folders.map(places).mod(2).map({0: "even", 1: "odd"})
+    sight = (parity == long["shown"]).map({True: "seen", False: "unseen"})
+    return long.assign(sight=sight)
+
+
+def sight_gap(split: pd.DataFrame) -> pd.DataFrame:
+    """Unseen minus seen, photo by photo, for every variant and score.
+
+    Args:
+        split: `split_by_sight`.
+
+    Returns:
+        A row a variant (`against`) and score: means of seen and unseen (percent), and columns of
+        `ttame.evaluation.comparison.paired_differences`: `"worse"` says that unseen classes are.
+    """
+    pieces = []
+    for method, rows in split.groupby("method", sort=False):
+        both = paired_differences(rows.assign(method=rows["sight"]), "unseen")
+        means = rows.groupby(["score", "sight"])["value"].mean().unstack()
+        pieces.append(both.assign(against=method).join(means, on="score"))
+    return pd.concat(pieces, ignore_index=True)
+
+
+def seed_intervals(long: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Means of every method and score with 95 % intervals over photos and seeds.
+
+    Photos and seeds are drawn anew, each with replacement, in every bootstrap resample. With two
+    seeds that tells little of what further ones would bring, with one nothing.
+
+    Args:
+        long: Columns photo, method, seed, score, value; all seeds of a method on the same photos.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Returns:
+        Columns method, score, mean, low, high, seeds, in the order of appearance.
+    """
+    generator, rows = np.random.default_rng(seed), []
+    for (method, score), group in long.groupby(["method", "score"], sort=False):
+        values = group.pivot_table(index="photo", columns="seed", values="value").to_numpy()
+        drawn = _resampled(values, generator, resamples)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        rows.append((method, score, values.mean(), low, high, values.shape[1]))
+    return pd.DataFrame(rows, columns=["method", "score", "mean", "low", "high", "seeds"])
+
+
+def _resampled(values: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """Means of `(photos, seeds)` over photos and seeds drawn anew, `(resamples,)`."""
+    weights = [
+        generator.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        for count in values.shape
+    ]
+    means: np.ndarray = np.einsum("rp,ps,rs->r", weights[0], values, weights[1], optimize=True)
+    return means
+
+
+def combined(long: pd.DataFrame) -> pd.DataFrame:
+    """One score a photo: IC - AD, the mean over the percentages; higher is better.
+
+    Args:
+        long: `run_scores`, or some of its rows.
+
+    Returns:
+        Columns photo, method, seed, shown, score (`"IC - AD"`) and value (percentage points).
+    """
+    signed = long.assign(value=long["value"].where(long["metric"] == "IC", -long["value"]))
+    keys = ["photo", "method", "seed", "shown"]
+    total = signed.groupby(keys, sort=False)["value"].sum() / signed["percentage"].nunique()
+    return total.reset_index().assign(score="IC - AD")
+
+
+def differences(
+    long: pd.DataFrame, method: str, other: str, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """`method` minus `other`, photo by photo and seed by seed.
+
+    Args:
+        long: Columns photo, method, seed, score, value.
+        method: One of the methods.
+        other: Another one.
+        resamples: Of the bootstrap over photos and seeds.
+        seed: Of the bootstrap.
+
+    Returns:
+        A row a score: score, difference, low, high, seeds and verdict: `"better"` or `"worse"`
+        where the 95 % interval leaves zero out, else `"open"`.
+
+    Raises:
+        TTameError: If the two have no seed in common.
+    """
+    generator, rows = np.random.default_rng(seed), []
+    for score, group in long.groupby("score", sort=False):
+        first, second = (
+            group[group["method"] == name].pivot_table(
+                index="photo", columns="seed", values="value"
+            )
+            for name in (method, other)
+        )
+        values = (first - second).dropna(axis=1, how="all").to_numpy()
+        if not values.size:
+            raise TTameError(f"{method!r} and {other!r} have no seed in common")
+        low, high = np.percentile(_resampled(values, generator, resamples), [2.5, 97.5])
+        sign = 1 if higher_is_better(str(score)) else -1
+        better, worse = min(sign * low, sign * high) > 0, max(sign * low, sign * high) < 0
+        verdict = "better" if better else "worse" if worse else "open"
+        rows.append((score, values.mean(), low, high, values.shape[1], verdict))
+    return pd.DataFrame(rows, columns=["score", "difference", "low", "high", "seeds", "verdict"])
+
+
+def ranking(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataFrame:
+    """Every variant that was run against the row of its axis that changes nothing, best first.
+
+    Args:
+        long: `run_scores`.
+        study: What was run.
+        resamples: Of the bootstrap.
+
+    Returns:
+        Columns axis, variant, and those of `differences` for `combined` scores.
+    """
+    one, pieces = combined(long), []
+    present = set(one["method"])
+    for row in study.variants:
+        plain = next(other for other in study.variants
+                     if other.axis == row.axis and not other.changed)  # fmt: skip
+        if row.changed and {row.changes, plain.changes} <= present:
+            found = differences(one, row.changes, plain.changes, resamples)
+            pieces.append(found.assign(axis=row.axis, variant=row.name))
+    if not pieces:
+        raise TTameError("no variant and the row that it differs from are there yet")
+    table = pd.concat(pieces).sort_values("difference", ascending=False, kind="stable")
+    columns = ["axis", "variant", "difference", "low", "high", "seeds", "verdict"]
+    return table[columns].reset_index(drop=True)
+
+
+def check_claims(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataFrame:
+    """What the papers' authors say of variants, against what was measured.
+
+    Args:
+        long: `run_scores`.
+        study: With its claims.
+        resamples: Of the bootstrap.
+
+    Returns:
+        Columns claim, on (the score), measured (the advantage of what is said to be better,
+        percentage points, with its interval) and verdict: `"agrees"`, `"disagrees"`, `"open"` or
+        `"not run"`.
+    """
+    everything = pd.concat([long, combined(long)])
+    rows = [_check(everything, study, claim, resamples) for claim in study.claims]
+    return pd.DataFrame(rows, columns=["claim", "on", "measured", "verdict"])
+
+
+def _check(long: pd.DataFrame, study: Study, claim: Claim, resamples: int) -> tuple[Any, ...]:
+    named = {row.name: row.changes for row in study.variants if row.axis == claim.axis}
+    pair = named[claim.better], named[claim.worse]
+    if not set(pair) <= set(long["method"]):
+        return claim.text, claim.score, "", "not run"
+    found = differences(long[long["score"] == claim.score], *pair, resamples).iloc[0]
+    sign = 1 if higher_is_better(claim.score) else -1
+    low, high = sorted((sign * found["low"], sign * found["high"]))
+    verdict = {"better": "agrees", "worse": "disagrees", "open": "open"}[found["verdict"]]
+    shown = f"{sign * found['difference']:+.1f} ({low:+.1f}\u00a0to\u00a0{high:+.1f})"
+    return claim.text, claim.score, shown, verdict
+
+
+def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 1000) -> str:
+    """An axis's verdicts against the row that changes nothing, as a Markdown list.
+
+    Args:
+        long: `run_scores`.
+        study: What was run.
+        axis: One of its axes.
+        resamples: Of the bootstrap.
+
+    Raises:
+        TTameError: If the study has no such axis, or none of its runs is there.
+    """
+    found = axis_runs(long, study.variants, axis)
+    names = list(dict.fromkeys(found["method"]))
+    plain = next(row.name for row in study.variants if row.axis == axis and not row.changed)
+    lines = [f"Against *{plain}*, percentage points:", ""]
+    for name in (name for name in names if name != plain and plain in names):
+        table = differences(found, name, plain, resamples)
+        parts = [
+            f"**{verdict}** on "
+            + ", ".join(f"{row.score} {row.difference:+.1f}" for row in rows.itertuples())
+            for verdict, rows in table.groupby("verdict")
+            if verdict != "open"
+        ]
+        seeds = int(table["seeds"].max())
+        what = "; ".join(parts) or "no difference that can be told from chance"
+        lines.append(f"- *{name}* ({seeds} seed{'s' if seeds > 1 else ''}): {what}")
+    return "\n".join(lines)

@@ -1,0 +1,190 @@
+"""Metrics of explanation maps, per image, as `torchmetrics.Metric`.
+
+All compare p, the softmax probability of the target class on the photo, with p', that on the
+photo masked by its explanation map. Every sample's value is kept; nothing is averaged by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from ttame.classifiers.specs import BackboneSpec
+from ttame.errors import TTameError
+from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+
+PERCENTAGES = (100, 50, 15)
+
+
+def average_drop(original: Tensor, masked: Tensor) -> Tensor:
+    """Average Drop of each sample, percent: 100 · max(0, p - p') / p (`gradcampp`, T-TAME §IV-B).
+
+    Relative to p, of softmax probabilities, and averaged over all samples, dropped or not.
+
+    Args:
+        original: p, `(B,)` in (0, 1].
+        masked: p', `(B,)` in [0, 1].
+
+    Returns:
+        `(B,)` in [0, 100].
+    """
+    return 100 * (original - masked).clamp_min(0) / original
+
+
+def increase_in_confidence(original: Tensor, masked: Tensor) -> Tensor:
+    """Increase in Confidence of each sample, percent: 100 · [p' > p], strictly (`gradcampp`).
+
+    Args:
+        original: p, `(B,)`.
+        masked: p', `(B,)`.
+
+    Returns:
+        `(B,)`, 0 or 100.
+    """
+    return 100 * (masked > original).to(original.dtype)
+
+
+def average_gain(original: Tensor, masked: Tensor) -> Tensor:
+    """Average Gain of each sample, percent: 100 · max(0, p' - p) / (1 - p) (`opticam`).
+
+    The counterpart of Average Drop: the share of the missing certainty that the mask supplies.
+    A photo that is certain already, p = 1, gains 0.
+
+    Args:
+        original: p, `(B,)` in [0, 1].
+        masked: p', `(B,)` in [0, 1].
+
+    Returns:
+        `(B,)` in [0, 100].
+    """
+    missing = torch.where(original < 1, 1 - original, torch.ones_like(original))
+    return 100 * (masked - original).clamp_min(0) / missing
+
+
+class SampleMetric(Metric):
+    """A mean that keeps every sample's value and joins them over processes."""
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def update(self, original: Tensor, masked: Tensor) -> None:
+        """Add a batch of probabilities p and p', `(B,)` each.
+
+        Raises:
+            TTameError: If the shapes differ, or a value is no probability (NaN included).
+        """
+        if original.shape != masked.shape or original.ndim != 1:
+            raise TTameError(
+                f"expected two vectors of one length, got {tuple(original.shape)} and "
+                f"{tuple(masked.shape)}"
+            )
+        bounds = (("original", original, original > 0), ("masked", masked, masked >= 0))
+        for name, value, above in bounds:
+            if not bool((above & (value <= 1)).all()):
+                raise TTameError(
+                    f"{name} must be softmax probabilities in [0, 1], the original ones above 0, "
+                    f"got {value.tolist()[:4]}"
+                )
+        self.values.append(self.sample(original, masked).detach())
+
+    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
+        """The metric of each sample, `(B,)`."""
+        raise TypeError("use AverageDrop, IncreaseInConfidence or AverageGain")
+
+    def compute(self) -> Tensor:
+        """Mean over all samples seen, percent."""
+        return self.per_sample().mean()
+
+    def per_sample(self) -> Tensor:
+        """All samples' values in the order they came, `(N,)`."""
+        return dim_zero_cat(self.values)
+
+
+class AverageDrop(SampleMetric):
+    """Mean of `average_drop`; lower is better."""
+
+    higher_is_better = False
+
+    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
+        """See `average_drop`."""
+        return average_drop(original, masked)
+
+
+class IncreaseInConfidence(SampleMetric):
+    """Mean of `increase_in_confidence`; higher is better."""
+
+    higher_is_better = True
+
+    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
+        """See `increase_in_confidence`."""
+        return increase_in_confidence(original, masked)
+
+
+class AverageGain(SampleMetric):
+    """Mean of `average_gain`; higher is better."""
+
+    higher_is_better = True
+
+    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
+        """See `average_gain`."""
+        return average_gain(original, masked)
+
+
+@torch.inference_mode()
+def masked_probabilities(
+    classifier: nn.Module,
+    spec: BackboneSpec,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    percentages: Sequence[int] = PERCENTAGES,
+    seed: int = 0,
+) -> Tensor:
+    """The classifier's answer to photos masked by their maps at several retained percentages.
+
+    Per image: min-max at the map's own resolution, bilinear to the image, keep exactly the top
+    percentage with soft values, multiply in the spec's masking space (T-TAME §IV-B).
+
+    Args:
+        classifier: The bare classifier, in `eval()`.
+        spec: Its facts.
+        images: Normalised photos, `(B, 3, H, W)`.
+        maps: Raw explanation maps, `(B, 1, h, w)`.
+        targets: Target classes, `(B,)` int64.
+        percentages: Shares of pixels to keep, percent.
+        seed: Seed of the tie-break.
+
+    Returns:
+        p', `(B, P)` float32.
+
+    Raises:
+        TTameError: If a map is not finite (`masking.degenerate` finds those), or images, maps
+            and targets differ in number.
+    """
+    if targets.shape != images.shape[:1]:
+        raise TTameError(
+            f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must agree in batch"
+        )
+    if not bool(maps.isfinite().all()):
+        raise TTameError("an explanation map holds NaN or infinite values; it cannot be a mask")
+    masks = upsample(normalize_maps(maps.float()), images.shape[-2:])
+    columns = []
+    for percentage in percentages:
+        kept = keep_top(masks, percentage / 100, seed)
+        masked = apply_mask(images, kept, spec.space, spec.mean, spec.std)
+        logits = classifier(masked).float()
+        columns.append(logits.softmax(dim=1).gather(1, targets[:, None])[:, 0])
+    return torch.stack(columns, dim=1)
+
+
+def higher_is_better(score: str) -> bool:
+    """Whether a larger value of a score such as `"AD 50%"` or `"ROAD MoRF"` is the better one."""
+    return not (score.startswith("AD") or "MoRF" in score or score == "deletion")

@@ -1,0 +1,4 @@
+"""How a mechanism is trained: objective, start, sampling, the engine and its checkpoints.
+
+`config` says how a run is carried out, `fit` carries it out.
+"""

@@ -1,0 +1,270 @@
+"""Training the attention mechanism; the classifier never changes (T-TAME §III-C)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from ttame.attention import AttentionMechanism
+from ttame.classifiers.folding import fold_batch_norm
+from ttame.classifiers.registry import Backbone
+from ttame.data import PhotoDataset, PhotoList
+from ttame.errors import TTameError
+from ttame.explainer import Explainer
+from ttame.files import replacing
+from ttame.records import provenance
+from ttame.training.checkpoints import Checkpoints, WholeFiles, check_resumable, run_identity
+from ttame.training.config import SCORE, TrainingConfig
+from ttame.training.devices import (
+    algorithms_kept,
+    is_out_of_memory,
+    largest_batch,
+    synchronize_batch_norm,
+)
+from ttame.training.initialization import class_gradients, initialize
+from ttame.training.module import ExplainerModule, autocast
+from ttame.training.sampling import (
+    epoch_steps,
+    readable,
+    total_steps,
+    train_loader,
+    validation_loader,
+)
+from ttame.training.tying import dense_state, share, tie
+
+# Photos that the classifier-initialised map is centred and scaled on.
+_CALIBRATION = 192
+
+
+def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> Explainer:
+    """The explainer that is trained: batch norm of the classifier folded, fusion initialised.
+
+    Args:
+        explainer: Not changed.
+        photos: Photos to calibrate the start on.
+        config: How to train.
+
+    Raises:
+        TTameError: A photo that cannot be read, unless `config.skip_bad`.
+    """
+    chosen = photos.sample(_CALIBRATION, config.seed)
+    dataset = PhotoDataset(readable(chosen) if config.skip_bad else chosen, explainer.spec)
+    calibration = torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
+    return prepare_on(explainer, calibration, config)
+
+
+def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:
+    """As `prepare`, calibrated on normalised photos `(B, 3, H, W)`."""
+    torch.manual_seed(config.seed)
+    folded = fold_batch_norm(explainer.classifier, images[:1], explainer.layers)
+    if config.channels_last:
+        folded = folded.to(memory_format=torch.channels_last)
+    working = Explainer(Backbone(explainer.spec, folded), _blank(explainer), explainer.layers)
+    gradients = initialize(working, images, config.init)
+    if config.fusion == "tied":
+        tie(working, class_gradients(working, images) if gradients is None else gradients)
+    elif config.fusion == "shared":
+        share(working)
+    return working
+
+
+def fit(
+    explainer: Explainer,
+    photos: PhotoList,
+    config: TrainingConfig,
+    out: Path | str,
+    *,
+    validation: PhotoList | None = None,
+    name: str = "ttame",
+    resume: bool = False,
+    command: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Explainer:
+    """Train a mechanism from scratch and write it with its record.
+
+    Writes into `out`: `NAME.safetensors`, `NAME.json` (the training record with the loss
+    curves), `checkpoints/` (`last.ckpt`, and `best.ckpt` where there are validation photos),
+    `csv/` and `tensorboard/` logs. A run that was killed and is resumed ends with the same
+    weights as one that was not, on one CPU process bit for bit.
+
+    With several devices or nodes, every process calls this; the first one writes. Lightning
+    starts those of one machine by running the program again, and finds those that `torchrun` or
+    Slurm started. They share each batch evenly. The label mode `"batch"` pairs the photos of a
+    process's share; batch norm of the mechanism sees the whole batch on GPUs, the share on CPUs.
+
+    Args:
+        explainer: Classifier, layers and architecture; not changed.
+        photos: Photos to train on; their labels are used for `truth="ground"` only.
+        config: How to train.
+        out: The folder.
+        validation: Photos for AD and IC after every epoch, or as often as the config says.
+        name: Of the explainer.
+        resume: Go on from the last checkpoint in `out`.
+        command: Recorded command; default: this process's.
+        callbacks: More of Lightning's.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A trained explainer on the unchanged classifier, in `eval()`.
+
+    Raises:
+        TTameError: Nothing to resume, a checkpoint of another configuration, something to
+            overwrite, an unreadable photo, a loss that is not finite, a full disk, too
+            little memory (with the batch size that would fit).
+    """
+    out, run = Path(out), run_identity(explainer, photos, config)
+    total, epoch = total_steps(len(photos), config), epoch_steps(len(photos), config.batch_size)
+    checkpoints = Checkpoints(out / "checkpoints", config.checkpoint_every, epoch, run)
+    last = checkpoints.last_path
+    if resume:
+        check_resumable(last, run)
+    elif last.exists():
+        raise TTameError(f"{str(out)!r} holds an earlier run; resume it or choose another folder")
+    if validation is None and (config.patience or config.keep == "best"):
+        raise TTameError("patience and keep='best' need validation photos, there are none")
+    if validation is not None and config.skip_bad:
+        validation = readable(validation)
+    made, start = provenance(config.seed, command), time.perf_counter()
+    L.seed_everything(config.seed, verbose=False)
+    working = prepare(explainer, photos, config)
+    patience = config.patience
+    timer = Timer(verbose=False)
+    stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
+    with algorithms_kept():
+        trainer = L.Trainer(
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy="auto" if config.devices * config.nodes == 1 else "ddp",
+            use_distributed_sampler=False,  # ours gives the same batches to any number
+            max_steps=total,
+            max_epochs=-1,
+            val_check_interval=config.validate_every or epoch,
+            check_val_every_n_epoch=None,  # to Lightning the whole run is one epoch
+            precision=config.precision,
+            gradient_clip_val=config.gradient_clip,
+            # Some operations have no deterministic form on GPUs; those warn.
+            deterministic="warn" if config.deterministic else False,
+            logger=[
+                CSVLogger(out, "csv", flush_logs_every_n_steps=1),
+                TensorBoardLogger(out, "tensorboard"),
+            ],
+            callbacks=[
+                *([TQDMProgressBar(refresh_rate=10)] if progress else []),
+                *callbacks,
+                *stopping,
+                timer,
+                checkpoints,
+            ],
+            plugins=[WholeFiles()],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            log_every_n_steps=min(5, total),  # a run of a few steps has curves, too
+            default_root_dir=out,
+        )
+        rank, world = trainer.global_rank, trainer.world_size
+        synchronize_batch_norm(working.mechanism, world, trainer.strategy.root_device)
+        module = ExplainerModule(working, config, total, photos)
+        train = train_loader(photos, explainer.spec, config, total, rank, world)
+        held_out = (
+            validation_loader(validation, explainer.spec, config, rank, world)
+            if validation
+            else None
+        )
+        try:
+            trainer.fit(
+                module, train, held_out, ckpt_path=last if resume else None, weights_only=True
+            )
+        except TTameError as error:
+            raise TTameError(f"{error}{_kept(last)}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            exhausted = str(error).splitlines()[0]
+        else:
+            exhausted = ""
+    if exhausted:  # the error and what its frames held are gone by now
+        fits = largest_batch(_trial(module, trainer), config.batch_size // world)
+        raise TTameError(
+            f"out of memory at batch_size={config.batch_size} ({exhausted}); "
+            + (f"batch_size={fits * world} fits" if fits else "not even one photo fits")
+            + _kept(last)
+        )
+    if config.keep == "best":
+        saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
+        weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
+        working.mechanism.load_state_dict(weights)
+    mechanism = _blank(explainer)
+    mechanism.load_state_dict(dense_state(working.mechanism))
+    best = checkpoints.best
+    record = {
+        "name": name,
+        **made,
+        "config": asdict(config),
+        "backbone": explainer.spec.name,
+        "weights": explainer.spec.source,
+        "layers": list(explainer.layers),
+        "attention": asdict(explainer.mechanism.config),
+        "data": photos.name,
+        "photos": len(photos),
+        "steps": trainer.global_step,
+        "best": None if best is None else {"score": round(best[0], 4), "step": best[1]},
+        # Steps and the validations between them, without the start.
+        "training_seconds": round(timer.time_elapsed("train"), 2),
+        "minutes": round((time.perf_counter() - start) / 60, 2),
+    }
+    trained = Explainer(
+        Backbone(explainer.spec, explainer.classifier), mechanism, explainer.layers, record
+    ).eval()
+    if trainer.is_global_zero:
+        trained.save(out / f"{name}.safetensors")
+        full = {**record, "curves": json.loads(loss_curves(out).to_json(orient="records"))}
+        with replacing(out / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+    return trained
+
+
+def loss_curves(out: Path | str) -> pd.DataFrame:
+    """Everything logged in a training folder, one row a logged step, resumed runs joined."""
+    files = sorted(
+        Path(out).glob("csv/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime
+    )
+    if not files:
+        raise TTameError(f"no training log in {str(out)!r}")
+    rows = pd.concat([pd.read_csv(file) for file in files])
+    return rows.groupby("step", as_index=False).last()
+
+
+def _kept(last: Path) -> str:
+    """What an error adds where there is a checkpoint."""
+    return f"; the last good checkpoint is {str(last)!r}, resume from it" if last.is_file() else ""
+
+
+def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]:
+    """A forward and backward pass of so many grey photos, where the run took place."""
+    device, size = trainer.strategy.root_device, module.explainer.spec.input_size
+
+    def step(photos: int) -> None:
+        images = torch.zeros(photos, 3, *size, device=device)
+        with autocast(module.config.precision, device):
+            total = module.to(device).parts(images).total
+        total.backward()  # type: ignore[no-untyped-call]
+        module.zero_grad()
+
+    return step
+
+
+def _blank(explainer: Explainer) -> AttentionMechanism:
+    """A mechanism of the same architecture, on the CPU, with weights of its own."""
+    given = explainer.mechanism
+    return type(given)(given.channels, given.classes, given.config)

@@ -1,0 +1,147 @@
+"""Where the fusion starts: free rows as published, or rows read from the classifier itself.
+
+A classifier already says in which direction each channel of its last feature map moves each
+class: by its gradient. The mean gradient over photos makes a class activation map of every
+class before the first step, also of classes that training never sees.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ttame.attention import FeatureBranch
+from ttame.errors import TTameError
+from ttame.explainer import Explainer
+from ttame.features import prefix_tokens, to_map
+from ttame.training.config import Init
+
+# Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
+# uniform grey, narrow enough that the sigmoid still passes gradients.
+_SPREAD = 2.0
+_GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
+_CHUNK = 32
+
+
+@torch.no_grad()
+def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Tensor | None:
+    """Set the starting point of an explainer's mechanism.
+
+    `"free"` leaves torch's random initialisation, the papers' choice. `"classifier"` starts
+    every branch as the activation of its feature map (`_pass_through`), puts into the fusion the
+    mean gradient of every class's logit with respect to the deepest layer's feature map, leaves
+    zero for the other layers, and centres and scales the initial own-class map over `images` to
+    mean 0 and standard deviation 2, so that masks start neither all-zero nor all-one. Where only
+    average pooling and a linear layer follow the feature map, that is class activation mapping;
+    elsewhere it is Grad-CAM with weights that are the same for all photos.
+
+    Args:
+        explainer: Changed: its mechanism's parameters are set.
+        images: Normalised photos that gradients and scale are measured on, `(B, 3, H, W)`.
+        init: Which start.
+
+    Returns:
+        The class gradients that the start was made from, `(K, C)`; `None` for `"free"`.
+
+    Raises:
+        TTameError: If the start cannot be made: the mechanism's branches change the width, or
+            the logits do not depend on the deepest layer.
+    """
+    if init == "free":
+        return None
+    if init != "classifier":
+        raise TTameError(f"init must be 'free' or 'classifier', got {init!r}")
+    mechanism = explainer.mechanism
+    if mechanism.widths != mechanism.channels:
+        raise TTameError(
+            f"init='classifier' needs branches that keep the channels {mechanism.channels}, these "
+            f"have {mechanism.widths}; leave width out, or use init='free'"
+        )
+    gradients = class_gradients(explainer, images)
+    for branch in mechanism.branches:
+        if isinstance(branch, FeatureBranch):
+            _pass_through(branch)
+    mechanism.fusion.weight.zero_()
+    mechanism.fusion.weight[:, -gradients.shape[1] :, 0, 0] = gradients
+    assert mechanism.fusion.bias is not None
+    mechanism.fusion.bias.zero_()
+    mode = mechanism.training
+    explainer.eval()
+    maps = torch.cat([explainer(part)[2] for part in images.split(_CHUNK)])  # type: ignore[no-untyped-call]
+    gain = _SPREAD / maps.std().clamp_min(1e-12)
+    mechanism.fusion.weight.mul_(gain)
+    mechanism.fusion.bias.fill_(float(-maps.mean() * gain))
+    explainer.train(mode)
+    return gradients
+
+
+def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
+    """Mean gradient of every class's logit with respect to the deepest layer's channels.
+
+    Args:
+        explainer: Its classifier and layers.
+        images: Normalised photos, `(B, 3, H, W)`; the first sixteen are used.
+
+    Returns:
+        `(K, C)`, means over photos and positions. Where patch tokens are multiplied by the class
+        token t (`tokens="cls"`), scaled channel by channel by E[t]/E[t²], which brings w·t nearest
+        to the gradient in the mean square over photos.
+
+    Raises:
+        TTameError: If the logits do not depend on that layer.
+    """
+    images = images[:_GRADIENT_PHOTOS]
+    classifier, layer = explainer.classifier, explainer.layers[-1]
+    leaves: list[Tensor] = []
+
+    def cut(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1].clone()  # a ReLU in place must not write into the leaf
+
+    handle = classifier.get_submodule(layer).register_forward_hook(cut)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = classifier(images.clone())
+    finally:
+        handle.remove()
+    if len(leaves) != 1 or not logits.requires_grad:
+        raise TTameError(
+            f"init='classifier': layer {layer!r} ran {len(leaves)} times, and the logits "
+            f"{'' if logits.requires_grad else 'do not '}depend on it; use init='free'"
+        )
+    rows = []
+    for index in range(logits.shape[1]):
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(
+                logits[:, index].sum(), leaves[0], retain_graph=index + 1 < logits.shape[1]
+            )
+        maps = to_map(gradient, layer, images, prefix_tokens(classifier))
+        rows.append(maps.float().mean(dim=(0, 2, 3)))
+    gradients = torch.stack(rows)
+    if explainer.mechanism.config.tokens == "cls":
+        class_token = leaves[0].detach()[:, 0].float()  # (B, C)
+        gradients = gradients * class_token.mean(0) / class_token.square().mean(0).clamp_min(1e-12)
+    return gradients
+
+
+def _pass_through(branch: FeatureBranch) -> None:
+    """Start a branch as the activation of its feature map, whatever its architecture."""
+    if branch.skip and isinstance(branch.norm, nn.BatchNorm2d):
+        branch.norm.weight.zero_()
+        return
+    if branch.mixing == "attention":
+        if not branch.skip:
+            raise TTameError(
+                "init='classifier' cannot pass feature maps through self-attention without a skip "
+                "connection; use skip=True, or init='free'"
+            )
+        branch.attention.heads.out_proj.weight.zero_()
+        branch.attention.heads.out_proj.bias.zero_()
+        return
+    convolution = branch.convolution
+    assert convolution.bias is not None
+    convolution.bias.zero_()
+    if branch.skip:
+        convolution.weight.zero_()
+    else:
+        nn.init.dirac_(convolution.weight)

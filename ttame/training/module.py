@@ -1,0 +1,228 @@
+"""One step of training and of validation, as the module that Lightning drives (T-TAME §III-C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from ttame.data import PhotoList
+from ttame.errors import TTameError
+from ttame.evaluation.confidence import (
+    PERCENTAGES,
+    AverageDrop,
+    IncreaseInConfidence,
+    SampleMetric,
+    masked_probabilities,
+)
+from ttame.explainer import Explainer
+from ttame.features import masked_features
+from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.training.config import SCORE, Precision, TrainingConfig
+from ttame.training.objective import ObjectiveParts, objective, own_maps, regularized_targets
+from ttame.training.sampling import draw_ranks
+
+
+class ExplainerModule(L.LightningModule):
+    """One training step: explain, mask, classify again, compare with the model truth.
+
+    Args:
+        explainer: The classifier (frozen, in `eval()` throughout) with its mechanism.
+        config: How to train.
+        total_steps: Length of the learning-rate schedule.
+        photos: The photos that batches give positions of; their names stand in messages, their
+            labels are the targets where the config says so.
+
+    Raises:
+        TTameError: If labels are asked for that are not there, or not the classifier's.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        config: TrainingConfig,
+        total_steps: int,
+        photos: PhotoList | None = None,
+    ) -> None:
+        super().__init__()
+        self.explainer, self.config, self.total_steps = explainer, config, total_steps
+        self.names = photos.names if photos else ()
+        self.truth = _ground_truth(photos, explainer) if config.truth == "ground" else None
+        classifier = explainer.classifier
+        self.compiled = torch.compile(classifier.forward) if config.compile else None
+        self.learning_rate = config.learning_rate  # the name that Lightning's finder sets
+        self.scores = MetricCollection(
+            {
+                f"val/{name} {percentage}%": kind()
+                for percentage in PERCENTAGES
+                for name, kind in (("AD", AverageDrop), ("IC", IncreaseInConfidence))
+            },
+            compute_groups=False,
+        )
+        self.strict_loading = False  # checkpoints leave the frozen classifier out
+
+    def parts(
+        self,
+        images: Tensor,
+        retain: float = 1.0,
+        ranks: Tensor | None = None,
+        truth: Tensor | None = None,
+    ) -> ObjectiveParts:
+        """The objective of one batch.
+
+        Args:
+            images: Normalised photos, `(B, 3, H, W)`.
+            retain: Share of top pixels that the mask keeps.
+            ranks: Place of every photo's target class among its most probable ones, `(B,)` int64
+                from 0; default: the most probable.
+            truth: Target classes `(B,)` instead of the model's.
+        """
+        config, spec = self.config, self.explainer.spec
+        laid_out = channels_last if config.channels_last else Tensor.contiguous
+        with torch.no_grad():
+            logits, features = self.explainer.extract(laid_out(images))
+        if truth is not None:
+            labels = truth
+        elif ranks is None:
+            labels = logits.argmax(dim=1)  # the model truth
+        else:
+            ordered = logits.topk(config.ranks, dim=1).indices
+            labels = ordered.gather(1, ranks[:, None])[:, 0]
+        raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
+        raw = raw.float()  # half precision would rank most pixels as ties
+        maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
+        classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
+        if config.masked == "features":
+            with masked_features(classifier, layer, keep_top(own_maps(maps), retain, config.seed)):
+                answer = classifier(laid_out(images))
+        else:
+            masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
+            masked = laid_out(apply_mask(images, masks, spec.space, spec.mean, spec.std))
+            answer = self.compiled(masked) if self.compiled else classifier(masked)
+        return objective(logits, answer, labels, maps, config.objective)
+
+    def on_before_batch_transfer(
+        self, batch: Sequence[Tensor] | TTameError, dataloader_idx: int
+    ) -> Sequence[Tensor]:
+        """Lightning's hook: a photo that could not be read arrives as its error."""
+        if isinstance(batch, TTameError):
+            raise batch
+        return batch
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Lightning's hook; logs the parts of the objective."""
+        retain = self.config.retain[batch_idx % len(self.config.retain)]
+        images, positions = batch
+        truth = None if self.truth is None else self.truth.to(positions.device)[positions]
+        ranks = None
+        if self.config.ranks > 1:
+            drawn = draw_ranks(self.config.seed, batch_idx, positions.tolist(), self.config.ranks)
+            ranks = torch.tensor(drawn, device=positions.device)
+        parts = self.parts(images, retain, ranks, truth)
+        if not bool(parts.total.isfinite()):
+            photos = [self.names[i] for i in positions.tolist()] if self.names else []
+            raise TTameError(
+                f"the loss became {parts.total.item()} at step {self.global_step}"
+                f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
+                f"rate ({self.config.learning_rate}), or clip the gradients (gradient_clip)"
+            )
+        logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
+        # Equal shares of a batch: the mean over processes is the batch's.
+        self.log_dict(logged, batch_size=len(images), sync_dist=self.trainer.world_size > 1)
+        self.log("loss", parts.total.detach(), prog_bar=True, logger=False)
+        return parts.total
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """AD and IC of held-out photos: what the maps are for, not the unmasked loss."""
+        images = batch[0]
+        logits, targets, maps = self.explainer(images)
+        original = logits.float().softmax(dim=1).gather(1, targets)[:, 0]
+        masked = masked_probabilities(
+            self.explainer.classifier, self.explainer.spec, images, maps, targets[:, 0]
+        )
+        for column, percentage in enumerate(PERCENTAGES):
+            for name in ("AD", "IC"):
+                metric = self.scores[f"val/{name} {percentage}%"]
+                assert isinstance(metric, SampleMetric)
+                metric.update(original.clone(), masked[:, column].clone())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means and one score, IC - AD averaged over percentages; start afresh."""
+        found = dict(self.scores.compute())
+        signs = [value if "/IC" in name else -value for name, value in found.items()]
+        self.log_dict({**found, SCORE: torch.stack(signs).sum() / len(PERCENTAGES)})
+        self.scores.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The papers' groups: no decay on biases; OneCycle stepped every batch."""
+        named = list(self.explainer.mechanism.named_parameters())
+        groups = [
+            {
+                "params": [value for name, value in named if "bias" not in name],
+                "weight_decay": self.config.weight_decay,
+            },
+            {
+                "params": [value for name, value in named if "bias" in name],
+                "weight_decay": 0.0,
+            },
+        ]
+        rate = self.learning_rate
+        optimizer: torch.optim.Optimizer
+        if self.config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+        else:
+            # One pass over weights and moments instead of one an operation. In mixed precision
+            # Lightning refuses to clip the gradients of such an optimiser.
+            optimizer = torch.optim.AdamW(groups, lr=rate, fused=self.config.precision == "32-true")
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=rate, total_steps=self.total_steps
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen classifier out of checkpoints."""
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("explainer.classifier.")]:
+            del state[name]
+
+
+def _ground_truth(photos: PhotoList | None, explainer: Explainer) -> Tensor:
+    """The photos' labels, `(N,)`."""
+    if photos is None or photos.labels is None:
+        raise TTameError(
+            "truth='ground' needs photos with labels; use folders a class, a list file, or "
+            "truth='model'"
+        )
+    classes = explainer.mechanism.classes
+    wrong = [label for label in photos.labels if not 0 <= label < classes]
+    if wrong:
+        raise TTameError(
+            f"truth='ground': {photos.name} has label {wrong[0]}, the classifier has {classes} "
+            "classes; give labels in its numbering"
+        )
+    return torch.tensor(photos.labels)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` in the channels-last memory format, their gradient in the plain one.
+
+    A mask is one plane an image. Multiplying it, and summing its gradient over the channels,
+    takes several times longer where the channels lie innermost than changing the format does.
+    """
+    if images.requires_grad:
+        images.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which Lightning runs a step of this precision."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "32-true")
