@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ttame.files import replacing
 from ttame.masking import normalize_maps, upsample
-from ttame.plotting import plot_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,6 +99,8 @@ class Explanation:
 
 def plot_explanation(explanation: Explanation) -> Figure:
     """One row a photo: the photo, then the overlay of each explained class with its probability."""
+    from ttame.plotting import plot_grid
+
     overlays, probabilities = explanation.overlay(), explanation.probabilities()
     rows = []
     for image, row, names, values in zip(
