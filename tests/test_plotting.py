@@ -114,4 +114,4 @@ def test_colour_maps_are_named_in_one_place() -> None:
     assert {name: found for name, found in used.items() if found} == {}
     constants = re.compile(r"^(?:MAP_COLORS|SIGNED_COLORS|PALETTE) = ", re.MULTILINE)
     homes = [path.name for path in SOURCES if constants.search(path.read_text(encoding="utf-8"))]
-    assert homes == ["picture.py"]
+    assert homes == ["plotting.py"]

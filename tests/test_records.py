@@ -174,6 +174,8 @@ def test_provenance_says_how_a_result_was_made(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sys.argv", ["/usr/local/bin/ttame", "evaluate", "--out", "a b.jsonl"])
     made = provenance(7)
     assert made["command"] == "ttame evaluate --out 'a b.jsonl'"  # no folders of this machine
+    monkeypatch.setattr("sys.argv", ["/here/benchmarks/__main__.py", "training"])
+    assert provenance(7)["command"] == "python -m benchmarks training"
     assert made["seed"] == 7
     assert set(made["versions"]) >= {"python", "torch", "ttame", "timm"}
     assert set(made) == {"command", "commit", "seed", "versions", "hardware", "date"}

@@ -95,9 +95,12 @@ def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
         command: The command; default: this process's, by the program's bare name.
     """
     if command is None:
-        program = Path(sys.argv[0]).name
-        program = "ttame" if program == "__main__.py" else program  # `python -m ttame`
-        command = shlex.join([program, *sys.argv[1:]])
+        program = Path(sys.argv[0])
+        words = [program.name]
+        if program.name == "__main__.py":  # `python -m ttame`, `python -m benchmarks`
+            benchmarks = program.parent.name == "benchmarks"
+            words = ["python", "-m", "benchmarks"] if benchmarks else ["ttame"]
+        command = shlex.join([*words, *sys.argv[1:]])
     return {
         "command": command,
         "commit": _commit(),
