@@ -65,6 +65,36 @@ class Explainer(nn.Module):
         self.classifier.eval()
         return self
 
+    def replace(
+        self,
+        *,
+        classifier: nn.Module | None = None,
+        mechanism: AttentionMechanism | None = None,
+        layers: Sequence[str] | None = None,
+        spec: BackboneSpec | None = None,
+        record: Mapping[str, object] | None = None,
+    ) -> Explainer:
+        """Return an explainer with some parts exchanged; the others are shared, not copied.
+
+        Args:
+            classifier: Another classifier of the same facts; its parameters are frozen.
+            mechanism: Another attention mechanism, built for the channels of the layers.
+            layers: Other dotted module names.
+            spec: Other facts of the classifier.
+            record: Another training record.
+
+        Returns:
+            A new explainer in the same mode; this one is not changed.
+        """
+        changed = Explainer(
+            Backbone(spec or self.spec, self.classifier if classifier is None else classifier),
+            self.mechanism if mechanism is None else mechanism,
+            self.layers if layers is None else layers,
+            self.record if record is None else record,
+        )
+        changed.training = self.training  # the mechanism's own mode is not touched
+        return changed
+
     def forward(
         self, images: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

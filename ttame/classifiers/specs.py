@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ttame.classifiers.classes import imagenet_classes
 from ttame.errors import TTameError
-from ttame.masking import Space
+from ttame.masking import Space, apply_mask, keep_top, upsample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,6 +55,26 @@ class BackboneSpec:
     alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
     source: str = "none"
+
+    def mask(self, images: Tensor, masks: Tensor, share: float = 1.0, seed: int = 0) -> Tensor:
+        """Mask images for this classifier: upsample, keep the top share, multiply (T-TAME §IV-A).
+
+        The one place where maps become masked images; training, metrics and figures call it.
+
+        Args:
+            images: Normalised images, `(B, C, H, W)`.
+            masks: Maps scaled to [0, 1], `(B, 1, h, w)`.
+            share: Share of top pixels that are kept with their soft values, in (0, 1].
+            seed: Tie-break seed (`ttame.masking.keep_top`).
+
+        Returns:
+            Normalised masked images, `(B, C, H, W)`, masked in the classifier's `space`.
+
+        Raises:
+            TTameError: If the batch sizes differ or `share` is outside (0, 1].
+        """
+        kept = keep_top(upsample(masks, images.shape[-2:]), share, seed)
+        return apply_mask(images, kept, self.space, self.mean, self.std)
 
 
 def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
