@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -86,7 +85,7 @@ def validate(config: Any) -> None:
     Raises:
         TTameError: Naming the field, its value and what is possible.
     """
-    hints = _hints(type(config))
+    hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value = getattr(config, field.name)
         options = _alternatives(hints[field.name])
@@ -97,11 +96,6 @@ def validate(config: Any) -> None:
             for bounds in getattr(option, "__metadata__", ()):
                 if isinstance(bounds, Bounds) and value is not None and not bounds.holds(value):
                     raise TTameError(f"{field.name} must be {bounds}, got {value!r}")
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
