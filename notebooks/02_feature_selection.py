@@ -57,8 +57,9 @@ from ttame.classifiers.registry import build_backbone
 from ttame.companion.figures.curves import plot_metrics
 from ttame.companion.figures.maps import plot_feature_maps, plot_layers
 from ttame.companion.profiles import open_profile
-from ttame.companion.studies.runs import at_layer, keep_layers
+from ttame.companion.studies.runs import at_layer
 from ttame.data import samples
+from ttame.evaluation.diagnosis import keep_layers
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import per_sample, summary
 from ttame.methods import build, ttame_method

@@ -105,7 +105,11 @@ class FeatureBranch(nn.Module):
         hidden: Tensor = self.norm(mix(maps))
         if self.skip:
             hidden = hidden + maps
-        return _ACTIVATIONS[self.activation](hidden)
+        return self.activate(hidden)
+
+    def activate(self, maps: Tensor) -> Tensor:
+        """Apply the branch's last step to `(B, C, h, w)`."""
+        return _ACTIVATIONS[self.activation](maps)
 
 
 class PointwiseConvolution(nn.Conv2d):
@@ -207,27 +211,44 @@ class AttentionMechanism(nn.Module):
         Raises:
             TTameError: If maps or targets are not those of this mechanism and batch.
         """
+        parts = self.layer_parts(maps, targets)
+        bias = self.fusion.bias
+        assert bias is not None
+        chosen = bias.expand(maps[0].shape[0], -1) if targets is None else bias[targets]
+        total = chosen[..., None, None] + parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def layer_parts(self, maps: Sequence[Tensor], targets: Tensor | None = None) -> list[Tensor]:
+        """What each layer adds to the explanation maps; with the bias, their sum is the map.
+
+        Args:
+            maps: Feature maps, `(B, C_l, h_l, w_l)` each.
+            targets: Class indices `(B, T)`, int64; `None` for all K classes.
+
+        Returns:
+            Raw parts at the map's resolution, `(B, T, h, w)` for each layer.
+
+        Raises:
+            TTameError: As `forward`.
+        """
         if targets is not None and (targets.ndim != 2 or len(targets) != len(maps[0])):
             raise TTameError(
                 f"targets must be (B, T) for the {len(maps[0])} images, got {tuple(targets.shape)}"
             )
         size = self.output_size(maps)
-        weight, bias = self.fusion.weight.flatten(1), self.fusion.bias  # (K, ΣC_l), (K,)
-        assert bias is not None
+        weight = self.fusion.weight.flatten(1)  # (K, ΣC_l)
         # Chosen once for all layers: the gradient of a choice is as large as all K rows.
         chosen_rows = weight[None] if targets is None else weight[targets]  # (1 or B, T, ΣC_l)
-        total: Tensor | None = None
-        branches = self.branch_outputs(maps)
-        parts = torch.split(chosen_rows, list(self.widths), dim=2)
-        for hidden, rows in zip(branches, parts, strict=True):
+        parts = []
+        split = torch.split(chosen_rows, list(self.widths), dim=2)
+        for hidden, rows in zip(self.branch_outputs(maps), split, strict=True):
             # Places before channels: so the gradient has the memory format of channels-last maps.
             places = hidden.flatten(2).transpose(1, 2)  # (B, h_l·w_l, C_l)
             fused = (places @ rows.transpose(1, 2)).transpose(1, 2)
-            fused = resize(fused.reshape(*fused.shape[:2], *hidden.shape[-2:]), size)
-            total = fused if total is None else total + fused
-        assert total is not None
-        chosen = bias.expand(maps[0].shape[0], -1) if targets is None else bias[targets]
-        return total + chosen[..., None, None]
+            parts.append(resize(fused.reshape(*fused.shape[:2], *hidden.shape[-2:]), size))
+        return parts
 
     def textbook(self, maps: Sequence[Tensor]) -> Tensor:
         """The papers' order of operations: upsample everything, concatenate, fuse to K maps.

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ttame.companion.studies.runs import at_layer, build_variant, keep_layers, masked_in, resized
+from ttame.companion.studies.runs import at_layer, build_variant, masked_in, resized
 from ttame.companion.studies.study import Variant, read_study, select_axis, study, study_table
 from ttame.errors import TTameError
+from ttame.evaluation.diagnosis import keep_layers
 from ttame.explainer import Explainer
 from ttame.files import shipped
 

@@ -1,4 +1,4 @@
-"""The command line: `ttame layers · explain · train · distill · evaluate · data · study · ...`."""
+"""The command line: `ttame layers · explain · train · evaluate · diagnose · study · ...`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from ttame.cli.measure import evaluate, study
+from ttame.cli.measure import diagnose, evaluate, study
 from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
@@ -158,7 +158,7 @@ def data(name: Annotated[str, typer.Argument(help="'imagenette'.")]) -> None:
     console.print(f"fetched: {download_imagenette()}")
 
 
-for command in (train, evaluate, study):
+for command in (train, evaluate, diagnose, study):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure explanations: `ttame evaluate` and `study`."""
+"""The commands that measure explanations: `ttame evaluate`, `diagnose` and `study`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ def evaluate(
 ) -> None:
     """Measure methods side by side on the same photos; goes on after a kill."""
     from ttame.data import open_photos
-    from ttame.evaluation.evaluate import METRICS
     from ttame.evaluation.evaluate import evaluate as run
     from ttame.evaluation.tables import intervals, summary, write_table
     from ttame.loading import open_explainer
@@ -65,7 +64,7 @@ def evaluate(
         task = shown.add_task("photos", total=len(photos))
         run(
             opened, photos, out, methods=names, batch_size=batch_size, seed=seed,
-            metrics=METRICS if metrics == "all" else [name.strip() for name in metrics.split(",")],
+            metrics=_metrics(metrics),
             settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
             skip_bad=skip_bad, steps=steps, curve_limit=curve_limit,
             progress=lambda done, total: shown.update(task, completed=done, total=total),
@@ -73,6 +72,47 @@ def evaluate(
     written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
     typer.echo(summary(out).round(2).to_string())
     console.print(f"records: {out}, means with 95 % intervals: {written}")
+
+
+def diagnose(
+    out: Annotated[Path, typer.Option(help="Results file, .jsonl; tables .csv go beside it.")],
+    explainer: Annotated[
+        str, typer.Option(help="Shipped explainer or .safetensors file.")
+    ] = DEFAULT,
+    metrics: Annotated[
+        str, typer.Option(help="'all', or of AD/IC, ROAD, insertion/deletion with commas.")
+    ] = "AD/IC",
+    data: Annotated[
+        str, typer.Option(help="'imagenette', 'samples', or a folder of photos.")
+    ] = "imagenette",
+    limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
+    seed: SEED = 0,
+) -> None:
+    """Show what each layer adds to the map, and what dropping it costs."""
+    from ttame.data import open_photos
+    from ttame.evaluation.diagnosis import diagnose as run
+    from ttame.evaluation.tables import write_table
+    from ttame.loading import open_explainer
+
+    opened, _ = open_explainer(explainer, None)
+    photos = open_photos(data, "val").sample(limit, seed)
+    with bar() as shown:
+        task = shown.add_task("photos", total=len(photos))
+        statistics, costs = run(
+            opened, photos, out, metrics=_metrics(metrics), batch_size=batch_size, seed=seed,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    for name, table in (("layers", statistics.reset_index()), ("costs", costs)):
+        typer.echo(table.round(4).to_string(index=False) + "\n")
+        write_table(table, out.with_suffix(f".{name}.csv"))
+    console.print(f"records: {out}")
+
+
+def _metrics(names: str) -> tuple[str, ...]:
+    from ttame.evaluation.evaluate import METRICS
+
+    return METRICS if names == "all" else tuple(name.strip() for name in names.split(","))
 
 
 def study(

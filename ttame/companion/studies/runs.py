@@ -5,11 +5,10 @@ Ablations of an explainer: other layers, other sizes, another architecture.
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ttame.attention import AttentionConfig
 from ttame.classifiers.registry import Backbone
 from ttame.companion.studies.study import Run, Shown, Study, Variant, changed_config
 from ttame.data import PhotoList
-from ttame.errors import TTameError, suggest
+from ttame.errors import TTameError
 from ttame.evaluation.confidence import PERCENTAGES
 from ttame.evaluation.evaluate import evaluate
 from ttame.explainer import Explainer
@@ -324,37 +323,6 @@ def resized(explainer: Explainer, size: int) -> Explainer:
     )
     return Explainer(
         Backbone(smaller, explainer.classifier), explainer.mechanism, explainer.layers
-    ).eval()
-
-
-def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
-    """The same explainer, reading only some of its layers: the fusion rows of others are zero.
-
-    The map is a sum over layers, so what this leaves is exactly their contribution. It is an
-    ablation of reading, not of training: the mechanism was trained with all layers.
-
-    Args:
-        explainer: Not changed.
-        layers: Those that are kept.
-
-    Raises:
-        TTameError: If the explainer does not read such a layer.
-    """
-    for name in layers:
-        if name not in explainer.layers:
-            raise TTameError(
-                f"the explainer reads {explainer.layers}, not {name!r}."
-                f"{suggest(name, explainer.layers)}"
-            )
-    mechanism = copy.deepcopy(explainer.mechanism)
-    start = 0
-    with torch.no_grad():
-        for name, width in zip(explainer.layers, mechanism.widths, strict=True):
-            if name not in layers:
-                mechanism.fusion.weight[:, start : start + width] = 0
-            start += width
-    return Explainer(
-        Backbone(explainer.spec, explainer.classifier), mechanism, explainer.layers
     ).eval()
 
 
