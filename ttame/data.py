@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import random
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.images import eval_transform, normalize, read_image, train_transform
 
+_LEFT_OUT = {"background google", "faces easy"}  # of Caltech-101
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm"}
 
 
@@ -175,24 +180,149 @@ def samples() -> PhotoList:
     return replace(image_folder(shipped("samples"), name="samples"), labels=None)
 
 
+def many_kinds(split: str = "val") -> PhotoList:
+    """Photos of many kinds of things, without labels: what the classifier answers is the target.
+
+    Caltech-101 and photos of ImageNet's detection categories, divided by category, so that no
+    kind of thing in `"val"` was seen in `"train"`; Imagenette's training photos join `"train"`.
+    The division is written down in `data/splits/photos.json` (`split_categories`).
+
+    Args:
+        split: `"train"` or `"val"` (at most five photos per category).
+
+    Returns:
+        The photos, named relative to the folder that holds `photos/` and `imagenette/`.
+
+    Raises:
+        TTameError: If a source is missing, which the message names; if a category stands in both
+            splits; if a validation photo is missing.
+    """
+    if split not in ("train", "val"):
+        raise TTameError(f"split must be 'train' or 'val', got {split!r}")
+    division = read_division(shipped("splits") / "photos.json")
+    root = data_root("photos").parent
+    if split == "val":
+        names = tuple(division["val_photos"])
+        lost = [name for name in names if not (root / name).is_file()]
+        if lost:
+            raise TTameError(
+                f"{len(lost)} of {len(names)} validation photos are missing below {str(root)!r}, "
+                f"the first is {lost[0]!r}; fetch Caltech-101 with `ttame data caltech101`"
+            )
+        return PhotoList("photos/val", root, names)
+    found = categories(root)
+    stray = sorted(found.keys() - set(division["train"]) - set(division["val"]))
+    if stray:
+        raise TTameError(
+            f"category {stray[0]!r} is in neither split of photos.json ({len(stray)} such); "
+            "remove its folder, or add it to one split"
+        )
+    names = tuple(name for category in division["train"] for name in found.get(category, ()))
+    return PhotoList("photos/train", root, names + _relative(imagenette("train"), root))
+
+
+def sources(photos: PhotoList) -> dict[str, int]:
+    """How many photos of a list come from each source, by the folder that holds them."""
+    folders = (name.removeprefix("photos/").split("/")[0] for name in photos.names)
+    return dict(Counter(folder for folder in folders))
+
+
+def categories(root: Path) -> dict[str, list[str]]:
+    """Photos of `photos/caltech101` and `photos/imagenet_det` by category, sorted.
+
+    A category is a name in lower case; both sources may have it. Left out are Caltech's background
+    category, which is no kind of thing, and `Faces_easy`, which are crops of `Faces`.
+
+    Args:
+        root: Folder that holds `photos/`.
+
+    Raises:
+        TTameError: If one of the two is missing.
+    """
+    found: dict[str, list[str]] = {}
+    for source in ("caltech101", "imagenet_det"):
+        folder = root / "photos" / source
+        if not folder.is_dir():
+            how = "`ttame data caltech101`" if source == "caltech101" else "data/README.md"
+            raise TTameError(f"the data set 'photos' lacks {str(folder)!r}; see {how}")
+        for path in sorted(folder.rglob("*.jpg")):
+            # caltech101/CATEGORY/image_0001.jpg, or imagenet_det/WNID_ID_CATEGORY.jpg
+            own = path.parent != folder
+            raw = path.parent.name if own else path.stem.split("_", 2)[-1]
+            category = raw.lower().replace("_", " ").replace("-", " ")
+            if category not in _LEFT_OUT:
+                found.setdefault(category, []).append(path.relative_to(root).as_posix())
+    return found
+
+
+def split_categories(
+    found: Mapping[str, Sequence[str]], share: float = 0.4, each: int = 5, seed: int = 0
+) -> dict[str, list[str]]:
+    """Divide categories into training and validation, and draw the validation photos.
+
+    Args:
+        found: Photos by category (`categories`).
+        share: Share of the categories for validation.
+        each: Validation photos per category, at most.
+        seed: Seed of both draws.
+
+    Returns:
+        `train` and `val`, names of categories, and `val_photos`.
+    """
+    generator = random.Random(seed)
+    names = sorted(found)
+    val = sorted(generator.sample(names, round(share * len(names))))
+    drawn = {
+        name: generator.sample(sorted(found[name]), min(each, len(found[name]))) for name in val
+    }
+    return {
+        "train": [name for name in names if name not in set(val)],
+        "val": val,
+        "val_photos": [photo for name in val for photo in sorted(drawn[name])],
+    }
+
+
+def read_division(path: Path) -> dict[str, list[str]]:
+    """Read a written division of categories.
+
+    Raises:
+        TTameError: If a category stands in both splits.
+    """
+    division: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    both = sorted(set(division["train"]) & set(division["val"]))
+    if both:
+        raise TTameError(
+            f"{path.name}: category {both[0]!r} is in both splits ({len(both)} such); "
+            "remove it from one of them"
+        )
+    return division
+
+
+def _relative(photos: PhotoList, root: Path) -> tuple[str, ...]:
+    """Names of photos below another root."""
+    return tuple((photos.root / name).relative_to(root).as_posix() for name in photos.names)
+
+
 def open_photos(name: str, split: str = "val") -> PhotoList:
     """Photos by the name of a data set, or of a folder.
 
     Args:
-        name: `"imagenette"`, `"samples"`, or the path of an image folder.
-        split: Of Imagenette.
+        name: `"imagenette"`, `"photos"` (`many_kinds`), `"samples"`, or an image folder's path.
+        split: `"train"` or `"val"`, of Imagenette and `"photos"`.
 
     Raises:
         TTameError: If there is no such data set or folder.
     """
     if name == "imagenette":
         return imagenette(split)
+    if name == "photos":
+        return many_kinds(split)
     if name == "samples":
         return samples()
     if not Path(name).is_dir():
         raise TTameError(
-            f"no data set or folder {name!r}; expected 'imagenette', 'samples' or a folder of "
-            "photos"
+            f"no data set or folder {name!r}; expected 'imagenette', 'photos', 'samples' or a "
+            "folder of photos"
         )
     return image_folder(name)
 
@@ -222,4 +352,33 @@ def download_imagenette() -> Path:
             f"{error}); check the network, or copy the folder there by hand"
         ) from error
     (root / "imagenette2-320").rename(final)
+    return final
+
+
+def download_caltech101() -> Path:
+    """Fetch Caltech-101 into `TTAME_DATA` or `data/`, checksums verified by torchvision.
+
+    Returns:
+        The folder `photos/caltech101`, one sub-folder per category.
+
+    Raises:
+        TTameError: If the folder exists, the network is missing or the archive is damaged.
+    """
+    from torchvision.datasets import Caltech101
+
+    root = Path(os.environ.get("TTAME_DATA", "data")) / "photos"
+    final = root / "caltech101"
+    if final.exists():
+        raise TTameError(f"{str(final)!r} exists already; remove it to fetch it again")
+    fetched = root / ".fetched"
+    try:
+        Caltech101(fetched, download=True)
+        (fetched / "caltech101" / "101_ObjectCategories").rename(final)
+    except Exception as error:  # urllib, hashlib and tarfile raise families of their own
+        raise TTameError(
+            f"Caltech-101 could not be fetched into {str(final)!r} ({type(error).__name__}: "
+            f"{error}); check the network, or copy the folder there by hand"
+        ) from error
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
     return final

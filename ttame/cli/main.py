@@ -13,7 +13,7 @@ from ttame.cli.measure import diagnose, evaluate, study
 from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
-from ttame.errors import TTameError
+from ttame.errors import unknown
 
 app = typer.Typer(
     help="Explain image classifiers with trained attention (T-TAME).",
@@ -149,13 +149,14 @@ def distill(
 
 
 @app.command()
-def data(name: Annotated[str, typer.Argument(help="'imagenette'.")]) -> None:
+def data(name: Annotated[str, typer.Argument(help="'imagenette' or 'caltech101'.")]) -> None:
     """Fetch a data set into TTAME_DATA, or data/ where that is not set."""
-    from ttame.data import download_imagenette
+    from ttame.data import download_caltech101, download_imagenette
 
-    if name != "imagenette":
-        raise TTameError(f"unknown data set {name!r}; only 'imagenette' can be fetched")
-    console.print(f"fetched: {download_imagenette()}")
+    fetch = {"imagenette": download_imagenette, "caltech101": download_caltech101}
+    if name not in fetch:
+        raise unknown("data set", name, fetch)
+    console.print(f"fetched: {fetch[name]()}")
 
 
 for command in (train, evaluate, diagnose, study):

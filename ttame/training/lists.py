@@ -89,7 +89,9 @@ def training_photos(
 def has_splits(data: str) -> bool:
     """Whether training photos and held-out photos come with the data."""
     path = Path(data)
-    return data == "imagenette" or all((path / split).is_dir() for split in ("train", "val"))
+    return data in ("imagenette", "photos") or all(
+        (path / split).is_dir() for split in ("train", "val")
+    )
 
 
 def check_present(photos: PhotoList, count: int = 1000) -> None:
