@@ -52,8 +52,9 @@ from ttame.companion.figures.maps import plot_feature_maps
 from ttame.companion.profiles import open_profile
 from ttame.data import samples
 from ttame.evaluation.confidence import PERCENTAGES, average_drop
+from ttame.evaluation.diagnosis import layer_statistics
 from ttame.images import denormalize, normalize, to_batch
-from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.masking import keep_top, normalize_maps, upsample
 from ttame.plotting import plot_grid
 
 torch.set_grad_enabled(False)
@@ -245,7 +246,7 @@ plot_grid(
 pictures, answers = [("photo", raw[0])], []
 for percentage in PERCENTAGES:
     kept = keep_top(mask, percentage / 100)
-    masked = apply_mask(image, kept, spec.space, spec.mean, spec.std)
+    masked = spec.mask(image, scaled, percentage / 100)
     value = explainer.classifier(masked).softmax(dim=1)[0, target]
     drop = average_drop(probability.view(1), value.view(1))
     answers.append((percentage, int((kept > 0).sum()), float(value), float(drop)))
@@ -264,3 +265,21 @@ pd.DataFrame(answers, columns=columns).set_index("retained, %").round(3)
 # %% [markdown]
 # *One photo's part in the Average Drop. It would count towards the Increase in Confidence where p'
 # is larger than p.*
+#
+# ## What the layers add, and what the branches have learned
+#
+# The map is a sum over layers, so each layer's part can be measured: how much it varies over the
+# photo compared with the whole map, how well it alone would do, and how far its branch has moved
+# from handing its feature map through.
+
+# %%
+photos = normalize(to_batch(list(samples().paths), spec), spec)
+layer_statistics(explainer, photos).round(4)
+
+# %% [markdown]
+# *Means over the sample photos. `share`: standard deviation of the layer's part over that of the
+# map. `correlation`: of the part alone with the map. `moved`: relative distance of the branch's
+# output from its input; 0 for a branch that has learned nothing. `gain`: mean size of the batch
+# norm's gains, which start at 0 in our recipe. A layer with a small share and a branch that has
+# hardly moved is carried along: the map is made by the other layers.* What dropping a layer costs
+# is measured by `ttame diagnose`, and in [Feature selection](02_feature_selection.ipynb).
