@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
-from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.masking import normalize_maps, upsample
 
 PERCENTAGES = (100, 50, 15)
 
@@ -178,8 +178,7 @@ def masked_probabilities(
     masks = upsample(normalize_maps(maps.float()), images.shape[-2:])
     columns = []
     for percentage in percentages:
-        kept = keep_top(masks, percentage / 100, seed)
-        masked = apply_mask(images, kept, spec.space, spec.mean, spec.std)
+        masked = spec.mask(images, masks, percentage / 100, seed)
         logits = classifier(masked).float()
         columns.append(logits.softmax(dim=1).gather(1, targets[:, None])[:, 0])
     return torch.stack(columns, dim=1)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.folding import fold_batch_norm
-from ttame.classifiers.registry import Backbone
 from ttame.classifiers.weights import weight_digest
 from ttame.cost import count_passes
 from ttame.data import PhotoDataset, PhotoList
@@ -45,7 +44,7 @@ def evaluate(
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Measure methods on photos and write one record a photo and method.
+    """Measure methods on photos and write one record per photo and method.
 
     The target is the classifier's own prediction. A run that was killed goes on where it
     stopped when it is started again with the same arguments, and ends with the same records.
@@ -58,12 +57,12 @@ def evaluate(
         photos: The photos, in the order they are measured.
         out: The results file, `.jsonl`.
         methods: Names in `ttame.methods.METHODS`, or bound methods of your own by name.
-        metrics: Any of `METRICS`. AD/IC (with Average Gain) asks for one pass of the classifier a
+        metrics: Any of `METRICS`. AD/IC (with Average Gain) asks for one pass of the classifier per
             percentage, ROAD for 14 and as many imputations, insertion/deletion for 2·steps.
         percentages: Shares of pixels to keep, percent.
-        steps: Of the insertion and deletion curves.
-        curve_limit: Measure ROAD and insertion/deletion on the first so many photos only,
-            rounded up to whole batches; default: on all.
+        steps: Steps of the insertion and deletion curves.
+        curve_limit: Number of photos for ROAD and insertion/deletion, taken from the front and
+            rounded up to whole batches; default: all.
         batch_size: Photos at a time.
         seed: Seed of tie-breaks and of ROAD's noise.
         skip_bad: Record a photo that cannot be read as skipped and go on, instead of stopping.
@@ -79,43 +78,15 @@ def evaluate(
         TTameError: An unknown method or metric, a method that does not apply to the classifier
             (before anything is measured), an unreadable photo, a file of another run.
     """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown or not metrics or not methods:
-        raise TTameError(
-            f"name at least one method and metrics among {METRICS}, got methods {list(methods)}, "
-            f"metrics {list(metrics)}"
-        )
-    if batch_size < 1 or steps < 1:
-        raise TTameError(
-            f"batch_size and steps must be 1 or more, got batch_size={batch_size}, steps={steps}"
-        )
-    own = isinstance(methods, Mapping)
-    stray = [name for name in settings or {} if own or name not in methods]
-    if stray:
-        raise TTameError(f"settings for {stray}, which are not among the methods given by name")
-    parameter = next(explainer.parameters())
-    blank = parameter.new_zeros(1, 3, *explainer.spec.input_size)
-    tapped = (*explainer.layers, explainer.spec.cam_layer)
-    classifier = fold_batch_norm(explainer.classifier, blank, tapped)
-    classifier = classifier.to(memory_format=torch.channels_last)
-    working = Explainer(
-        Backbone(explainer.spec, classifier), explainer.mechanism, explainer.layers
-    ).eval()
+    _check(methods, metrics, settings or {}, batch_size, steps)
+    working = _folded(explainer)
     bound = (
         dict(methods)
         if isinstance(methods, Mapping)
         else {name: build(name, working, (settings or {}).get(name)) for name in methods}
     )
     config = {
-        "backbone": explainer.spec.name,
-        "weights": explainer.spec.source,
-        "space": explainer.spec.space,
-        "layers": list(explainer.layers),
-        "cam_layer": explainer.spec.cam_layer,
-        "explainer": explainer.record.get("name", "untitled"),
-        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
-        "data": photos.name,
-        "photos": list(photos.names),
+        **_facts(explainer, photos),
         "methods": list(methods),
         "settings": dict(settings or {}),
         "metrics": list(metrics),
@@ -136,7 +107,7 @@ def evaluate(
             for index, reason in skipped.items()
         }
         if images:
-            batch = torch.stack(list(images.values())).to(parameter)
+            batch = torch.stack(list(images.values())).to(next(working.parameters()))
             curves = curve_limit is None or start < curve_limit
             wanted = [name for name in metrics if curves or name == "AD/IC"]
             found = _measure(
@@ -147,6 +118,54 @@ def evaluate(
         if progress:
             progress(indices.stop, len(photos))
     return results.finish()
+
+
+def _check(
+    methods: Sequence[str] | Mapping[str, Method],
+    metrics: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    batch_size: int,
+    steps: int,
+) -> None:
+    """Refuse what cannot be measured, before anything is."""
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown or not metrics or not methods:
+        raise TTameError(
+            f"name at least one method and metrics among {METRICS}, got methods {list(methods)}, "
+            f"metrics {list(metrics)}"
+        )
+    if batch_size < 1 or steps < 1:
+        raise TTameError(
+            f"batch_size and steps must be 1 or more, got batch_size={batch_size}, steps={steps}"
+        )
+    own = isinstance(methods, Mapping)
+    stray = [name for name in settings if own or name not in methods]
+    if stray:
+        raise TTameError(f"settings for {stray}, which are not among the methods given by name")
+
+
+def _folded(explainer: Explainer) -> Explainer:
+    """The explainer on a faster copy of its classifier."""
+    blank = next(explainer.parameters()).new_zeros(1, 3, *explainer.spec.input_size)
+    tapped = (*explainer.layers, explainer.spec.cam_layer)
+    classifier = fold_batch_norm(explainer.classifier, blank, tapped)
+    classifier = classifier.to(memory_format=torch.channels_last)
+    return explainer.replace(classifier=classifier).eval()
+
+
+def _facts(explainer: Explainer, photos: PhotoList) -> dict[str, Any]:
+    """What was explained, on which photos; part of a run's identity."""
+    return {
+        "backbone": explainer.spec.name,
+        "weights": explainer.spec.source,
+        "space": explainer.spec.space,
+        "layers": list(explainer.layers),
+        "cam_layer": explainer.spec.cam_layer,
+        "explainer": explainer.record.get("name", "untitled"),
+        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
+        "data": photos.name,
+        "photos": list(photos.names),
+    }
 
 
 def _read(
@@ -177,7 +196,7 @@ def _measure(
     steps: int,
     seed: int,
 ) -> list[list[dict[str, Any]]]:
-    """Records of one batch: for every photo one a method."""
+    """Measure one batch: per photo, one record per method."""
     classifier, spec = explainer.classifier, explainer.spec
     with torch.inference_mode():
         scores = classifier(images).float().softmax(dim=1)

@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ttame.classifiers.registry import Backbone
 from ttame.errors import TTameError, suggest
 from ttame.evaluation.correlation import rank_correlation
 from ttame.explainer import Explainer
@@ -175,7 +174,7 @@ def sanity_check(
     tables = []
     for count in counts:
         model = randomized(explainer.classifier, names[:count], seed)
-        twin = Explainer(Backbone(explainer.spec, model), explainer.mechanism, explainer.layers)
+        twin = explainer.replace(classifier=model)
         maps, flags = explain(twin.eval())
         rows = {
             "photo": range(len(images)),

@@ -12,6 +12,7 @@ import torch
 
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import average_drop, average_gain, increase_in_confidence
+from ttame.evaluation.intervals import RESAMPLES, bootstrap
 from ttame.evaluation.road import LEVELS, area_under_curve
 from ttame.files import replacing
 from ttame.records import read_results
@@ -164,23 +165,21 @@ def curves(records: pd.DataFrame, kind: str) -> pd.DataFrame:
     return pd.concat(pieces, ignore_index=True)
 
 
-def intervals(records: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Every mean with its 95 % bootstrap interval over photos (percentile method).
+def intervals(records: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Compute every mean with its 95 % bootstrap interval over photos.
 
     Args:
         records: Records of results files.
-        resamples: Bootstrap resamples of the photos.
-        seed: Of the bootstrap.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
 
     Returns:
-        A row a method and score: mean, low, high (percent) and photos.
+        One row per method and score: mean, low, high (percent) and photos.
     """
-    generator, rows = np.random.default_rng(seed), []
-    for (method, score), group in scores(records).groupby(["method", "score"], sort=False):
-        values = group["value"].to_numpy()
-        drawn = values[generator.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        rows.append((method, score, values.mean(), low, high, len(values)))
+    rows = [
+        (method, score, *bootstrap(group["value"].to_numpy(), resamples, seed), len(group))
+        for (method, score), group in scores(records).groupby(["method", "score"], sort=False)
+    ]
     return pd.DataFrame(rows, columns=["method", "score", "mean", "low", "high", "photos"])
 
 

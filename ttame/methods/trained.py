@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ttame.classifiers.registry import Backbone
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.loading import explainers, load
@@ -44,9 +43,8 @@ def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tenso
         parameter = next(explainer.parameters())
         _same_classifier(trained, explainer, repr(name))
         # On the explainer's own classifier, so that its passes count.
-        backbone = Backbone(explainer.spec, explainer.classifier)
         mechanism = trained.mechanism.to(parameter)
-        return ttame_method(Explainer(backbone, mechanism, trained.layers).eval())
+        return ttame_method(explainer.replace(mechanism=mechanism, layers=trained.layers).eval())
 
     return bind
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ttame.companion.studies.study import Claim, Study, Variant, select_axis
 from ttame.errors import TTameError
 from ttame.evaluation.comparison import paired_differences
 from ttame.evaluation.confidence import higher_is_better
+from ttame.evaluation.intervals import bootstrap, verdict
 from ttame.evaluation.tables import per_sample
 
 _SCORES = [f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)]
@@ -110,34 +110,19 @@ def sight_gap(split: pd.DataFrame) -> pd.DataFrame:
 def seed_intervals(long: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Means of every method and score with 95 % intervals over photos and seeds.
 
-    Photos and seeds are drawn anew, each with replacement, in every bootstrap resample. With two
-    seeds that tells little of what further ones would bring, with one nothing.
-
     Args:
         long: Columns photo, method, seed, score, value; all seeds of a method on the same photos.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
 
     Returns:
         Columns method, score, mean, low, high, seeds, in the order of appearance.
     """
-    generator, rows = np.random.default_rng(seed), []
+    rows = []
     for (method, score), group in long.groupby(["method", "score"], sort=False):
         values = group.pivot_table(index="photo", columns="seed", values="value").to_numpy()
-        drawn = _resampled(values, generator, resamples)
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        rows.append((method, score, values.mean(), low, high, values.shape[1]))
+        rows.append((method, score, *bootstrap(values, resamples, seed), values.shape[1]))
     return pd.DataFrame(rows, columns=["method", "score", "mean", "low", "high", "seeds"])
-
-
-def _resampled(values: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
-    """Means of `(photos, seeds)` over photos and seeds drawn anew, `(resamples,)`."""
-    weights = [
-        generator.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-        for count in values.shape
-    ]
-    means: np.ndarray = np.einsum("rp,ps,rs->r", weights[0], values, weights[1], optimize=True)
-    return means
 
 
 def combined(long: pd.DataFrame) -> pd.DataFrame:
@@ -164,8 +149,8 @@ def differences(
         long: Columns photo, method, seed, score, value.
         method: One of the methods.
         other: Another one.
-        resamples: Of the bootstrap over photos and seeds.
-        seed: Of the bootstrap.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
 
     Returns:
         A row a score: score, difference, low, high, seeds and verdict: `"better"` or `"worse"`
@@ -174,7 +159,7 @@ def differences(
     Raises:
         TTameError: If the two have no seed in common.
     """
-    generator, rows = np.random.default_rng(seed), []
+    rows = []
     for score, group in long.groupby("score", sort=False):
         first, second = (
             group[group["method"] == name].pivot_table(
@@ -185,11 +170,8 @@ def differences(
         values = (first - second).dropna(axis=1, how="all").to_numpy()
         if not values.size:
             raise TTameError(f"{method!r} and {other!r} have no seed in common")
-        low, high = np.percentile(_resampled(values, generator, resamples), [2.5, 97.5])
-        sign = 1 if higher_is_better(str(score)) else -1
-        better, worse = min(sign * low, sign * high) > 0, max(sign * low, sign * high) < 0
-        verdict = "better" if better else "worse" if worse else "open"
-        rows.append((score, values.mean(), low, high, values.shape[1], verdict))
+        found = bootstrap(values, resamples, seed)
+        rows.append((score, *found, values.shape[1], verdict(str(score), found)))
     return pd.DataFrame(rows, columns=["score", "difference", "low", "high", "seeds", "verdict"])
 
 
@@ -199,7 +181,7 @@ def ranking(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataF
     Args:
         long: `run_scores`.
         study: What was run.
-        resamples: Of the bootstrap.
+        resamples: Bootstrap resamples.
 
     Returns:
         Columns axis, variant, and those of `differences` for `combined` scores.
@@ -225,7 +207,7 @@ def check_claims(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.
     Args:
         long: `run_scores`.
         study: With its claims.
-        resamples: Of the bootstrap.
+        resamples: Bootstrap resamples.
 
     Returns:
         Columns claim, on (the score), measured (the advantage of what is said to be better,
@@ -245,9 +227,9 @@ def _check(long: pd.DataFrame, study: Study, claim: Claim, resamples: int) -> tu
     found = differences(long[long["score"] == claim.score], *pair, resamples).iloc[0]
     sign = 1 if higher_is_better(claim.score) else -1
     low, high = sorted((sign * found["low"], sign * found["high"]))
-    verdict = {"better": "agrees", "worse": "disagrees", "open": "open"}[found["verdict"]]
+    said = {"better": "agrees", "worse": "disagrees", "open": "open"}[found["verdict"]]
     shown = f"{sign * found['difference']:+.1f} ({low:+.1f}\u00a0to\u00a0{high:+.1f})"
-    return claim.text, claim.score, shown, verdict
+    return claim.text, claim.score, shown, said
 
 
 def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 1000) -> str:
@@ -257,7 +239,7 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
         long: `run_scores`.
         study: What was run.
         axis: One of its axes.
-        resamples: Of the bootstrap.
+        resamples: Bootstrap resamples.
 
     Raises:
         TTameError: If the study has no such axis, or none of its runs is there.
@@ -269,10 +251,10 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
     for name in (name for name in names if name != plain and plain in names):
         table = differences(found, name, plain, resamples)
         parts = [
-            f"**{verdict}** on "
+            f"**{judged}** on "
             + ", ".join(f"{row.score} {row.difference:+.1f}" for row in rows.itertuples())
-            for verdict, rows in table.groupby("verdict")
-            if verdict != "open"
+            for judged, rows in table.groupby("verdict")
+            if judged != "open"
         ]
         seeds = int(table["seeds"].max())
         what = "; ".join(parts) or "no difference that can be told from chance"
