@@ -7,7 +7,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ttame.errors import TTameError
-from ttame.evaluation.correlation import RankCorrelation, rank_correlation
+from ttame.evaluation.correlation import rank_correlation
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -51,31 +51,22 @@ def test_rank_correlation_against_counting() -> None:
     assert float(rank_correlation(maps, other)[0]) == pytest.approx(upper / lower, abs=1e-12)
 
 
-def test_constant_maps_count_as_zero_and_are_flagged() -> None:
+def test_constant_maps_count_as_zero() -> None:
     maps = torch.randn(3, 1, 4, 4)
     flat = maps.clone()
     flat[1] = 0.3
-    metric = RankCorrelation()
-    metric.update(maps[:2], flat[:2])
-    metric.update(flat[2:], maps[2:])
-    assert metric.per_sample().tolist() == pytest.approx([1, 0, 1])
-    assert metric.degenerate().tolist() == [False, True, False]
-    assert float(metric.compute()) == pytest.approx(2 / 3)
-    metric.reset()
-    assert metric.values == [] and metric.flags == []
+    assert rank_correlation(maps, flat).tolist() == pytest.approx([1, 0, 1])
+    assert rank_correlation(flat, maps).tolist() == pytest.approx([1, 0, 1])
 
 
 def test_maps_that_cannot_be_compared_are_refused() -> None:
     maps = torch.randn(2, 1, 4, 4)
-    metric = RankCorrelation()
     for other, message in (
         (torch.randn(2, 1, 4, 5), "one shape"),
         (maps * float("nan"), "NaN"),
         (maps * float("inf"), "infinite"),
     ):
-        for call in (rank_correlation, metric.update):
-            with pytest.raises(TTameError, match=message):
-                call(maps, other)
+        with pytest.raises(TTameError, match=message):
+            rank_correlation(maps, other)
     with pytest.raises(TTameError, match="one shape"):
         rank_correlation(maps[:, 0], maps[:, 0])
-    assert metric.values == [] and metric.flags == []
