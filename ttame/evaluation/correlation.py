@@ -41,5 +41,5 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 def _centred_ranks(maps: Tensor) -> Tensor:
     """Average ranks of each map's pixels less their mean, `(B, h·w)` float64."""
     flat = maps.detach().flatten(1).cpu().double().numpy()
-    ranks: Tensor = torch.from_numpy(rankdata(flat, axis=1))
-    return ranks - (flat.shape[1] + 1) / 2
+    centred: Tensor = torch.from_numpy(rankdata(flat, axis=1)) - (flat.shape[1] + 1) / 2
+    return centred

@@ -36,8 +36,8 @@ def impute(
         images: Raw images, `(B, C, H, W)` in [0, 1].
         known: Which pixels stay, `(B, 1, H, W)` bool.
         noise: Standard deviation of the Gaussian noise on imputed pixels, in [0, 1] units.
-        seed: Of the noise; the same for every image, so that batching does not matter.
-        tolerance: Of the residual, relative to the right-hand side's norm.
+        seed: Noise seed; all images get the same noise, so batching does not matter.
+        tolerance: Residual tolerance, relative to the right-hand side's norm.
         iterations: Upper bound of conjugate-gradient steps.
 
     Returns:

@@ -66,7 +66,7 @@ def insertion_deletion(
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)` int64.
         steps: Number of steps from nothing to all pixels.
-        seed: Of the tie-break.
+        seed: Seed of tie-breaks.
         blur: Kernel width, pixels (odd), and standard deviation, pixels, of insertion's start.
         chunk: Masked images in memory at a time.
         baseline: What deleted pixels take: `"mean"`, the mean colour, or `"black"`. It does not

@@ -51,7 +51,7 @@ def verdict(score: str, difference: Interval) -> Verdict:
 
     Args:
         score: Name of the score, such as `"AD 50%"`; it says which direction is better.
-        difference: Of the method judged minus another one.
+        difference: The judged method minus another one.
     """
     sign = 1 if higher_is_better(score) else -1
     low, high = sorted((sign * difference.low, sign * difference.high))

@@ -228,7 +228,7 @@ def _enlarge(maps: Tensor, masks: Tensor) -> Tensor:
     if maps.ndim != 4 or maps.shape[:2] != masks.shape[:2]:
         raise TTameError(
             f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} must be (B, 1, h, w) and "
-            "(B, 1, H, W), one mask a map"
+            "(B, 1, H, W), one mask per map"
         )
     if not bool(maps.isfinite().all()):
         raise TTameError(

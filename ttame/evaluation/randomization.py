@@ -72,7 +72,7 @@ def randomized(classifier: nn.Module, names: Sequence[str], seed: int = 0) -> nn
     Args:
         classifier: Not changed.
         names: Dotted module names; what is inside them is included.
-        seed: Of the draws; the global generators are not touched.
+        seed: Seed of the draws; the global generators are not touched.
 
     Returns:
         The copy, with the mode, device and `requires_grad` of the original.

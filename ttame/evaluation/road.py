@@ -64,7 +64,7 @@ def road(
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)` int64.
         levels: Percent of pixels removed, each in 1..99.
-        seed: Of the tie-break and of the noise.
+        seed: Seed of tie-breaks and noise.
 
     Raises:
         TTameError: If a level leaves no pixel, a map is not finite, or images, maps and targets
@@ -102,7 +102,7 @@ def degrade(
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)` int64.
         levels: Percent of pixels removed, each in 1..99.
-        seed: Of the tie-break and of the noise.
+        seed: Seed of tie-breaks and noise.
 
     Yields:
         For each photo `(2L, 3, H, W)`, raw: every level with the most relevant pixels removed
@@ -134,7 +134,7 @@ def pixel_places(images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -
         images: The photos, `(B, 3, H, W)`; only their size matters.
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)`; only their number matters.
-        seed: Of the tie-break.
+        seed: Seed of tie-breaks.
 
     Returns:
         `(B, H·W)` int64, a permutation of 0..H·W - 1 in every row.

@@ -184,7 +184,7 @@ def intervals(records: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def summary(results: Path | str | pd.DataFrame) -> pd.DataFrame:
-    """The papers' table: AD and IC at every percentage, a method a row.
+    """Build the papers' table: AD and IC at every percentage, one row per method.
 
     Args:
         results: A results file, or records.
@@ -219,7 +219,7 @@ def summary(results: Path | str | pd.DataFrame) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a table as CSV, whole or not at all."""
+    """Write a table as CSV, atomically."""
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     return path

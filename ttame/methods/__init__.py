@@ -70,7 +70,7 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
 # Methods with settings: a call with them gives the factory.
 CONFIGURABLE: dict[str, Callable[..., Callable[[Explainer], Method]]] = {"RISE": rise_method}
 
-# What `ttame evaluate` measures unless told otherwise: seconds a photo, not minutes.
+# What `ttame evaluate` measures unless told otherwise: seconds per photo, not minutes.
 DEFAULT_METHODS = ("T-TAME", "Grad-CAM", "Grad-CAM++", "random", "all ones")
 
 
@@ -80,7 +80,7 @@ def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = 
     Args:
         name: In `METHODS`.
         explainer: Its classifier is explained.
-        settings: Of the method, where it has any: `{"masks": 1000}` for RISE.
+        settings: Settings of the method, if it has any: `{"masks": 1000}` for RISE.
 
     Raises:
         TTameError: If there is no such method, it does not apply to the classifier, or has no

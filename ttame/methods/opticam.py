@@ -37,7 +37,7 @@ def opticam_method(
 
     Args:
         iterations: Steps of Adam.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
 
     Raises:
         TTameError: If a parameter is out of range; from the factory, if the `cam_layer` has

@@ -26,7 +26,7 @@ def rise_method(
         cells: Cells a side of the coarse random grid.
         keep: Probability that a cell is on.
         chunk: Masked images at a time.
-        seed: Of the masks.
+        seed: Mask seed.
 
     Raises:
         TTameError: If there is no mask to draw.

@@ -55,7 +55,7 @@ def axis_runs(long: pd.DataFrame, variants: Sequence[Variant], axis: str) -> pd.
 
 
 def mean_scores(long: pd.DataFrame) -> pd.DataFrame:
-    """Means over photos and seeds, percent, a method a row, in the order of appearance."""
+    """Means over photos and seeds, percent, one row per method, in the order of appearance."""
     table = long.pivot_table(index="method", columns="score", values="value", aggfunc="mean")
     table = table.loc[list(dict.fromkeys(long["method"])), _SCORES]
     table["runs"] = long.groupby("method")[["seed", "shown"]].apply(
@@ -96,7 +96,7 @@ def sight_gap(split: pd.DataFrame) -> pd.DataFrame:
         split: `split_by_sight`.
 
     Returns:
-        A row a variant (`against`) and score: means of seen and unseen (percent), and columns of
+        One row per variant (`against`) and score: means of seen and unseen (percent), and columns of
         `ttame.evaluation.comparison.paired_differences`: `"worse"` says that unseen classes are.
     """
     pieces = []
@@ -153,7 +153,7 @@ def differences(
         seed: Bootstrap seed.
 
     Returns:
-        A row a score: score, difference, low, high, seeds and verdict: `"better"` or `"worse"`
+        One row per score: score, difference, low, high, seeds and verdict: `"better"` or `"worse"`
         where the 95 % interval leaves zero out, else `"open"`.
 
     Raises:
