@@ -67,7 +67,7 @@ def paired_differences(
 
 
 def in_words(differences: pd.DataFrame, method: str = "T-TAME") -> str:
-    """The verdicts of `paired_differences` as a Markdown list, one item per other method.
+    """Write the verdicts of `paired_differences` as a Markdown list, one item per other method.
 
     Args:
         differences: With columns `against`, `score` and `verdict`.

@@ -96,7 +96,7 @@ class SampleMetric(Metric):
         self.values.append(self.sample(original, masked).detach())
 
     def sample(self, original: Tensor, masked: Tensor) -> Tensor:
-        """The metric of each sample, `(B,)`."""
+        """Compute the metric of each sample, `(B,)`."""
         raise TypeError("use AverageDrop, IncreaseInConfidence or AverageGain")
 
     def compute(self) -> Tensor:
@@ -104,7 +104,7 @@ class SampleMetric(Metric):
         return self.per_sample().mean()
 
     def per_sample(self) -> Tensor:
-        """All samples' values in the order they came, `(N,)`."""
+        """Return all samples' values in the order they came, `(N,)`."""
         return dim_zero_cat(self.values)
 
 
@@ -148,7 +148,7 @@ def masked_probabilities(
     percentages: Sequence[int] = PERCENTAGES,
     seed: int = 0,
 ) -> Tensor:
-    """The classifier's answer to photos masked by their maps at several retained percentages.
+    """Classify photos masked by their maps at several retained percentages.
 
     Per image: min-max at the map's own resolution, bilinear to the image, keep exactly the top
     percentage with soft values, multiply in the spec's masking space (T-TAME §IV-B).
@@ -185,5 +185,5 @@ def masked_probabilities(
 
 
 def higher_is_better(score: str) -> bool:
-    """Whether a larger value of a score such as `"AD 50%"` or `"ROAD MoRF"` is the better one."""
+    """Tell whether larger is better for a score such as `"AD 50%"` or `"ROAD MoRF"`."""
     return not (score.startswith("AD") or "MoRF" in score or score == "deletion")

@@ -145,7 +145,7 @@ def _check(
 
 
 def _folded(explainer: Explainer) -> Explainer:
-    """The explainer on a faster copy of its classifier."""
+    """Put the explainer on a faster copy of its classifier."""
     blank = next(explainer.parameters()).new_zeros(1, 3, *explainer.spec.input_size)
     tapped = (*explainer.layers, explainer.spec.cam_layer)
     classifier = fold_batch_norm(explainer.classifier, blank, tapped)
@@ -154,7 +154,7 @@ def _folded(explainer: Explainer) -> Explainer:
 
 
 def _facts(explainer: Explainer, photos: PhotoList) -> dict[str, Any]:
-    """What was explained, on which photos; part of a run's identity."""
+    """Name what is explained, on which photos: part of a run's identity."""
     return {
         "backbone": explainer.spec.name,
         "weights": explainer.spec.source,
@@ -171,7 +171,7 @@ def _facts(explainer: Explainer, photos: PhotoList) -> dict[str, Any]:
 def _read(
     dataset: PhotoDataset, indices: Sequence[int], skip_bad: bool, kept: Path
 ) -> tuple[dict[int, Tensor], dict[int, str]]:
-    """Photos by position, and why the others could not be read."""
+    """Read photos by position; return them, and why the others could not be read."""
     images, skipped = {}, {}
     for index in indices:
         try:

@@ -94,11 +94,11 @@ class _Grid:
         self.inverse = unknown * (_DAMPING / self.diagonal)
 
     def select(self, images: Tensor) -> _Grid:
-        """The grid of some of the images, `(B,)` bool."""
+        """Return the grid of some of the images, `(B,)` bool."""
         return _Grid(self.unknown[images])
 
     def apply(self, values: Tensor) -> Tensor:
-        """The system's matrix times values that vanish on known cells."""
+        """Multiply the system's matrix by values that vanish on known cells."""
         return _neighbours(values).addcmul_(self.diagonal, values, value=-1).mul_(-self.unknown)
 
     def smooth(self, values: Tensor, target: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ def _cycle(grids: list[_Grid], target: Tensor) -> Tensor:
 
 
 def _pyramid_guess(given: Tensor, known: Tensor) -> Tensor:
-    """A first guess: weighted averages of known pixels at ever coarser scales, fine ones first."""
+    """Guess first values: weighted averages of known pixels at ever coarser scales, fine ones first."""
     if min(given.shape[-2:]) <= 2:
         return given.sum(dim=(-2, -1), keepdim=True).expand_as(given) / known.sum(
             dim=(-2, -1), keepdim=True

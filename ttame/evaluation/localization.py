@@ -98,7 +98,7 @@ def pointing_game(
 
 
 def pointing_chance(masks: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """What a random pixel scores in the pointing game, percent: the share of pixels that hit.
+    """Compute what a random pixel scores in the pointing game: the percentage of pixels that hit.
 
     Args:
         masks: `(B, 1, H, W)` bool.
@@ -180,7 +180,7 @@ class LocalizationMetric(SampleMetric):
         self.chances.append(chances.detach())
 
     def guess(self, masks: Tensor) -> Tensor:
-        """What a map without preference scores on each sample, `(B,)`, percent."""
+        """Compute what a map without preference scores on each sample, `(B,)`, percent."""
         raise TypeError("use PointingGame or MaskEnergy")
 
     def chance(self) -> Tensor:

@@ -26,7 +26,7 @@ STAGES = 8
 
 
 def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> list[str]:
-    """The modules that hold parameters, from the head down to the first layer.
+    """List the modules that hold parameters, from the head down to the first layer.
 
     The order is that of one forward pass of a black image, reversed. A module with parameters
     of its own and children (an attention block, the network with its class token) starts
@@ -60,7 +60,7 @@ def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> li
 
 
 def randomized(classifier: nn.Module, names: Sequence[str], seed: int = 0) -> nn.Module:
-    """A copy of the classifier whose named modules have forgotten what they learnt.
+    """Copy the classifier with the parameters of the named modules drawn anew.
 
     Each module in them is reset as torch initialises it (`reset_parameters`, which also resets
     batch norm's statistics). Tensors without such a rule are drawn from a normal distribution
@@ -189,7 +189,7 @@ def sanity_check(
 
 
 def _learned(module: nn.Module) -> bool:
-    """Whether the module itself, not a child, holds something learnt."""
+    """Tell whether the module itself, not a child, holds something learnt."""
     if any(True for _ in module.parameters(recurse=False)):
         return True
     return isinstance(getattr(module, "running_mean", None), Tensor)  # batch norm without scale
@@ -218,7 +218,7 @@ def _reset(module: nn.Module, name: str, seed: int) -> None:
 
 @contextmanager
 def _record_calls(model: nn.Module) -> Iterator[dict[str, None]]:
-    """Names of the modules called inside the block, in the order of their last call."""
+    """Record the names of the modules called inside the block, in the order of their last call."""
     calls: dict[str, None] = {}
 
     def recorder(name: str) -> Callable[..., None]:
@@ -239,7 +239,7 @@ def _record_calls(model: nn.Module) -> Iterator[dict[str, None]]:
 
 
 def _counts(stages: int | Sequence[int], layers: int) -> list[int]:
-    """How many modules each stage randomises."""
+    """Count the modules that each stage randomises."""
     if isinstance(stages, int):
         if stages < 1:
             raise TTameError(f"stages must be at least 1, got {stages}")

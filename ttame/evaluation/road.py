@@ -94,7 +94,7 @@ def degrade(
     levels: Sequence[int] = LEVELS,
     seed: int = 0,
 ) -> Iterator[Tensor]:
-    """The degraded photos that `road` asks the classifier about, one photo's at a time.
+    """Yield the degraded photos that `road` classifies, one photo at a time.
 
     Args:
         spec: The classifier's facts.
@@ -125,7 +125,7 @@ def degrade(
 
 
 def pixel_places(images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> Tensor:
-    """The place of every pixel in its photo's ranking, 0 the most relevant.
+    """Rank every pixel of each photo, 0 the most relevant.
 
     Per image: min-max at the map's own resolution, bilinear to the image, stable sort, ties
     broken by a seeded shuffle (`masking.rank_pixels`).

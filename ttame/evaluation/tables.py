@@ -28,7 +28,7 @@ _ROAD = {
 
 
 def measured(records: pd.DataFrame) -> pd.DataFrame:
-    """The records of photos that could be read.
+    """Select the records of photos that could be read.
 
     Raises:
         TTameError: If there is none.
@@ -100,7 +100,7 @@ def per_sample(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores(records: pd.DataFrame) -> pd.DataFrame:
-    """Every score of every record, in long form.
+    """Compute every score of every record, in long form.
 
     Args:
         records: Records of results files.

@@ -43,7 +43,7 @@ class AttentionPass:
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether `model` is built like a transformer that `read_attention` reads."""
+    """Tell whether `model` is built like a transformer that `read_attention` reads."""
     try:
         attention_blocks(model)
     except TTameError:
@@ -52,7 +52,7 @@ def has_attention(model: nn.Module) -> bool:
 
 
 def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module, nn.Module], ...]:
-    """The blocks of a Vision Transformer in order, each with its self-attention module.
+    """List the blocks of a Vision Transformer in order, each with its self-attention module.
 
     Args:
         model: The classifier; it is not run.
@@ -148,7 +148,7 @@ def read_attention(
 
 
 def _block_list(model: nn.Module) -> list[nn.Module]:
-    """The modules of `blocks` (timm) or `encoder.layers` (torchvision), in order."""
+    """List the modules of `blocks` (timm) or `encoder.layers` (torchvision), in order."""
     for holder, name in ((model, "blocks"), (getattr(model, "encoder", None), "layers")):
         found = getattr(holder, name, None)
         if isinstance(found, nn.Sequential | nn.ModuleList):

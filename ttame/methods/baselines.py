@@ -25,12 +25,12 @@ def random_map(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def all_ones(images: Tensor, targets: Tensor) -> Tensor:
-    """The mask that changes nothing at 100 %, `(B, 1, 7, 7)` of ones."""
+    """Return the mask that changes nothing at 100 %, `(B, 1, 7, 7)` of ones."""
     return images.new_ones(images.shape[0], 1, _CELLS, _CELLS)
 
 
 def centre_gaussian(images: Tensor, targets: Tensor) -> Tensor:
-    """The photographer's habit: a Gaussian about the centre, `(B, 1, 28, 28)` in (0, 1]."""
+    """Return a Gaussian about the centre, `(B, 1, 28, 28)` in (0, 1]."""
     place = torch.linspace(-1, 1, 4 * _CELLS, device=images.device, dtype=images.dtype)
     bell = torch.exp(-(place**2) / (2 * 0.5**2))
     return (bell[:, None] * bell[None, :]).expand(images.shape[0], 1, -1, -1)

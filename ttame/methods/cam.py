@@ -16,7 +16,7 @@ from ttame.features import capture, prefix_tokens, to_map
 
 
 def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:
-    """The layer that CAM methods explain, checked by one forward pass of a blank image.
+    """Find the layer that CAM methods explain, checked by one forward pass of a blank image.
 
     It is the spec's `cam_layer`, or else the deepest of the explainer's layers.
 
@@ -63,7 +63,7 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
 
 
 def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for one of pytorch-grad-cam's classes, on the backbone's `cam_layer`.
+    """Make a factory for one of pytorch-grad-cam's classes, on the backbone's `cam_layer`.
 
     The factory raises `TTameError` where that layer has no spatial map (`cam_layer_module`).
 
@@ -82,7 +82,7 @@ def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Te
 def finer_cam(
     alpha: float = 1.0, similar: int = 3
 ) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for Finer-CAM (`finercam`): Grad-CAM of what tells a class from its likes.
+    """Make a factory for Finer-CAM (`finercam`): Grad-CAM of a class against similar ones.
 
     With the logits y, the probabilities p and the similar classes K, those whose logits lie
     nearest to that of the target class t, it is Grad-CAM of
@@ -140,7 +140,7 @@ class _Comparison:
 def _library_method(
     kind: str, explainer: Explainer, score: Callable[[int], Callable[[Tensor], Tensor]]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The method of the library's class `kind`, explaining the score of each target class."""
+    """Bind the method of the library's class `kind`, explaining the score of each target class."""
     import pytorch_grad_cam
 
     layer, module = cam_layer_module(explainer, kind)

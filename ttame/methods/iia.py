@@ -19,7 +19,7 @@ _CHUNK = 16  # images a forward pass
 def iia_method(
     steps: int = 10,
 ) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for Iterated Integrated Attributions with two integrals (the paper's IIA2).
+    """Make a factory for Iterated Integrated Attributions with two integrals (the paper's IIA2).
 
     With the image x, the feature map u(a) of the `cam_layer` at the image a·x, its reference
     r(a) (the minimum of every channel over the positions) and v = r + b (u - r), the map is
@@ -59,7 +59,7 @@ def iia_method(
         height, width = replay_size(classifier, layer, explainer.spec.input_size)
 
         def attribute(path: Tensor, target: int) -> Tensor:
-            """The sum over some points of the image's path `(a, 3, H, W)`: `(1, 1, h, w)`."""
+            """Sum over some points of the image's path `(a, 3, H, W)`: `(1, 1, h, w)`."""
             with torch.no_grad(), capture(classifier, [layer]) as outputs:
                 classifier(path)
             output = outputs[layer]

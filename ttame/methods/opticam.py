@@ -19,7 +19,7 @@ _CHUNK = 16  # images optimised at a time
 def opticam_method(
     iterations: int = 50, learning_rate: float = 0.1
 ) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for Opti-CAM on the backbone's `cam_layer`.
+    """Make a factory for Opti-CAM on the backbone's `cam_layer`.
 
     For every image, weights u of the layer's feature maps A_k, at first all equal, are
     optimised by Adam to raise the logit of the target class of the masked image x ∘ n(S),

@@ -25,7 +25,7 @@ def replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
 
 
 def replay_size(classifier: nn.Module, layer: str, size: tuple[int, int]) -> tuple[int, int]:
-    """The image size that suffices where a layer's output is replaced.
+    """Find the image size that suffices where a layer's output is replaced.
 
     What lies before the layer then runs for nothing, so it may as well run on a corner of the
     image. Whether that holds is tried on one image of noise: not where a transformer insists on

@@ -16,7 +16,7 @@ from ttame.masking import apply_mask
 def rise_method(
     masks: int = 4000, cells: int = 7, keep: float = 0.5, chunk: int = 32, seed: int = 0
 ) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for RISE with softmax scores, in the backbone's masking space.
+    """Make a factory for RISE with softmax scores, in the backbone's masking space.
 
     Masks are drawn, upsampled and used chunk by chunk, so memory does not grow with their
     number. Every image sees the same masks, so results do not depend on batching.

@@ -19,7 +19,7 @@ from ttame.loading import explainers, load
 
 
 def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
-    """A factory for a mechanism that ships with `ttame` for the explainer's classifier.
+    """Make a factory for a mechanism that ships with `ttame` for the explainer's classifier.
 
     Args:
         recipe: It was trained by: `"published"`, `"lcam-img"` or `"lcam-fm"`.

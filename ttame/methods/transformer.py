@@ -116,7 +116,7 @@ def legrad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def head_row(model: nn.Module, seen: AttentionPass) -> Tensor:
-    """How much the head reads of each token: weights `(N,)`, float32, sum 1.
+    """Measure how much the head reads of each token: weights `(N,)`, float32, sum 1.
 
     The class token alone where the head reads it; class and distillation token in equal parts in
     a distilled DeiT; otherwise (global average pooling, with or without a class token) the mean
@@ -207,7 +207,7 @@ def _attribution_step(probabilities: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _flow(row: Tensor, matrices: Iterable[Tensor]) -> Tensor:
-    """The row vector `(N,)` times matrices `(B, N, N)`, given last block first: `(B, N)`.
+    """Multiply the row vector `(N,)` by matrices `(B, N, N)`, given last block first: `(B, N)`.
 
     Only the head's row of the product is asked for, so no product of matrices is formed.
     """
