@@ -164,7 +164,7 @@ def _cycle(grids: list[_Grid], target: Tensor) -> Tensor:
 
 
 def _pyramid_guess(given: Tensor, known: Tensor) -> Tensor:
-    """Guess first values: weighted averages of known pixels at ever coarser scales, fine ones first."""
+    """Guess by weighted averages of known pixels at ever coarser scales, fine ones first."""
     if min(given.shape[-2:]) <= 2:
         return given.sum(dim=(-2, -1), keepdim=True).expand_as(given) / known.sum(
             dim=(-2, -1), keepdim=True

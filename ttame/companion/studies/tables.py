@@ -97,7 +97,8 @@ def sight_gap(split: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per variant (`against`) and score: means of seen and unseen (percent), and the
-        columns of `ttame.evaluation.comparison.paired_differences`: `"worse"` says that unseen classes are.
+        columns of `ttame.evaluation.comparison.paired_differences`; `"worse"` says that
+        unseen classes are.
     """
     pieces = []
     for method, rows in split.groupby("method", sort=False):
