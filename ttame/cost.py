@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,10 @@ def count_passes(*classifiers: nn.Module) -> Iterator[Passes]:
     def backward(gradient: Tensor) -> None:
         passes.backward += len(gradient)
 
-    handles = [classifier.register_forward_hook(after) for classifier in classifiers]
-    try:
+    with ExitStack() as hooks:
+        for classifier in classifiers:
+            hooks.enter_context(classifier.register_forward_hook(after))
         yield passes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def clock(function: Callable[[], object], device: torch.device) -> float:

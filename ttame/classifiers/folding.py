@@ -57,7 +57,7 @@ def fold_batch_norm(
     difference = float((before - after).abs().max() / (before.max() - before.min()).clamp_min(1e-6))
     if difference > tolerance:
         warnings.warn(
-            f"folding batch norm changes the logits of {type(model).__name__} by {difference:.2g} "
+            f"folding batch norm moves the logits of {type(model).__name__} by {difference:.2g} "
             "of their range; continuing without it, which is slower",
             stacklevel=2,
         )
