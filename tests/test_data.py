@@ -66,7 +66,7 @@ def test_unknown_split_is_refused(miniature: Path) -> None:
 
 
 def test_empty_and_missing_image_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TTameError, match="holds no image"):
+    with pytest.raises(TTameError, match="contains no images"):
         image_folder(tmp_path)
     with pytest.raises(TTameError, match="does not exist"):
         image_folder(tmp_path / "none")

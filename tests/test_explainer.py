@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,59 @@ def test_training_leaves_the_classifier_as_it_was(explainer: Explainer, images: 
     assert same(explainer.classifier, before)
     assert torch.equal(explainer.classifier(images), answer)
     assert not same(explainer.mechanism, learned)
+
+
+# Replacing parts
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_replacing_nothing_shares_every_part_and_keeps_the_mode(
+    explainer: Explainer, training: bool
+) -> None:
+    explainer.train(training)
+    explainer.record = {"seed": 7}
+    twin = explainer.replace()
+    assert twin is not explainer
+    assert twin.classifier is explainer.classifier and twin.mechanism is explainer.mechanism
+    assert twin.spec is explainer.spec and twin.layers == explainer.layers
+    assert twin.record == {"seed": 7}
+    assert twin.training is training and twin.mechanism.training is training
+    assert not twin.classifier.training
+
+
+def test_replacing_the_mechanism_shares_the_classifier(
+    explainer: Explainer, toy: nn.Module
+) -> None:
+    mechanism = ttame.attach(toy, LAYERS[1:], input_size=(32, 32)).mechanism
+    changed = explainer.replace(mechanism=mechanism, layers=LAYERS[1:])
+    assert changed.mechanism is mechanism and changed.layers == LAYERS[1:]
+    assert changed.extract.layers == LAYERS[1:]
+    assert changed.classifier is explainer.classifier
+    assert changed(torch.randn(1, 3, 32, 32))[2].shape == (1, 1, 8, 8)
+    assert explainer.mechanism is not mechanism and explainer.layers == LAYERS
+
+
+def test_replacing_the_classifier_freezes_the_new_one(
+    explainer: Explainer, make_toy: MakeToy, images: Tensor
+) -> None:
+    before, other = explainer(images), make_toy(5).train()
+    changed = explainer.replace(classifier=other)
+    assert changed.classifier is other and changed.mechanism is explainer.mechanism
+    assert not other.training and not any(value.requires_grad for value in other.parameters())
+    assert torch.equal(changed(images)[0], other(images))
+    assert not torch.equal(changed(images)[0], before[0])
+    assert torch.equal(explainer(images)[0], before[0])
+    assert torch.equal(explainer(images)[2], before[2])
+
+
+def test_replacing_facts_and_record_changes_only_them(explainer: Explainer) -> None:
+    spec = dataclasses.replace(explainer.spec, space="normalized")
+    changed = explainer.replace(spec=spec, record={"seed": 1})
+    assert changed.spec.space == "normalized" and changed.record == {"seed": 1}
+    assert explainer.spec.space == "raw" and explainer.record == {}
+    changed.record["seed"] = 2
+    assert changed.replace().record is not changed.record
+    assert changed.layers == explainer.layers and changed.mechanism is explainer.mechanism
 
 
 # Targets

@@ -92,7 +92,7 @@ def test_no_layers_at_all_are_refused(toy: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("unused", "takes no part"),
+        ("unused", "is not used in the forward pass"),
         ("pair", "returns a tuple"),
         ("windows", r"\(8, 4, 8, 8\) for 2 images"),
         ("head", r"\(2, 5\) for 2 images"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ttame.classifiers.specs import IMAGENET_MEAN, IMAGENET_STD
+from ttame.classifiers.specs import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
 from ttame.errors import TTameError
 from ttame.masking import (
     Space,
@@ -217,3 +217,52 @@ def test_the_masks_gradient_is_that_of_the_stated_formula(space: Space) -> None:
     (found,) = torch.autograd.grad((masked * weights).sum(), masks)
     expected = (weights * (images + shift)).sum(dim=1, keepdim=True)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+# All steps: `BackboneSpec.mask`
+
+PHOTO = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)  # normalised
+MASK = torch.tensor([[[[0.2, 0.9], [0.6, 0.4]]]])
+TOP_HALF = torch.tensor([[[[0.0, 0.9], [0.6, 0.0]]]])
+
+
+def spec_of(space: Space) -> BackboneSpec:
+    return BackboneSpec(
+        name="tiny", build=None, weights=None, layers=(), head="", input_size=(2, 2),
+        mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.25), space=space,
+    )  # fmt: skip
+
+
+def test_a_spec_masks_by_hand_in_normalized_space() -> None:
+    expected = PHOTO * TOP_HALF
+    assert torch.equal(spec_of("normalized").mask(PHOTO, MASK, 0.5), expected)
+    assert torch.equal(spec_of("normalized").mask(PHOTO, MASK), PHOTO * MASK)
+
+
+def test_a_spec_masks_by_hand_in_raw_space() -> None:
+    mean = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    std = torch.tensor([0.5, 0.4, 0.25]).view(1, 3, 1, 1)
+    for share, kept in ((0.5, TOP_HALF), (1.0, MASK)):
+        expected = ((PHOTO * std + mean) * kept - mean) / std
+        assert torch.allclose(spec_of("raw").mask(PHOTO, MASK, share), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["raw", "normalized"])
+def test_a_spec_upsamples_then_keeps_the_top_with_its_seed(space: Space) -> None:
+    spec, images = spec_of(space), torch.randn(2, 3, 8, 6)
+    masks = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.5]]).expand(2, 1, 2, 3)  # ties at the top
+    kept = keep_top(upsample(masks, (8, 6)), 0.25, seed=3)
+    expected = apply_mask(images, kept, space, spec.mean, spec.std)
+    assert torch.equal(spec.mask(images, masks, 0.25, seed=3), expected)
+    assert not torch.equal(spec.mask(images, masks, 0.25, seed=4), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_spec_refuses_a_share_outside_its_range(share: float) -> None:
+    with pytest.raises(TTameError, match=r"\(0, 1\]"):
+        spec_of("raw").mask(PHOTO, MASK, share)
+
+
+def test_a_spec_refuses_masks_of_another_batch() -> None:
+    with pytest.raises(TTameError, match="must agree"):
+        spec_of("raw").mask(PHOTO, MASK.repeat(2, 1, 1, 1))

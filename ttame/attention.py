@@ -1,6 +1,6 @@
-"""The attention mechanism: from feature maps to explanation maps (T-TAME §III-B, `ttame`).
+"""The attention mechanism: from feature maps to explanation maps (T-TAME §III-B).
 
-Every architectural ablation is a field of `AttentionConfig`; there is one mechanism.
+There is one mechanism; every architectural variant is a field of `AttentionConfig`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttame.errors import TTameError
+from ttame.errors import AtLeastOne, TTameError, validate
 from ttame.features import Tokens
 from ttame.masking import upsample
 
@@ -24,25 +24,29 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 _HEAD = 64  # channels of an attention head, as in Vision Transformers
-_FEW_PLACES = 8  # channels a place from which on a matrix product is faster, measured
+_FEW_PLACES = 8  # channels per place above which a matrix product is faster, measured
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """What the mechanism looks like; the defaults are the papers'.
+    """Architecture of the attention mechanism; the defaults are the papers'.
 
     Attributes:
-        branch: Whether each layer has a feature branch at all; without, feature maps go to the
-            fusion as they are (a multi-layer L-CAM).
-        mixing: What a branch learns: a 1×1 `"convolution"`, which mixes the channels of a place, or
-            multi-head self-`"attention"` over all places, for the maps of transformers.
-        skip: Add the branch's input to what it has learned, normalised.
+        branch: Give each layer a feature branch; otherwise feature maps are fused directly
+            (a multi-layer L-CAM).
+        mixing: What a branch learns: a 1×1 `"convolution"` over the channels of each place, or
+            multi-head self-`"attention"` over all places, meant for transformers.
+        skip: Add the branch's input to its normalised output.
         batch_norm: Normalise the output of the convolution or attention.
-        activation: Last step of a branch: `"relu"`, `"sigmoid"` or `"identity"`.
-        width: Channels that a branch puts out; `None` keeps each layer's own count.
-        resolution: Maps are brought to the size of the `"largest"` or `"smallest"` layer.
-        max_size: Upper bound of the map's height and width, cells.
-        tokens: Transformers: `"drop"` prefix tokens, or multiply patches by the `"cls"` token.
+        activation: Last step of a branch.
+        width: Output channels of a branch; `None` keeps each layer's own.
+        resolution: Resize all maps to the size of the largest or the smallest one.
+        max_size: Maximum height and width of the explanation map, in cells.
+        tokens: For transformers: `"drop"` the prefix tokens, or multiply the patch tokens by
+            the `"cls"` token.
+
+    Raises:
+        TTameError: If a field has an invalid value, or two fields contradict each other.
     """
 
     branch: bool = True
@@ -50,49 +54,37 @@ class AttentionConfig:
     skip: bool = True
     batch_norm: bool = True
     activation: Literal["relu", "sigmoid", "identity"] = "relu"
-    width: int | None = None
+    width: AtLeastOne | None = None
     resolution: Literal["largest", "smallest"] = "largest"
-    max_size: int = 56
+    max_size: AtLeastOne = 56
     tokens: Tokens = "drop"
 
     def __post_init__(self) -> None:
-        """Refuse combinations that have no meaning.
-
-        Raises:
-            TTameError: Naming the field, its value and what is possible.
-        """
-        allowed = {
-            "mixing": ("convolution", "attention"),
-            "activation": tuple(_ACTIVATIONS),
-            "resolution": ("largest", "smallest"),
-            "tokens": ("drop", "cls"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise TTameError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
-        if self.max_size < 1 or (self.width is not None and self.width < 1):
-            raise TTameError(
-                f"max_size and width must be positive, got {self.max_size} and {self.width}"
-            )
+        """Validate each field, then the combinations that `width` rules out."""
+        validate(self)
         if self.width is not None and self.mixing == "attention":
             raise TTameError(
-                f"width={self.width} is for mixing='convolution'; self-attention keeps the channels"
+                f"width={self.width} needs mixing='convolution'; self-attention keeps the channels"
             )
         if self.width is not None and self.branch and self.skip:
             raise TTameError(
-                f"width={self.width} changes the channel count, so the input cannot be added: "
-                "pass skip=False with it"
+                f"width={self.width} changes the number of channels, so the input cannot be added; "
+                "pass skip=False as well"
             )
 
 
 class FeatureBranch(nn.Module):
-    """1×1 convolution or attention, batch norm, plus the input, ReLU; steps can be switched off."""
+    """Convolution or self-attention, batch norm, skip connection and activation for one layer.
+
+    Args:
+        channels: Channels C of the layer's feature map.
+        config: Architecture; decides which of the steps take place.
+    """
 
     def __init__(self, channels: int, config: AttentionConfig) -> None:
         super().__init__()
         width = config.width or channels
-        self.skip, self.activation = config.skip, config.activation
-        self.mixing = config.mixing
+        self.skip, self.mixing, self.activation = config.skip, config.mixing, config.activation
         if config.mixing == "attention":
             self.attention = SelfAttention(channels)
         else:
@@ -100,7 +92,7 @@ class FeatureBranch(nn.Module):
         self.norm = nn.BatchNorm2d(width) if config.batch_norm else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """`(B, C, h, w)` -> `(B, width, h, w)`."""
+        """Map `(B, C, h, w)` to `(B, width, h, w)`."""
         mix = self.attention if self.mixing == "attention" else self.convolution
         hidden: Tensor = self.norm(mix(maps))
         if self.skip:
@@ -113,14 +105,14 @@ class FeatureBranch(nn.Module):
 
 
 class PointwiseConvolution(nn.Conv2d):
-    """A 1×1 convolution, as a matrix product where there are few places and many channels.
+    """A 1×1 convolution that runs as a matrix product for few places and many channels.
 
-    A convolution on CPUs first brings its weights into another layout, at every call. For the
-    single small map of a deep layer that takes longer than the convolution.
+    On CPUs a convolution reorders its weights at every call, which for one small, deep map takes
+    longer than the convolution itself.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """`(B, C, h, w)` -> `(B, width, h, w)`."""
+        """Map `(B, C, h, w)` to `(B, width, h, w)`."""
         if _FEW_PLACES * maps.shape[0] * maps.shape[2] * maps.shape[3] >= maps.shape[1]:
             return super().forward(maps)
         rows = maps.permute(0, 2, 3, 1)  # (B, h, w, C)
@@ -128,10 +120,10 @@ class PointwiseConvolution(nn.Conv2d):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the places of a map, heads of 64 channels where they divide.
+    """Multi-head self-attention over the places of a feature map.
 
     Args:
-        channels: C.
+        channels: Channels C; split into heads of 64 if divisible, otherwise a single head.
     """
 
     def __init__(self, channels: int) -> None:
@@ -140,19 +132,22 @@ class SelfAttention(nn.Module):
         self.heads = nn.MultiheadAttention(channels, heads, batch_first=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """`(B, C, h, w)` -> `(B, C, h, w)`."""
+        """Map `(B, C, h, w)` to the same shape."""
         places = maps.flatten(2).transpose(1, 2)  # (B, h·w, C)
         mixed: Tensor = self.heads(places, places, places, need_weights=False)[0]
         return mixed.transpose(1, 2).reshape(maps.shape)
 
 
 class AttentionMechanism(nn.Module):
-    """Feature maps of L layers -> one explanation map a target class, before the sigmoid.
+    """Turn the feature maps of L layers into one explanation map per target class.
 
     Args:
-        channels: C_l of every layer, in the order of the feature maps.
+        channels: Channels C_l of each layer, in the order of the feature maps.
         classes: Number of classes K.
-        config: The architecture.
+        config: Architecture; default: the papers'.
+
+    Raises:
+        TTameError: If there are no layers or no classes.
     """
 
     def __init__(
@@ -163,27 +158,25 @@ class AttentionMechanism(nn.Module):
             raise TTameError(f"need layers and classes, got {list(channels)} and {classes}")
         self.config = config or AttentionConfig()
         self.channels, self.classes = tuple(channels), classes
-        branches = [
-            FeatureBranch(count, self.config) if self.config.branch else nn.Identity()
-            for count in channels
-        ]
-        self.branches = nn.ModuleList(branches)
-        self.widths = tuple(
-            (self.config.width or count) if self.config.branch else count for count in channels
-        )
+        if self.config.branch:
+            self.branches = nn.ModuleList(FeatureBranch(count, self.config) for count in channels)
+            self.widths = tuple(self.config.width or count for count in channels)
+        else:
+            self.branches = nn.ModuleList(nn.Identity() for _ in channels)
+            self.widths = self.channels
         self.fusion = nn.Conv2d(sum(self.widths), classes, kernel_size=1)
 
     def output_size(self, maps: Sequence[Tensor]) -> tuple[int, int]:
-        """Height and width of the explanation map for these feature maps, cells."""
+        """Return the height and width of the explanation map for these feature maps."""
         pick = max if self.config.resolution == "largest" else min
         height, width = pick((tuple(found.shape[-2:]) for found in maps), key=lambda s: s[0] * s[1])
         return min(height, self.config.max_size), min(width, self.config.max_size)
 
     def branch_outputs(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The output of every feature branch at its own resolution, `(B, width_l, h_l, w_l)`.
+        """Apply each feature branch, at its own resolution: `(B, width_l, h_l, w_l)` per layer.
 
         Raises:
-            TTameError: If the number of maps, or of their channels, is not the mechanism's.
+            TTameError: If the number of maps or their channels do not match the mechanism.
         """
         found = tuple(item.shape[1] for item in maps)
         if found != self.channels:
@@ -194,34 +187,33 @@ class AttentionMechanism(nn.Module):
         return [branch(item) for branch, item in zip(self.branches, maps, strict=True)]
 
     def forward(self, maps: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
-        """Explanation maps of the target classes, fused before upsampling.
+        """Compute the explanation maps of the target classes, fusing before upsampling.
 
         Upsampling and the 1×1 fusion are linear and act on different axes, so they commute
-        (the weights of bilinear interpolation sum to one, so the bias does too): each branch
-        is fused at its own resolution for the wanted classes only, and the T resulting
-        channels are resized instead of all ΣC_l.
+        (bilinear weights sum to one, so the bias commutes too). Each branch is fused at its own
+        resolution for the target classes only, and T channels are resized instead of all ΣC_l.
 
         Args:
-            maps: Feature maps, `(B, C_l, h_l, w_l)` each.
+            maps: Feature maps, `(B, C_l, h_l, w_l)` per layer.
             targets: Class indices `(B, T)`, int64; `None` for all K classes.
 
         Returns:
             Raw maps before the sigmoid, `(B, T, h, w)`; T = K without targets.
 
         Raises:
-            TTameError: If maps or targets are not those of this mechanism and batch.
+            TTameError: If the maps or targets do not match the mechanism or the batch.
         """
         parts = self.layer_parts(maps, targets)
         bias = self.fusion.bias
         assert bias is not None
         chosen = bias.expand(maps[0].shape[0], -1) if targets is None else bias[targets]
-        total = chosen[..., None, None] + parts[0]
+        total = parts[0]
         for part in parts[1:]:
             total = total + part
-        return total
+        return total + chosen[..., None, None]
 
     def layer_parts(self, maps: Sequence[Tensor], targets: Tensor | None = None) -> list[Tensor]:
-        """What each layer adds to the explanation maps; with the bias, their sum is the map.
+        """Compute what each layer adds to the maps; with the bias, the parts sum to the map.
 
         Args:
             maps: Feature maps, `(B, C_l, h_l, w_l)` each.
@@ -239,7 +231,7 @@ class AttentionMechanism(nn.Module):
             )
         size = self.output_size(maps)
         weight = self.fusion.weight.flatten(1)  # (K, ΣC_l)
-        # Chosen once for all layers: the gradient of a choice is as large as all K rows.
+        # Indexed once for all layers: the gradient of indexing is as large as all K rows.
         chosen_rows = weight[None] if targets is None else weight[targets]  # (1 or B, T, ΣC_l)
         parts = []
         split = torch.split(chosen_rows, list(self.widths), dim=2)
@@ -251,10 +243,9 @@ class AttentionMechanism(nn.Module):
         return parts
 
     def textbook(self, maps: Sequence[Tensor]) -> Tensor:
-        """The papers' order of operations: upsample everything, concatenate, fuse to K maps.
+        """Compute `forward(maps)` in the papers' order: upsample, concatenate, fuse to K maps.
 
-        The same function as `forward(maps)`, at a many times higher cost; for teaching and
-        checking.
+        Many times slower; for teaching and for testing `forward`.
 
         Returns:
             Raw maps of all classes, `(B, K, h, w)`.
@@ -266,7 +257,7 @@ class AttentionMechanism(nn.Module):
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring `(B, C, h, w)` to `size`: bilinear where it grows, average pooling where it shrinks."""
+    """Resize `(B, C, h, w)`: average pooling to shrink, bilinear interpolation to grow."""
     if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
         return maps if tuple(maps.shape[-2:]) == size else F.adaptive_avg_pool2d(maps, size)
     return upsample(maps, size)

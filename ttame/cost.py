@@ -1,4 +1,4 @@
-"""What a computation costs: the classifier's passes, seconds, peak memory."""
+"""The cost of a computation: passes of the classifier, seconds, peak memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,11 @@ _PROCESS = Path("/proc/self")
 
 @dataclass
 class Passes:
-    """Images sent through a classifier.
+    """Number of images sent through a classifier.
 
     Attributes:
         forward: Images classified.
-        backward: Images whose gradient was asked for.
+        backward: Images for which gradients were computed.
     """
 
     forward: int = 0
@@ -31,7 +31,7 @@ class Passes:
 
 @contextmanager
 def count_passes(*classifiers: nn.Module) -> Iterator[Passes]:
-    """Count the passes of `classifiers` inside the block; an image is one pass, not a batch."""
+    """Count the passes of `classifiers` inside the block, per image and not per batch."""
     passes = Passes()
 
     def after(_module: nn.Module, _args: object, logits: Tensor) -> None:
@@ -42,16 +42,14 @@ def count_passes(*classifiers: nn.Module) -> Iterator[Passes]:
     def backward(gradient: Tensor) -> None:
         passes.backward += len(gradient)
 
-    handles = [classifier.register_forward_hook(after) for classifier in classifiers]
-    try:
+    with ExitStack() as hooks:
+        for classifier in classifiers:
+            hooks.enter_context(classifier.register_forward_hook(after))
         yield passes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def clock(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, with what it left running on the device."""
+    """Time one call in seconds, including the work it leaves queued on `device`."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -67,20 +65,20 @@ def alternate(
     device: torch.device,
     warm_up: int = 0,
 ) -> list[list[float]]:
-    """Time functions turn by turn.
+    """Time several functions in turns.
 
     Args:
-        functions: What is compared.
+        functions: Functions to compare.
         repeats: Timed turns.
-        device: Where they work.
-        warm_up: Turns before, which do not count.
+        device: Device on which they run.
+        warm_up: Untimed turns beforehand.
 
     Returns:
-        For every function the seconds of its turns.
+        Seconds per turn, one list per function.
     """
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats + warm_up):
-        # Swapping who goes first keeps the caches' favour even.
+        # Alternating the order shares the advantage of warm caches evenly.
         order = range(len(functions))
         for index in order if turn % 2 else reversed(order):
             seconds = clock(functions[index], device)
@@ -90,22 +88,21 @@ def alternate(
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int:
-    """The most memory that is in use while a function runs, bytes.
+    """Measure the peak memory while a function runs, in bytes.
 
-    On a GPU that is what torch has allocated. On a CPU it is the resident memory of the whole
-    process, with the interpreter and whatever else it holds; on systems other than Linux its
-    highest value since the process began.
+    On a GPU this is the memory that torch allocates. On a CPU it is the resident memory of the
+    whole process, interpreter included; outside Linux, its peak since the process began.
 
     Args:
-        function: What to run.
-        device: Where it works.
+        function: Function to run.
+        device: Device on which it runs.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         function()
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
-        (_PROCESS / "clear_refs").write_text("5")  # forget the peak so far (Linux)
+        (_PROCESS / "clear_refs").write_text("5")  # resets the peak (Linux)
     function()
     with suppress(OSError):
         for line in (_PROCESS / "status").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Photos on disk: where they are found, which are taken, and in which order."""
+"""Photos on disk: finding, sampling and loading them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from ttame.classifiers.classes import IMAGENETTE, imagenet_indices
 from ttame.classifiers.specs import BackboneSpec
@@ -28,13 +27,13 @@ _SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm"}
 
 @dataclass(frozen=True)
 class PhotoList:
-    """A list of photos.
+    """An ordered list of photos.
 
     Attributes:
-        name: What results call this data, for example `"imagenette/val"`.
-        root: Folder that the names are relative to.
-        names: File names relative to `root`, POSIX style; results record these.
-        labels: Ground-truth class indices, or `None` where there are none.
+        name: Name of the data in results, such as `"imagenette/val"`.
+        root: Folder that `names` are relative to.
+        names: POSIX file names, as recorded in results.
+        labels: Ground-truth class indices, if known.
     """
 
     name: str
@@ -43,18 +42,18 @@ class PhotoList:
     labels: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
-        """Number of photos."""
+        """Return the number of photos."""
         return len(self.names)
 
     def select(self, indices: Sequence[int]) -> PhotoList:
-        """The photos at these positions, in this order."""
+        """Return the photos at these positions, in this order."""
         labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
         return replace(self, names=tuple(self.names[i] for i in indices), labels=labels)
 
     def sample(self, limit: int | None, seed: int = 0) -> PhotoList:
-        """At most `limit` photos, drawn without replacement by a seeded shuffle.
+        """Draw at most `limit` photos without replacement, by a seeded shuffle.
 
-        The first n of a larger sample with the same seed are the sample of n.
+        With the same seed, a smaller sample is the beginning of a larger one.
 
         Raises:
             TTameError: If `limit` is not positive.
@@ -66,18 +65,18 @@ class PhotoList:
 
     @property
     def paths(self) -> list[Path]:
-        """Full paths, in order."""
+        """Full paths, in order of `names`."""
         return [self.root / name for name in self.names]
 
 
 class PhotoDataset(Dataset[tuple[Tensor, int]]):
-    """Normalised photos `(3, H, W)` with their position in the list.
+    """Normalised photos `(3, H, W)`, each with its position in the list.
 
     Args:
-        photos: The list.
-        spec: The classifier's facts.
-        augment: Random crop and flip instead of the centre crop.
-        crop_area: Of `ttame.images.train_transform`, with `augment`.
+        photos: Photos to load.
+        spec: Facts of the classifier.
+        augment: Use a random crop and flip instead of the centre crop.
+        crop_area: With `augment`, as for `ttame.images.train_transform`.
     """
 
     def __init__(
@@ -88,8 +87,7 @@ class PhotoDataset(Dataset[tuple[Tensor, int]]):
         crop_area: float | None = None,
     ) -> None:
         self.photos, self.spec = photos, spec
-        transform = train_transform(spec, crop_area) if augment else eval_transform(spec)
-        self.transform: v2.Compose = transform
+        self.transform = train_transform(spec, crop_area) if augment else eval_transform(spec)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -100,10 +98,10 @@ class PhotoDataset(Dataset[tuple[Tensor, int]]):
 
 
 def data_root(folder: str) -> Path:
-    """Find `folder` under `TTAME_DATA`, or under `data/` of the working folder or repository.
+    """Find `folder` in `TTAME_DATA`, or else in `data/` of the working folder or repository.
 
     Raises:
-        TTameError: If it is in none of them; the message says how to get it.
+        TTameError: If it is in none of them, saying how to fetch it.
     """
     setting = os.environ.get("TTAME_DATA")
     repository = Path(__file__).resolve().parent.parent / "data"
@@ -119,7 +117,7 @@ def data_root(folder: str) -> Path:
 
 
 def has_imagenette() -> bool:
-    """Whether Imagenette is available without a download."""
+    """Return whether Imagenette is available without a download."""
     try:
         imagenette("val")
     except TTameError:
@@ -128,36 +126,38 @@ def has_imagenette() -> bool:
 
 
 def imagenette(split: str = "val") -> PhotoList:
-    """Imagenette's photos with their ImageNet class indices.
+    """List Imagenette's photos, labelled by ImageNet class indices.
 
     Args:
-        split: `"train"` (9,469 photos) or `"val"` (3,925).
+        split: `"train"` (9,469 photos) or `"val"` (3,925 photos).
 
     Raises:
-        TTameError: If the folder is missing, or one of the ten classes is.
+        TTameError: If the folder or one of the ten classes is missing.
     """
     if split not in ("train", "val"):
         raise TTameError(f"split must be 'train' or 'val', got {split!r}")
     folder = data_root("imagenette") / split
     found = image_folder(folder, name=f"imagenette/{split}")
-    present = {name.split("/")[0] for name in found.names}
-    missing = [wnid for wnid in IMAGENETTE if wnid not in present]
+    wnids = [name.split("/")[0] for name in found.names]
+    missing = [wnid for wnid in IMAGENETTE if wnid not in wnids]
     if missing:
         raise TTameError(
             f"{str(folder)!r} lacks photos of {len(missing)} of the 10 classes "
-            f"({', '.join(missing[:3])}...); it is only half there: fetch it again"
+            f"({', '.join(missing[:3])}...); the download is incomplete: fetch it again"
         )
-    keep = [i for i, name in enumerate(found.names) if name.split("/")[0] in IMAGENETTE]
     indices = imagenet_indices()
-    chosen = found.select(keep)
-    return replace(chosen, labels=tuple(indices[name.split("/")[0]] for name in chosen.names))
+    labelled = replace(found, labels=tuple(indices.get(wnid, -1) for wnid in wnids))
+    return labelled.select([i for i, wnid in enumerate(wnids) if wnid in IMAGENETTE])
 
 
 def image_folder(folder: Path | str, name: str | None = None) -> PhotoList:
-    """All photos below a folder, sorted; sub-folders, if any, are the classes in sorted order.
+    """List all photos below a folder, sorted by name, with sub-folders as classes.
+
+    Labels are positions in the sorted top-level sub-folders; there are none if any photo lies
+    outside of them.
 
     Raises:
-        TTameError: If the folder is missing or holds no image.
+        TTameError: If the folder is missing or contains no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -165,23 +165,23 @@ def image_folder(folder: Path | str, name: str | None = None) -> PhotoList:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
         raise TTameError(
-            f"image folder {str(folder)!r} holds no image ({', '.join(sorted(_SUFFIXES))})"
+            f"image folder {str(folder)!r} contains no images ({', '.join(sorted(_SUFFIXES))})"
         )
     names = tuple(path.relative_to(folder).as_posix() for path in files)
-    tops = sorted({item.split("/")[0] for item in names if "/" in item})
     labels = None
-    if tops and all("/" in item for item in names):
-        labels = tuple(tops.index(item.split("/")[0]) for item in names)
+    if all("/" in item for item in names):
+        classes = sorted({item.split("/")[0] for item in names})
+        labels = tuple(classes.index(item.split("/")[0]) for item in names)
     return PhotoList(name or folder.name, folder, names, labels)
 
 
 def samples() -> PhotoList:
-    """The photos that ship with `ttame`; public domain or CC0, see `data/samples/README.md`."""
+    """List the photos that ship with `ttame` (public domain or CC0)."""
     return replace(image_folder(shipped("samples"), name="samples"), labels=None)
 
 
 def many_kinds(split: str = "val") -> PhotoList:
-    """Photos of many kinds of things, without labels: what the classifier answers is the target.
+    """List photos of many kinds, without labels: the target is what the classifier answers.
 
     Caltech-101 and photos of ImageNet's detection categories, divided by category, so that no
     kind of thing in `"val"` was seen in `"train"`; Imagenette's training photos join `"train"`.
@@ -222,13 +222,13 @@ def many_kinds(split: str = "val") -> PhotoList:
 
 
 def sources(photos: PhotoList) -> dict[str, int]:
-    """How many photos of a list come from each source, by the folder that holds them."""
+    """Count the photos of a list by source: the folder that holds them."""
     folders = (name.removeprefix("photos/").split("/")[0] for name in photos.names)
     return dict(Counter(folder for folder in folders))
 
 
 def categories(root: Path) -> dict[str, list[str]]:
-    """Photos of `photos/caltech101` and `photos/imagenet_det` by category, sorted.
+    """List the photos of `photos/caltech101` and `photos/imagenet_det` by category, sorted.
 
     A category is a name in lower case; both sources may have it. Left out are Caltech's background
     category, which is no kind of thing, and `Faces_easy`, which are crops of `Faces`.
@@ -299,12 +299,12 @@ def read_division(path: Path) -> dict[str, list[str]]:
 
 
 def _relative(photos: PhotoList, root: Path) -> tuple[str, ...]:
-    """Names of photos below another root."""
+    """Name photos relative to another root."""
     return tuple((photos.root / name).relative_to(root).as_posix() for name in photos.names)
 
 
 def open_photos(name: str, split: str = "val") -> PhotoList:
-    """Photos by the name of a data set, or of a folder.
+    """List the photos of a data set or folder.
 
     Args:
         name: `"imagenette"`, `"photos"` (`many_kinds`), `"samples"`, or an image folder's path.
@@ -328,13 +328,13 @@ def open_photos(name: str, split: str = "val") -> PhotoList:
 
 
 def download_imagenette() -> Path:
-    """Fetch Imagenette (320 px edition) into `TTAME_DATA` or `data/`, checksum verified.
+    """Download Imagenette (320 px) into `TTAME_DATA` or `data/` and verify its checksum.
 
     Returns:
         The folder `imagenette`.
 
     Raises:
-        TTameError: If the network is missing or the archive is damaged.
+        TTameError: If it exists already, the network fails or the archive is damaged.
     """
     from torchvision.datasets import Imagenette
 

@@ -1,4 +1,4 @@
-"""The one exception family that `ttame` raises for bad input, and its wording helpers."""
+"""The exception that `ttame` raises for invalid input, its wording, and validation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 
 class TTameError(ValueError):
-    """Input that cannot be used. The message names the thing, the value and the remedy."""
+    """Invalid input; the message names the thing, its value and the remedy."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> TTameError:
-    """The error for a name that is not among those that exist.
+    """Make the error for an unknown name, with suggestions.
 
     Args:
-        kind: What is named, such as `"recipe"`.
-        name: What the user wrote.
-        known: The names that exist.
+        kind: Kind of thing, such as `"recipe"`.
+        name: The unknown name.
+        known: Existing names.
     """
     names = list(known)
     return TTameError(
@@ -28,12 +28,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> TTameError:
 
 
 def suggest(value: str, known: Iterable[str], limit: int = 3) -> str:
-    """Return `" Did you mean 'a' or 'b'?"`, or `""` when nothing known is near `value`.
+    """Return `" Did you mean 'a' or 'b'?"`, or `""` if no existing name is similar.
 
     Args:
-        value: What the user wrote.
-        known: The names that exist.
-        limit: How many suggestions at most.
+        value: The unknown name.
+        known: Existing names.
+        limit: Maximum number of suggestions.
     """
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(value.lower(), names, n=limit, cutoff=0.5)
@@ -43,12 +43,12 @@ def suggest(value: str, known: Iterable[str], limit: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Range of a number in a configuration, as the annotation `Annotated[float, Bounds(0, 1)]`.
+    """Range of a number, for annotations such as `Annotated[float, Bounds(0, 1)]`.
 
     Attributes:
-        low: Smallest value; `None` for no limit.
-        high: Largest value; `None` for no limit.
-        above: Whether `low` itself is excluded.
+        low: Minimum; `None` for no limit.
+        high: Maximum; `None` for no limit.
+        above: Exclude `low` itself.
     """
 
     low: float | None = None
@@ -56,12 +56,12 @@ class Bounds:
     above: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies in the range; NaN never does."""
+        """Return whether a value lies in the range; NaN never does."""
         low = self.low is None or (value > self.low if self.above else value >= self.low)
         return low and (self.high is None or value <= self.high) and value == value
 
     def __str__(self) -> str:
-        """For messages: `"at least 1"`, `"above 0 and at most 1"`."""
+        """Describe the range, as in `"above 0 and at most 1"`."""
         low = "" if self.low is None else f"{'above' if self.above else 'at least'} {self.low:g}"
         high = "" if self.high is None else f"at most {self.high:g}"
         return " and ".join(part for part in (low, high) if part)
@@ -73,35 +73,27 @@ Positive = Annotated[float, Bounds(0, above=True)]
 
 
 def validate(config: Any) -> None:
-    """Check every field of a dataclass against its annotation.
+    """Check each field of a dataclass against the `Literal` and `Bounds` in its annotation.
 
-    `Literal` fields must hold one of their values and `Bounds` must hold; `None` passes where
-    the annotation allows it. Call it first in `__post_init__`, and check after it only what
-    concerns several fields.
+    `None` passes where the annotation allows it. Meant to be called in `__post_init__`, before
+    any checks that involve several fields.
 
     Args:
         config: A dataclass instance.
 
     Raises:
-        TTameError: Naming the field, its value and what is possible.
+        TTameError: If a field has an invalid value, naming the valid ones.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value = getattr(config, field.name)
-        options = _alternatives(hints[field.name])
-        literals = [item for option in options for item in _literals(option)]
+        hint = hints[field.name]
+        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        choices = [option for option in options if get_origin(option) is Literal]
+        literals = [value for option in choices for value in get_args(option)]
         if literals and value not in literals and not (value is None and type(None) in options):
             raise TTameError(f"{field.name} must be one of {tuple(literals)}, got {value!r}")
         for option in options:
             for bounds in getattr(option, "__metadata__", ()):
                 if isinstance(bounds, Bounds) and value is not None and not bounds.holds(value):
                     raise TTameError(f"{field.name} must be {bounds}, got {value!r}")
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of anything else, itself."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _literals(option: Any) -> tuple[Any, ...]:
-    return get_args(option) if get_origin(option) is Literal else ()

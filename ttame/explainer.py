@@ -1,4 +1,4 @@
-"""The `Explainer`: a frozen classifier and its attention mechanism, explained in one pass."""
+"""The `Explainer`: a frozen classifier with an attention mechanism that explains it in one pass."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ _HEADER = (
     "backbone", "backbone_digest", "layers", "attention", "channels", "class_count", "spec",
     "classes", "training",
 )  # fmt: skip
+_FACTS = ("input_size", "resize", "mean", "std", "interpolation", "space", "head")
 
 
 class Explainer(nn.Module):
     """A frozen classifier with an attention mechanism on its feature maps.
 
-    The classifier stays in `eval()` and without gradients whatever mode the explainer is in.
+    The classifier always stays in `eval()` and without gradients.
 
     Args:
         backbone: The classifier and its facts.
-        mechanism: The attention mechanism, built for the channels of `layers`.
+        mechanism: Attention mechanism built for the channels of `layers`.
         layers: Dotted module names; default: those of the backbone's spec.
-        record: How the mechanism was trained; saved along.
+        record: How the mechanism was trained; saved with it.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Explainer(nn.Module):
         self.extract = FeatureExtractor(self.classifier, self.layers, mechanism.config.tokens)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the mechanism's mode; the classifier remains in `eval()` (paper-exact frozen)."""
+        """Set the mode of the mechanism; the classifier remains in `eval()`."""
         super().train(mode)
         self.classifier.eval()
         return self
@@ -74,17 +75,14 @@ class Explainer(nn.Module):
         spec: BackboneSpec | None = None,
         record: Mapping[str, object] | None = None,
     ) -> Explainer:
-        """Return an explainer with some parts exchanged; the others are shared, not copied.
+        """Return an explainer in the same mode with some parts exchanged and the rest shared.
 
         Args:
-            classifier: Another classifier of the same facts; its parameters are frozen.
-            mechanism: Another attention mechanism, built for the channels of the layers.
+            classifier: Another classifier with the same facts; its parameters are frozen.
+            mechanism: Another mechanism, built for the channels of the layers.
             layers: Other dotted module names.
             spec: Other facts of the classifier.
             record: Another training record.
-
-        Returns:
-            A new explainer in the same mode; this one is not changed.
         """
         changed = Explainer(
             Backbone(spec or self.spec, self.classifier if classifier is None else classifier),
@@ -98,14 +96,14 @@ class Explainer(nn.Module):
     def forward(
         self, images: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Explain a batch that is normalised already; differentiable in the mechanism.
+        """Explain a normalised batch, differentiably with respect to the mechanism.
 
         Args:
             images: Normalised images, `(B, 3, H, W)`.
-            targets: Target classes `(B, T)` int64, or `None` for the predicted class.
+            targets: Target classes, `(B, T)` int64; `None` for the predicted class.
 
         Returns:
-            Logits `(B, K)`, targets `(B, T)` and raw maps before the sigmoid `(B, T, h, w)`.
+            Logits `(B, K)`, targets `(B, T)` and raw maps before the sigmoid, `(B, T, h, w)`.
         """
         with torch.no_grad():
             logits, maps = self.extract(images)
@@ -121,20 +119,18 @@ class Explainer(nn.Module):
         *,
         top_k: int | None = None,
     ) -> Explanation:
-        """Explain photos: one forward pass of the classifier, any class.
+        """Explain any classes of photos with one forward pass of the classifier.
 
         Args:
-            images: A path, Pillow image, array or tensor (raw, in [0, 1]), or a sequence of
-                these, of any size; preprocessed as the classifier expects.
-            targets: `None` (the predicted class), a class index or name for all images, a
-                sequence or tensor `(B,)`, or `(B, T)`.
-            top_k: Explain the k most probable classes instead of naming targets.
-
-        Returns:
-            Logits, targets and raw maps, with ways to show them.
+            images: A path, Pillow image, array or raw tensor in [0, 1], of any size, or a
+                sequence of these; preprocessed as the classifier expects.
+            targets: `None` for the predicted class, one class index or name for all images, or
+                `(B,)` or `(B, T)` of them.
+            top_k: Explain the k most probable classes instead of `targets`.
 
         Raises:
-            TTameError: An image that cannot be read, a class that does not exist.
+            TTameError: If an image cannot be read, a class does not exist, or the explainer is
+                in training mode.
         """
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
@@ -153,19 +149,19 @@ class Explainer(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in index order; plain numbers where the spec names another count."""
+        """Class names in index order; numbered if the spec's do not match in count."""
         names = self.spec.classes
         count = self.mechanism.classes
         return names if len(names) == count else tuple(f"class {i}" for i in range(count))
 
     def save(self, path: Path | str, dtype: torch.dtype = torch.float32) -> Path:
-        """Write the mechanism and a JSON header to one `safetensors` file, whole or not at all.
+        """Write the mechanism and a JSON header atomically to one `safetensors` file.
 
-        The classifier's weights are not written, only their digest.
+        Of the classifier's weights only the fingerprint is saved.
 
         Args:
-            path: Where to; ends in `.safetensors`.
-            dtype: Storage type; float16 halves the file and costs about 1e-3 relative.
+            path: Output file, `.safetensors`.
+            dtype: Storage type; float16 halves the file, with a relative error of about 1e-3.
 
         Raises:
             TTameError: If the file cannot be written.
@@ -173,7 +169,6 @@ class Explainer(nn.Module):
         path = Path(path)
         if path.suffix != ".safetensors":
             raise TTameError(f"an explainer's file ends in .safetensors, got {path.name!r}")
-        facts = ("input_size", "resize", "mean", "std", "interpolation", "space", "head")
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -183,16 +178,15 @@ class Explainer(nn.Module):
             "attention": asdict(self.mechanism.config),
             "channels": self.mechanism.channels,
             "class_count": self.mechanism.classes,
-            "spec": {name: getattr(self.spec, name) for name in facts},
-            # ImageNet's names are known everywhere; a user's own classes travel along.
+            "spec": {name: getattr(self.spec, name) for name in _FACTS},
+            # ImageNet's names need not be saved.
             "classes": None if self.mechanism.classes == 1000 else self.classes,
             "training": self.record,
         }
-        state = {
-            name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in self.mechanism.state_dict().items()
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in _cast(self.mechanism.state_dict(), dtype).items()
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
         return path
@@ -201,16 +195,16 @@ class Explainer(nn.Module):
     def load(
         cls, path: Path | str, model: nn.Module | None = None, weights: Path | str | None = None
     ) -> Explainer:
-        """Read a saved explainer and check that it belongs to the classifier at hand.
+        """Read a saved explainer and check that it belongs to the classifier.
 
         Args:
             path: The `safetensors` file.
-            model: The classifier, for one that is not registered.
-            weights: A local state dict for a registered classifier.
+            model: The classifier, if it is not registered.
+            weights: A local state dict of a registered classifier.
 
         Raises:
-            TTameError: If the file is damaged, of another format or version, or made for
-                another classifier, weights, layers or class count; the first mismatch is named.
+            TTameError: If the file is damaged or of another format or version, or was made for
+                another classifier or other weights, layers or classes.
         """
         path = Path(path)
         header, state = _read(path)
@@ -242,15 +236,20 @@ class Explainer(nn.Module):
                     f"{str(path)!r}: tensor {name!r} has shape {found.get(name)}, its header "
                     f"asks for {expected.get(name)}; the file is inconsistent"
                 )
-        mechanism.load_state_dict({name: value.float() if value.is_floating_point() else value
-                                   for name, value in state.items()})  # fmt: skip
-        return cls(
-            Backbone(spec, backbone.model), mechanism, header["layers"], header["training"]
-        ).eval()
+        mechanism.load_state_dict(_cast(state, torch.float32))
+        backbone = replace(backbone, spec=spec)
+        return cls(backbone, mechanism, header["layers"], header["training"]).eval()
+
+
+def _cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Convert the floating-point tensors of a state to `dtype`."""
+    return {
+        k: value.to(dtype) if value.is_floating_point() else value for k, value in state.items()
+    }
 
 
 def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
-    """The spec as it was in training: a later change of the registry must not move masks."""
+    """Restore the facts saved in training, so that later registry changes do not move masks."""
     facts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in header["spec"].items()
@@ -259,7 +258,7 @@ def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of an explainer's file."""
+    """Read the header and tensors of a saved explainer."""
     if not path.is_file():
         raise TTameError(f"explainer file {str(path)!r} does not exist")
     try:

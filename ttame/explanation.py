@@ -1,4 +1,4 @@
-"""What an explainer returns: raw explanation maps and the ways to look at them."""
+"""The result of `Explainer.explain`: raw explanation maps and ways to look at them."""
 
 from __future__ import annotations
 
@@ -34,48 +34,55 @@ class Explanation:
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
-        """Number of photos B."""
+        """Return the number of photos B."""
         return int(self.maps.shape[0])
 
     def probabilities(self) -> Tensor:
-        """Softmax probabilities of the explained classes, `(B, T)` in [0, 1]."""
+        """Return the softmax probabilities of the explained classes, `(B, T)` in [0, 1]."""
         return self.logits.softmax(dim=1).gather(1, self.targets)
 
     def names(self) -> list[list[str]]:
-        """Names of the explained classes, B lists of T; of synonyms the first."""
+        """Return the names of the explained classes, B lists of T; the first of any synonyms."""
         return [
             [self.classes[index].split(",")[0] for index in row] for row in self.targets.tolist()
         ]
 
     def normalized(self) -> Tensor:
-        """Maps scaled to [0, 1] one by one, `(B, T, h, w)`."""
+        """Scale each map to [0, 1], `(B, T, h, w)`."""
         return normalize_maps(self.maps)
 
     def upsampled(self) -> Tensor:
-        """Normalised maps at the size of the photos, `(B, T, H, W)` in [0, 1]."""
+        """Return the normalised maps at the size of the photos, `(B, T, H, W)` in [0, 1]."""
         return upsample(self.normalized(), self.images.shape[-2:])
 
     def overlay(self, opacity: float = 0.5) -> Tensor:
-        """Photos under their coloured maps, `(B, T, 3, H, W)` in [0, 1].
+        """Lay the coloured maps over the photos, `(B, T, 3, H, W)` in [0, 1].
 
         Args:
-            opacity: Of the colours, 0 (photo only) to 1 (map only).
+            opacity: Opacity of the colours, from 0 (photo only) to 1 (map only).
         """
-        from ttame.plotting import colorize
+        from ttame.plotting import blend
 
-        blended = (1 - opacity) * self.images[:, None] + opacity * colorize(self.upsampled())
-        return blended.clamp(0, 1)
+        return blend(self.images[:, None], self.upsampled(), opacity)
 
     def plot(self) -> Figure:
-        """A figure with one row a photo: the photo, then one overlay an explained class."""
-        return plot_explanation(self)
+        """Plot one row per photo: the photo, then an overlay per class with its probability."""
+        from ttame.plotting import plot_grid
+
+        rows = []
+        for image, overlays, names, values in zip(
+            self.images, self.overlay(), self.names(), self.probabilities().tolist(), strict=True
+        ):
+            titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
+            rows.append([("photo\n", image), *zip(titles, overlays, strict=True)])
+        return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")
 
     def save(self, folder: Path | str, stems: list[str] | None = None) -> list[Path]:
-        """Write one overlay PNG a photo and class into `folder`, named after photo and class.
+        """Write one overlay per photo and class to `folder`, as `STEM.CLASS.png`.
 
         Args:
-            folder: Made if missing.
-            stems: Base names of the B photos, default `photo_0`, ...
+            folder: Output folder; created if missing.
+            stems: Base names of the B photos; default `photo_0`, ...
 
         Returns:
             The files written.
@@ -95,17 +102,3 @@ class Explanation:
                     to_pil_image(image).save(temporary, format="PNG")
                 written.append(path)
         return written
-
-
-def plot_explanation(explanation: Explanation) -> Figure:
-    """One row a photo: the photo, then the overlay of each explained class with its probability."""
-    from ttame.plotting import plot_grid
-
-    overlays, probabilities = explanation.overlay(), explanation.probabilities()
-    rows = []
-    for image, row, names, values in zip(
-        explanation.images, overlays, explanation.names(), probabilities.tolist(), strict=True
-    ):
-        titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
-        rows.append([("photo\n", image), *zip(titles, row, strict=True)])
-    return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")

@@ -1,10 +1,11 @@
-"""Feature maps: one forward pass of a classifier gives its logits and the maps of chosen layers."""
+"""Feature maps: the logits of a classifier and the maps of chosen layers, in one pass."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ttame.errors import TTameError, suggest
 
 Tokens = Literal["drop", "cls"]
 
-# Rounding changes the aspect ratio of small maps by up to two; more is no map of the image.
+# Rounding changes the aspect ratio of small maps by up to two; a larger misfit is no image map.
 _MISFIT = math.log(2) + 1e-9
 
 
@@ -21,43 +22,38 @@ _MISFIT = math.log(2) + 1e-9
 def observe(
     model: nn.Module, layers: Sequence[str], see: Callable[[str, object], None]
 ) -> Iterator[None]:
-    """Call `see(name, output)` whenever one of `layers` has run inside the block.
+    """Call `see(name, output)` whenever one of `layers` runs inside the block.
 
-    The hooks are gone afterwards, also after an exception; the model is not changed.
+    The hooks are removed at the end, even after an exception.
 
     Raises:
-        TTameError: A name that does not exist (near names are suggested), or one given twice.
+        TTameError: If a layer does not exist (similar names are suggested) or is given twice.
     """
     modules = {name: _submodule(model, name) for name in layers}
     if len(modules) != len(layers):
         twice = next(name for name in layers if list(layers).count(name) > 1)
         raise TTameError(f"layer {twice!r} is given twice; name every layer once")
 
-    def hook_of(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, output: object) -> None:
-            see(name, output)
+    def hook(name: str, _module: nn.Module, _args: object, output: object) -> None:
+        see(name, output)
 
-        return hook
-
-    handles = [modules[name].register_forward_hook(hook_of(name)) for name in layers]
-    try:
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(partial(hook, name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Record the outputs of `layers` during the forward passes inside the block.
+    """Collect the outputs of `layers`, by name, during the block.
 
     Raises:
-        TTameError: As `observe`.
+        TTameError: As for `observe`.
     """
     outputs: dict[str, object] = {}
 
     def keep(name: str, output: object) -> None:
-        # A copy: a ReLU in place behind the layer would write into its output.
+        # Copied, because an in-place ReLU after the layer would overwrite its output.
         outputs[name] = output.clone() if isinstance(output, Tensor) else output
 
     with observe(model, layers, keep):
@@ -66,15 +62,15 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
 
 @contextmanager
 def masked_features(model: nn.Module, layer: str, masks: Tensor) -> Iterator[None]:
-    """Multiply a layer's feature map by masks in the forward passes inside the block.
+    """Multiply a layer's feature map by masks during the block.
 
     Args:
         model: The classifier.
-        layer: Dotted name.
-        masks: `(B, 1, h, w)`, of the feature map's size.
+        layer: Dotted module name.
+        masks: `(B, 1, h, w)`, of the size of the feature map.
 
     Raises:
-        TTameError: If the layer's output is no feature map `(B, C, h, w)` of the masks' size.
+        TTameError: If the layer's output is not `(B, C, h, w)` of that size.
     """
 
     def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
@@ -85,15 +81,12 @@ def masked_features(model: nn.Module, layer: str, masks: Tensor) -> Iterator[Non
             )
         return output * masks
 
-    handle = _submodule(model, layer).register_forward_hook(hook)
-    try:
+    with _submodule(model, layer).register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """How many tokens before the patch tokens a transformer has; `None` if it does not say."""
+    """Return how many tokens precede a transformer's patch tokens; `None` if unknown."""
     count = getattr(model, "num_prefix_tokens", None)  # timm
     if count is None and hasattr(model, "class_token"):  # torchvision
         count = 1
@@ -101,23 +94,23 @@ def prefix_tokens(model: nn.Module) -> int | None:
 
 
 def token_grid(tokens: int, size: Sequence[int], prefix: int | None) -> tuple[int, int, int]:
-    """Find (prefix, h, w) such that prefix + h·w = tokens and the grid has the image's shape.
+    """Find (prefix, h, w) with prefix + h·w = tokens and a grid in the shape of the image.
 
     Args:
         tokens: Length of the token sequence.
-        size: Height and width of the input image, pixels.
-        prefix: Number of leading tokens that are not patches, or `None` to try 0 to 8.
+        size: Height and width of the input image, in pixels.
+        prefix: Number of leading tokens that are not patches; `None` tries 0 to 8.
 
     Raises:
         TTameError: If no grid fits.
     """
     height, width = size
-    # Where the count is known, a layer may still lie before the prefix tokens join (CaiT).
+    # Even if the count is known, a layer may lie before the prefix tokens are added (CaiT).
     for before in range(9) if prefix is None else (prefix, 0):
         patches = tokens - before
         if patches < 1:
             continue
-        # Non-square inputs may round the patch count; accept the grid nearest in aspect ratio.
+        # Patch counts of non-square inputs are rounded; accept the closest aspect ratio.
         rows = math.isqrt(round(patches * height / width)) or 1
         for h in (rows, rows + 1):
             if patches % h == 0 and abs(math.log((h * width) / (patches / h * height))) < 0.1:
@@ -132,21 +125,21 @@ def token_grid(tokens: int, size: Sequence[int], prefix: int | None) -> tuple[in
 def to_map(
     output: object, name: str, image: Tensor, prefix: int | None = None, tokens: Tokens = "drop"
 ) -> Tensor:
-    """Bring a layer's output into the form of a feature map.
+    """Convert a layer's output to a feature map.
 
     Args:
-        output: What the layer returned: `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
-        name: The layer's name, for messages.
-        image: The input, `(B, 3, H, W)`.
+        output: Output of the layer: `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
+        name: Name of the layer, for error messages.
+        image: Input of the classifier, `(B, 3, H, W)`.
         prefix: Number of prefix tokens, if known.
-        tokens: `"drop"`: leave prefix tokens out; `"cls"`: multiply the patch tokens by the
-            first one (T-TAME's alternative, ablated in the book).
+        tokens: `"drop"` the prefix tokens, or multiply the patch tokens by the first one,
+            `"cls"` (T-TAME's alternative).
 
     Returns:
         `(B, C, h, w)`.
 
     Raises:
-        TTameError: If the output is no tensor, of another batch size, or has no spatial shape.
+        TTameError: If the output is not a tensor, has another batch size or no spatial shape.
     """
     if not isinstance(output, Tensor):
         raise TTameError(
@@ -156,8 +149,8 @@ def to_map(
     batch, (height, width) = image.shape[0], image.shape[-2:]
     if output.ndim not in (3, 4) or output.shape[0] != batch:
         raise TTameError(
-            f"layer {name!r} returns {tuple(output.shape)} for {batch} images, which is no "
-            "feature map (B, C, h, w) and no token sequence (B, N, C); choose another layer"
+            f"layer {name!r} returns {tuple(output.shape)} for {batch} images, which is neither a "
+            "feature map (B, C, h, w) nor a token sequence (B, N, C); choose another layer"
         )
     if output.ndim == 4:
         _, a, b, c = output.shape
@@ -165,7 +158,7 @@ def to_map(
         first = abs(math.log((b * width) / (c * height)))
         if min(first, last) > _MISFIT:
             raise TTameError(
-                f"layer {name!r} returns {tuple(output.shape)}, of which no two axes have the "
+                f"layer {name!r} returns {tuple(output.shape)}, in which no two axes have the "
                 f"shape of a {height}x{width} image; choose another layer"
             )
         return output if first <= last + 1e-9 else output.permute(0, 3, 1, 2)
@@ -179,7 +172,7 @@ def to_map(
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:
-    """Look a layer up by its path; listing all modules at every pass would cost as much as one."""
+    """Look up a layer by path; listing all modules could cost as much as a forward pass."""
     try:
         if name:
             return model.get_submodule(name)
@@ -193,12 +186,15 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
 
 
 class FeatureExtractor:
-    """One pass of a classifier: `(logits, feature maps)`.
+    """Compute the logits and feature maps of a classifier in one forward pass.
 
     Args:
         model: The classifier.
         layers: Dotted module names, shallow to deep.
-        tokens: How prefix tokens of transformers are handled (`to_map`).
+        tokens: Handling of a transformer's prefix tokens, as for `to_map`.
+
+    Raises:
+        TTameError: If there are no layers, or one does not exist or is given twice.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], tokens: Tokens = "drop") -> None:
@@ -206,7 +202,7 @@ class FeatureExtractor:
             raise TTameError("name at least one layer; `ttame layers MODEL` lists them")
         self.model, self.layers, self.tokens = model, tuple(layers), tokens
         with capture(model, layers):
-            pass  # refuse bad names now, not at the first image
+            pass  # refuses bad names now rather than at the first image
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the classifier once.
@@ -215,11 +211,11 @@ class FeatureExtractor:
             images: Normalised images, `(B, 3, H, W)`.
 
         Returns:
-            Logits `(B, K)` and one map `(B, C_l, h_l, w_l)` a layer, in the order of `layers`.
+            Logits `(B, K)`, and one map `(B, C_l, h_l, w_l)` per layer in the order of `layers`.
 
         Raises:
-            TTameError: If a layer was not reached, its output is no feature map, or the model
-                returns no logits.
+            TTameError: If the model does not return logits, or a layer is not reached or does
+                not give a feature map.
         """
         with capture(self.model, self.layers) as outputs:
             logits = self.model(images)
@@ -233,8 +229,6 @@ class FeatureExtractor:
         maps = []
         for name in self.layers:
             if name not in outputs:
-                raise TTameError(
-                    f"layer {name!r} takes no part in the forward pass; choose another"
-                )
+                raise TTameError(f"layer {name!r} is not used in the forward pass; choose another")
             maps.append(to_map(outputs[name], name, images, prefix, self.tokens))
         return logits, maps

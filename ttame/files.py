@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and finding the files that ship with `ttame`."""
+"""Atomic writing of files, and the files that ship with `ttame`."""
 
 from __future__ import annotations
 
@@ -13,44 +13,42 @@ from ttame.errors import TTameError
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
+    """Yield a temporary path beside `path`, renamed to `path` when the block succeeds.
 
-    On any failure, an interrupt or a full disk the temporary file is removed and whatever was
-    at `path` before stays as it was.
+    On any failure, including an interrupt or a full disk, the temporary file is removed and
+    `path` is left unchanged.
 
     Raises:
-        TTameError: If the operating system refuses to write (named with its reason).
+        TTameError: If the operating system refuses to write.
     """
     final = Path(path)
+    temporary = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             dir=final.parent, prefix=f".{final.stem}.", suffix=final.suffix
         )
         os.close(handle)
-    except OSError as error:
-        raise TTameError(f"cannot write {str(final)!r}: {error.strerror or error}") from error
-    temporary = Path(name)
-    try:
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only the owner can read
         temporary.replace(final)
     except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
         if isinstance(error, OSError):
-            raise TTameError(
-                f"cannot write {str(final)!r}: {error.strerror or error}; nothing was changed"
-            ) from error
+            reason = error.strerror or error
+            raise TTameError(f"cannot write {str(final)!r}: {reason}; nothing changed") from error
         raise
 
 
 def shipped(kind: str) -> Path:
-    """The folder `samples`, `classifiers`, `explainers`, `results` or `studies` that ships.
+    """Return the folder of shipped `samples`, `classifiers`, `explainers`, `results` or `studies`.
 
-    Inside a wheel they lie beside the modules; in a checkout in the repository's `data/`.
+    In a wheel it lies beside the modules; in a checkout, in the repository's `data/`.
 
     Raises:
         TTameError: If neither exists.

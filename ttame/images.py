@@ -1,8 +1,8 @@
-"""Photos in, batches out: reading whatever image a user has, and preparing it for a classifier."""
+"""Images: read any kind of photo and prepare it for a classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,19 +18,19 @@ from ttame.masking import channel_tensor
 
 ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 
-# Only the central square survives the crop; a panorama is cut to this aspect before resizing.
+# Panoramas are cut to this aspect ratio before resizing; only their centre survives the crop.
 _MAX_ASPECT = 4
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read a photo as 8-bit RGB, upright.
+    """Read a photo as upright 8-bit RGB.
 
-    Greyscale, 16-bit, CMYK, palette and transparent images are converted (transparency over
-    white), EXIF rotation is applied, of an animation the first frame is taken.
+    Any other mode is converted, transparency is laid over white, EXIF rotation is applied, and
+    of an animation the first frame is taken.
 
     Raises:
-        TTameError: If the file is missing, empty, truncated, no image, or beyond Pillow's
-            limit for decompression bombs.
+        TTameError: If the file is missing, empty, truncated, not an image, or larger than
+            Pillow's limit.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,11 +52,11 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Bring any Pillow image to upright 8-bit RGB; the argument is not changed."""
+    """Convert a Pillow image to upright 8-bit RGB; the argument is not changed."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
-        # 16-bit files fill 0..65535; anything beyond is scaled by its own maximum.
+        # 16-bit files use 0..65535; any other range is scaled by its own maximum.
         top = 65535.0 if 1 < values.max() <= 65535 else max(float(values.max()), 1e-12)
         image = Image.fromarray((values.clip(0) / top * 255).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -66,94 +66,79 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_batch(images: ImageLike | Sequence[ImageLike], spec: BackboneSpec) -> Tensor:
-    """Prepare one image or many for a classifier, without normalising.
+    """Resize and crop one or more images for a classifier, without normalising them.
 
     Args:
-        images: Paths, Pillow images, arrays `(H, W)` or `(H, W, 3)` (uint8, or float in
-            [0, 1]), tensors `(3, H, W)` (uint8, or float in [0, 1]), or a sequence of these; a
-            tensor or array with a leading batch axis counts as a sequence.
-        spec: The classifier's facts: input size, resize and interpolation.
+        images: A path, Pillow image, array `(H, W)` or `(H, W, 3)`, or tensor `(3, H, W)`
+            (uint8, or float in [0, 1]), or a sequence or batch of these.
+        spec: Facts of the classifier.
 
     Returns:
         Raw images, `(B, 3, H, W)`, float32 in [0, 1].
 
     Raises:
-        TTameError: For anything that cannot be read as an image, naming its position.
+        TTameError: If an image cannot be read, naming its position.
     """
-    items: list[Any] = list(images) if _is_many(images) else [images]  # type: ignore[arg-type]
+    arrays = isinstance(images, (Tensor, np.ndarray))
+    many = images.ndim == 4 if arrays else isinstance(images, (list, tuple))  # type: ignore[union-attr]
+    items: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
     if not items:
         raise TTameError("got no images; pass at least one")
-    return torch.stack([eval_transform(spec)(_to_pil(item, i)) for i, item in enumerate(items)])
+    transform = eval_transform(spec)
+    return torch.stack([transform(_to_pil(item, i)) for i, item in enumerate(items)])
 
 
 def normalize(images: Tensor, spec: BackboneSpec) -> Tensor:
-    """Raw `(B, 3, H, W)` in [0, 1] -> what the classifier takes."""
+    """Normalise raw images `(B, 3, H, W)` in [0, 1] for the classifier."""
     return (images - channel_tensor(spec.mean, images)) / channel_tensor(spec.std, images)
 
 
 def denormalize(images: Tensor, spec: BackboneSpec) -> Tensor:
-    """The inverse of `normalize`, clamped to [0, 1]."""
+    """Invert `normalize`, clamped to [0, 1]."""
     raw = images * channel_tensor(spec.std, images) + channel_tensor(spec.mean, images)
     return raw.clamp(0, 1)
 
 
 def eval_transform(spec: BackboneSpec) -> v2.Compose:
-    """Resize the shorter side, centre crop, to a `(3, H, W)` float tensor in [0, 1]."""
-    return v2.Compose(
-        [
-            v2.Lambda(_limit_aspect),
-            _resize(spec, spec.resize),
-            v2.CenterCrop(list(spec.input_size)),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
+    """Build the transform that resizes and centre-crops to `(3, H, W)` float32 in [0, 1]."""
+    return _compose(_resize(spec), v2.CenterCrop(list(spec.input_size)))
 
 
 def train_transform(spec: BackboneSpec, crop_area: float | None = None) -> v2.Compose:
-    """As `eval_transform`, with a random crop and a horizontal flip.
+    """Build `eval_transform` with a random crop and horizontal flip.
 
     Args:
-        spec: The classifier's facts.
-        crop_area: The smallest share of a photo's area that a crop takes before it is enlarged to
-            the input size; `None`: crops of the input size from the resized photo, the papers'.
+        spec: Facts of the classifier.
+        crop_area: Minimum share of the photo's area in a crop, which is then resized to the
+            input size; `None` crops the input size from the resized photo, as the papers do.
     """
     size, mode = list(spec.input_size), v2.InterpolationMode(spec.interpolation)
     crop = (
-        [_resize(spec, spec.resize), v2.RandomCrop(size)]
+        [_resize(spec), v2.RandomCrop(size)]
         if crop_area is None
         else [v2.RandomResizedCrop(size, scale=(crop_area, 1.0), interpolation=mode)]
     )
-    return v2.Compose(
-        [
-            v2.Lambda(_limit_aspect),
-            *crop,
-            v2.RandomHorizontalFlip(),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
+    return _compose(*crop, v2.RandomHorizontalFlip())
 
 
-def _resize(spec: BackboneSpec, shorter: int) -> v2.Resize:
-    return v2.Resize(shorter, interpolation=v2.InterpolationMode(spec.interpolation))
+def _compose(*steps: Callable[[Any], Any]) -> v2.Compose:
+    convert = (v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True))
+    return v2.Compose([v2.Lambda(_limit_aspect), *steps, *convert])
+
+
+def _resize(spec: BackboneSpec) -> v2.Resize:
+    return v2.Resize(spec.resize, interpolation=v2.InterpolationMode(spec.interpolation))
 
 
 def _limit_aspect(image: Image.Image) -> Image.Image:
-    """Cut extreme panoramas about their centre, so that resizing stays within memory."""
+    """Crop extreme panoramas to their centre, so that resizing them fits into memory."""
     width, height = image.size
-    short = min(width, height)
-    if max(width, height) <= _MAX_ASPECT * short:
+    longest = _MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
         return image
-    keep_w, keep_h = min(width, _MAX_ASPECT * short), min(height, _MAX_ASPECT * short)
+    keep_w, keep_h = min(width, longest), min(height, longest)
     left, top = (width - keep_w) // 2, (height - keep_h) // 2
     return image.crop((left, top, left + keep_w, top + keep_h))
-
-
-def _is_many(images: object) -> bool:
-    if isinstance(images, (Tensor, np.ndarray)):
-        return images.ndim == 4
-    return isinstance(images, (list, tuple))
 
 
 def _to_pil(item: ImageLike, position: int) -> Image.Image:
@@ -186,10 +171,10 @@ def _to_pil(item: ImageLike, position: int) -> Image.Image:
 
 def _check_range(values: Tensor, where: str) -> None:
     if not bool(values.isfinite().all()):
-        raise TTameError(f"{where}: holds NaN or infinite values; mend the data first")
+        raise TTameError(f"{where}: contains NaN or infinite values; clean the data first")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise TTameError(
-            f"{where}: float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for an "
-            "input that is normalised already call explainer(tensor, targets)"
+            f"{where}: float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for "
+            "normalised input call explainer(tensor, targets)"
         )

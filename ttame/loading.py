@@ -1,10 +1,11 @@
-"""Getting an explainer: a trained one by name or path, an untrained one on any classifier."""
+"""Getting an explainer: load a trained one, or attach an untrained one to any classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from ttame.attention import AttentionConfig, AttentionMechanism
 from ttame.classifiers.adoption import adopt, probe
 from ttame.classifiers.layers import choose_layers
-from ttame.classifiers.registry import Backbone, backbone_spec, freeze, load_backbone
+from ttame.classifiers.registry import backbone_spec, freeze, load_backbone
 from ttame.classifiers.specs import BackboneSpec, derive_spec
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
@@ -34,77 +35,71 @@ def attach(
     weights: Path | str | None = None,
     pretrained: bool = True,
 ) -> Explainer:
-    """Put an untrained attention mechanism on a classifier.
+    """Attach an untrained attention mechanism to a classifier.
 
     Args:
-        model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`; a frozen copy
-            of it is explained, so that it may be trained on. Or a name: a registered backbone's,
-            or `timm/NAME` or `torchvision/NAME`.
-        layers: Dotted module names, shallow to deep; or the name of one of the backbone's
-            `alternatives`; `"auto"`: the registered ones, or a choice by resolution
+        model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`, of which a
+            frozen copy is explained; or the name of a registered backbone, `timm/NAME` or
+            `torchvision/NAME`.
+        layers: Dotted module names, shallow to deep, or the name of one of the backbone's
+            `alternatives`. `"auto"` takes the registered layers or chooses some by resolution
             (`ttame.classifiers.layers.list_layers`).
-        config: The mechanism's architecture.
+        config: Architecture of the mechanism.
         classes: Class names in index order.
-        input_size: Height and width, pixels; named and timm models know theirs.
-        mean: Mean of the normalisation, default timm's entry or ImageNet's.
-        std: Its standard deviation.
-        space: Masking space; default: the registered one, `"raw"` for any other.
-        head: Name of the classifier's last linear layer, a fact for the spec.
-        weights: A local state dict, for a backbone given by name.
-        pretrained: Whether a backbone given by name loads weights; without, they are random.
+        input_size: Height and width in pixels; required unless the model is named or timm's.
+        mean: Per-channel mean of the normalisation; default: the model's own or ImageNet's.
+        std: Per-channel standard deviation of the normalisation.
+        space: Masking space; default: the registered one, otherwise `"raw"`.
+        head: Dotted name of the classifier's last linear layer.
+        weights: A local state dict, for a model given by name.
+        pretrained: Load the weights of a model given by name; otherwise they are random.
 
     Raises:
-        TTameError: If a layer does not exist or gives no spatial map, if the module gives no
-            logits or cannot be copied, or if its answer depends on the other images of a batch.
+        TTameError: If a layer does not exist or gives no spatial map, or the model gives no
+            logits, cannot be copied or mixes the images of a batch.
     """
     if isinstance(model, str):
         backbone = load_backbone(model, weights, input_size, pretrained)
-        spec = backbone.spec
-        spec = replace(
-            spec,
-            classes=tuple(classes or spec.classes),
-            mean=mean or spec.mean,
-            std=std or spec.std,
-            space=space or spec.space,
-            head=head or spec.head,
-        )
+        given = {
+            "classes": tuple(classes or ()), "mean": mean, "std": std, "space": space, "head": head,
+        }  # fmt: skip
+        facts: dict[str, Any] = {key: value for key, value in given.items() if value}
+        spec = replace(backbone.spec, **facts)
     else:
         spec = derive_spec(
             model, (), classes=classes, input_size=input_size, mean=mean, std=std,
             space=space or "raw", head=head,
         )  # fmt: skip
         backbone = freeze(spec, adopt(model))
-    names = _names(layers, spec)
-    if not names:
-        names = choose_layers(backbone.model, spec.input_size)
+    chosen = _names(layers, spec) or choose_layers(backbone.model, spec.input_size)
+    spec = replace(spec, layers=chosen)
     config = config or AttentionConfig()
-    channels, count = probe(backbone.model, names, spec.input_size, config.tokens)
+    channels, count = probe(backbone.model, spec.layers, spec.input_size, config.tokens)
     if classes is not None and len(classes) != count:
         raise TTameError(f"got names of {len(classes)} classes, the classifier has {count}")
     mechanism = AttentionMechanism(channels, count, config)
     parameter = next(backbone.model.parameters(), torch.zeros(()))
     mechanism = mechanism.to(parameter.device, parameter.dtype)
-    spec = replace(spec, layers=names)
-    return Explainer(Backbone(spec, backbone.model), mechanism, names).eval()
+    return Explainer(replace(backbone, spec=spec), mechanism).eval()
 
 
 def load(
     name: str | Path, model: nn.Module | None = None, weights: Path | str | None = None
 ) -> Explainer:
-    """Load an explainer that ships with `ttame`, by name, or one of your own, by path.
+    """Load an explainer that ships with `ttame` by name, or any other by path.
 
     Args:
-        name: A shipped explainer (`ttame.explainers()` lists them), or a `.safetensors` path.
-        model: The classifier, for one that is not registered.
-        weights: A local state dict for a registered classifier.
+        name: Name of a shipped explainer (see `ttame.explainers()`), or a `.safetensors` path.
+        model: The classifier, if it is not registered.
+        weights: A local state dict of a registered classifier.
 
     Raises:
-        TTameError: If there is no such explainer, or the file does not fit (`Explainer.load`).
+        TTameError: If there is no such explainer, or its file cannot be used.
     """
     if Path(name).suffix == ".safetensors":
         return Explainer.load(name, model, weights)
     if str(name) not in explainers():
-        backbone_spec(str(name))  # an unknown backbone deserves its own message
+        backbone_spec(str(name))  # has its own message for an unknown backbone
         raise TTameError(
             f"no explainer named {str(name)!r} ships with ttame; there are "
             f"{', '.join(explainers())}.{suggest(str(name), explainers())} Train one with "
@@ -114,40 +109,40 @@ def load(
 
 
 def open_explainer(name: str | Path, backbone: str | None = None) -> tuple[Explainer, bool]:
-    """The explainer to evaluate, or an untrained one on a backbone that has none.
+    """Load the explainer to evaluate, or attach an untrained one to a backbone without.
 
     Args:
         name: As for `load`, or `"none"`.
-        backbone: Registered backbone; must be the explainer's where both are given.
+        backbone: Name of a backbone; required for `"none"`, otherwise checked.
 
     Returns:
-        The explainer and whether it is trained.
+        The explainer, and whether it is trained.
 
     Raises:
-        TTameError: If the two do not belong together, or neither says which classifier is meant.
+        TTameError: If the explainer belongs to another backbone, or none is given.
     """
     if str(name) == "none":
         if backbone is None:
             raise TTameError("explainer 'none' needs a backbone (--backbone NAME)")
-        with torch.random.fork_rng():  # the same each time, or no run could be resumed
+        with torch.random.fork_rng():  # reproducible, so that runs can be resumed
             torch.manual_seed(0)
             return attach(backbone), False
     explainer = load(name)
     if backbone is not None and explainer.spec.name != backbone:
         raise TTameError(
             f"the explainer {str(name)!r} belongs to {explainer.spec.name}, not to {backbone!r}; "
-            f"pass one that was trained on it, or 'none' to evaluate the other methods alone"
+            f"pass one that was trained on it, or 'none' to evaluate only the other methods"
         )
     return explainer, True
 
 
 def explainers() -> tuple[str, ...]:
-    """Names of the explainers that ship with this installation."""
+    """Return the names of the explainers that ship with `ttame`."""
     return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))
 
 
 def _names(layers: Sequence[str] | str, spec: BackboneSpec) -> tuple[str, ...]:
-    """Layer names; the spec's own for `"auto"`, a named alternative's for its name."""
+    """Resolve the `layers` argument of `attach`; empty if they are to be chosen."""
     if layers == "auto":
         return spec.layers
     single = layers if isinstance(layers, str) else layers[0] if len(layers) == 1 else ""

@@ -1,7 +1,7 @@
-"""From explanation maps to masks, and from masks to masked images: pure functions.
+"""Pure functions from explanation maps to masks, and from masks to masked images.
 
-The order is the papers': min-max each map at its own resolution, upsample it to the image,
-keep the top pixels, multiply (T-TAME §IV-A, `ttame`).
+The order is the papers' (T-TAME §IV-A): min-max scale each map at its own resolution, upsample
+it to the image, keep the top pixels, multiply.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Space = Literal["raw", "normalized"]
 
 
 def normalize_maps(maps: Tensor) -> Tensor:
-    """Scale every map to [0, 1] by its own minimum and maximum.
+    """Scale each map to [0, 1] by its own minimum and maximum.
 
-    A constant map has no range to scale: its value, clamped to [0, 1], is kept, so that the
-    all-ones map stays the mask that changes nothing. `degenerate` tells which maps those are.
+    A constant map keeps its value, clamped to [0, 1], so that a map of ones still masks nothing;
+    see `degenerate`.
 
     Args:
         maps: Raw explanation maps, `(..., h, w)`, any float dtype.
 
     Returns:
-        `(..., h, w)` in [0, 1], same dtype; the argument is not changed.
+        `(..., h, w)` in [0, 1], same dtype.
     """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
@@ -38,7 +38,7 @@ def normalize_maps(maps: Tensor) -> Tensor:
 
 
 def degenerate(maps: Tensor) -> Tensor:
-    """Which maps carry no ranking: constant, or with a value that is not finite.
+    """Find the maps that rank nothing: constant, or with values that are not finite.
 
     Args:
         maps: Raw explanation maps, `(..., h, w)`.
@@ -51,29 +51,21 @@ def degenerate(maps: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps bilinearly (`align_corners=False`) to `size` = (H, W).
-
-    Args:
-        maps: `(B, T, h, w)`.
-        size: Target height and width, pixels.
-
-    Returns:
-        `(B, T, H, W)`.
-    """
+    """Resize maps `(B, T, h, w)` to `size` = (H, W) bilinearly (`align_corners=False`)."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def rank_pixels(masks: Tensor, seed: int = 0) -> Tensor:
-    """Order the pixels of every mask from most to least relevant, ties broken by a seeded shuffle.
+    """Sort the pixels of each mask from most to least relevant, with seeded tie-breaking.
 
-    The shuffle is the same for every image, so a result does not depend on how images were
-    batched; it is drawn on the CPU, so not on the device either.
+    Ties are broken alike in every image and on every device, so that results do not depend on
+    batching or hardware.
 
     Args:
         masks: `(..., H, W)`, finite.
-        seed: Seed of the tie-break.
+        seed: Tie-break seed.
 
     Returns:
         Flat pixel indices, `(..., H·W)`, int64, most relevant first.
@@ -85,15 +77,15 @@ def rank_pixels(masks: Tensor, seed: int = 0) -> Tensor:
 
 
 def keep_top(masks: Tensor, fraction: float, seed: int = 0) -> Tensor:
-    """Keep the values of exactly the top `fraction` of pixels per mask, set all others to 0.
+    """Keep the values of the top `fraction` of pixels in each mask and zero the others.
 
     Args:
         masks: `(..., H, W)`.
-        fraction: Share of pixels to keep, in (0, 1]; round(fraction·H·W) pixels are kept.
-        seed: Seed of the tie-break (`rank_pixels`).
+        fraction: Share of pixels to keep, in (0, 1]; exactly round(fraction·H·W) are kept.
+        seed: Tie-break seed, as for `rank_pixels`.
 
     Returns:
-        `(..., H, W)`; kept pixels keep their soft values.
+        `(..., H, W)`.
 
     Raises:
         TTameError: If `fraction` is outside (0, 1].
@@ -106,8 +98,8 @@ def keep_top(masks: Tensor, fraction: float, seed: int = 0) -> Tensor:
     count = round(fraction * flat.shape[-1])
     if count == 0:
         return torch.zeros_like(masks)
-    # The same choice as the first `count` of `rank_pixels`, several times faster than sorting:
-    # everything above the count-th value, and of its ties as many as are missing.
+    # Selects the first `count` pixels of `rank_pixels` several times faster than sorting:
+    # all above the count-th largest value, then ties until the count is reached.
     threshold = flat.kthvalue(flat.shape[-1] - count + 1, dim=-1, keepdim=True).values
     kept = flat >= threshold
     if int(kept.count_nonzero()) > count * (flat.numel() // flat.shape[-1]):
@@ -120,44 +112,44 @@ def keep_top(masks: Tensor, fraction: float, seed: int = 0) -> Tensor:
 
 
 def _shuffle(flat: Tensor, seed: int) -> Tensor:
-    """A seeded permutation of the pixels, drawn on the CPU."""
+    """Draw a seeded permutation of the pixels, on the CPU to be equal on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(flat.shape[-1], generator=generator).to(flat.device)
 
 
 def channel_tensor(values: Sequence[float], like: Tensor) -> Tensor:
-    """Per-channel constants as `(1, C, 1, 1)`, in the dtype and on the device of `like`."""
+    """Return per-channel constants as `(1, C, 1, 1)`, with the dtype and device of `like`."""
     return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
 def apply_mask(
     images: Tensor, masks: Tensor, space: Space, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Multiply normalised images by masks, in the stated space.
+    """Multiply normalised images by masks, in raw or normalised space.
 
     Args:
         images: Normalised images, `(B, C, H, W)`.
         masks: `(B, 1, H, W)` in [0, 1].
-        space: `"normalized"`: multiply as they are, masked pixels take the mean colour.
-            `"raw"`: multiply in [0, 1], masked pixels turn black, then normalise again.
-        mean: Mean of the normalisation.
-        std: Standard deviation of the normalisation.
+        space: `"normalized"` multiplies directly: masked pixels take the mean colour. `"raw"`
+            multiplies in [0, 1] and normalises again: masked pixels turn black.
+        mean: Per-channel mean of the normalisation.
+        std: Per-channel standard deviation of the normalisation.
 
     Returns:
         Normalised masked images, `(B, C, H, W)`.
 
     Raises:
-        TTameError: If the batch or image sizes differ, or the space is unknown.
+        TTameError: If the shapes do not match, or the space is unknown.
     """
     if masks.shape != (images.shape[0], 1, *images.shape[-2:]):
         raise TTameError(
             f"images {tuple(images.shape)} and masks {tuple(masks.shape)} must agree in batch "
-            "and size, one mask an image; upsample the masks to the images first"
+            "and size, with one mask per image; upsample the masks to the images first"
         )
     if space == "normalized":
         return images * masks
     if space == "raw":
-        # ((x·s + m)·a - m)/s lies between black, -m/s, and x: one pass over the image.
+        # ((x·s + m)·a - m)/s interpolates between black, -m/s, and x: one pass over the image.
         dtype = torch.promote_types(images.dtype, masks.dtype)
         black = -channel_tensor(mean, images) / channel_tensor(std, images)
         return torch.lerp(black.to(dtype), images.to(dtype), masks.to(dtype))

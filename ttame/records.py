@@ -1,10 +1,8 @@
-"""Records: one measurement as one JSON file, with the command and machine that made it.
+"""Records and results files: measurements with the command, commit and machine that made them.
 
-Result files: every number of the book, with the command, commit and machine that made it.
-
-A results file is JSON lines: first a header (format, provenance, configuration), then one
-record a sample. It grows as `NAME.partial` and takes its name when it is complete, so a file
-that bears its name is whole.
+A record is one JSON file. A results file is JSON lines: a header (format, provenance,
+configuration), then one record per sample. It grows as `NAME.partial` and is renamed once
+complete, so that a file with the final name is never partial.
 """
 
 from __future__ import annotations
@@ -32,20 +30,20 @@ _PACKAGES = ("ttame", "torch", "torchvision", "timm", "lightning", "torchmetrics
 
 
 def write_record(out: Path | str, kind: str, version: int, seed: int = 0, **content: Any) -> Path:
-    """Write a measurement with its provenance, whole or not at all.
+    """Write a measurement and its provenance atomically.
 
     Args:
-        out: The file, `.json`.
+        out: Output file, `.json`.
         kind: Name of the format.
-        version: Of the format.
-        seed: Of the run.
-        content: What was measured.
+        version: Version of the format.
+        seed: Seed of the run.
+        content: The measurement, by field.
 
     Raises:
         TTameError: If the file cannot be written.
     """
     made = {"format": kind, "version": version, **provenance(seed), **content}
-    # A line a field, and a list of plain values in one: thousands of them would hide the rest.
+    # One line per field, and per list of plain values: indented, thousands would hide the rest.
     fields = [
         f" {json.dumps(key)}: {json.dumps(value, indent=None if _plain(value) else 1)}"
         for key, value in made.items()
@@ -60,13 +58,13 @@ def _plain(value: Any) -> bool:
 
 
 def read_record(path: Path | str, kind: str, version: int, command: str) -> dict[str, Any]:
-    """Read what `write_record` wrote: the provenance and the content.
+    """Read the provenance and content that `write_record` wrote.
 
     Args:
         path: The file.
-        kind: Name of the expected format.
-        version: Its expected version.
-        command: What makes such a file, for messages.
+        kind: Expected format.
+        version: Expected version of the format.
+        command: Command that makes such a file, for error messages.
 
     Raises:
         TTameError: If the file is missing, damaged, or of another format or version.
@@ -78,51 +76,25 @@ def read_record(path: Path | str, kind: str, version: int, command: str) -> dict
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TTameError(f"{str(path)!r} is damaged ({error}); run `{command}` again") from error
-    header = found if isinstance(found, dict) else {}
-    if header.get("format") != kind or header.get("version") != version:
-        raise TTameError(
-            f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}, "
-            f"expected {kind!r} version {version}; run `{command}` again"
-        )
-    return header
-
-
-def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
-    """Where and how a result is made: command, commit, seed, versions, hardware, date.
-
-    Args:
-        seed: The seed of the run.
-        command: The command; default: this process's, by the program's bare name.
-    """
-    if command is None:
-        program = Path(sys.argv[0])
-        words = [program.name]
-        if program.name == "__main__.py":  # `python -m ttame`, `python -m benchmarks`
-            benchmarks = program.parent.name == "benchmarks"
-            words = ["python", "-m", "benchmarks"] if benchmarks else ["ttame"]
-        command = shlex.join([*words, *sys.argv[1:]])
-    return {
-        "command": command,
-        "commit": _commit(),
-        "seed": seed,
-        "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": _hardware(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return _checked(path, found, kind, version, f"; run `{command}` again")
 
 
 class ResultsFile:
-    """An append-only results file that survives a kill at any point.
+    """An append-only results file that survives being killed at any point.
 
     Args:
-        path: Final name; ends in `.jsonl`.
-        config: What decides the results; a partial file of another configuration is refused.
-        made: `provenance(...)` of this run.
-        group: Records that belong together; an incomplete last group is dropped on resuming.
+        path: Final name, `.jsonl`.
+        config: Everything that decides the results; a partial file with another configuration
+            is refused.
+        made: Provenance of this run, from `provenance`.
+        group: Number of records that belong together; resuming drops an incomplete last group.
+
+    Attributes:
+        records: Records found when resuming.
 
     Raises:
-        TTameError: If the file exists already, or a partial one has another configuration,
-            format or version.
+        TTameError: If the file exists, or a partial one differs in configuration, format or
+            version.
     """
 
     def __init__(
@@ -142,15 +114,15 @@ class ResultsFile:
             header, found = _parse(self.partial, torn=True)
             _same_config(self.partial, header["config"], json.loads(json.dumps(dict(config))))
             self.records = found[: len(found) // group * group]
-        # Rewritten on resuming, so that a torn last line or group is gone.
+        # Rewritten when resuming, to drop a torn last line or group.
         with replacing(self.partial) as begun:
             begun.write_text(_lines([header, *self.records]), encoding="utf-8")
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add records, on disk when this returns.
+        """Append records; they are on disk when this returns.
 
         Raises:
-            TTameError: If the disk is full; what was complete before stays.
+            TTameError: If the file cannot be written; earlier records are kept.
         """
         try:
             with self.partial.open("a", encoding="utf-8") as file:
@@ -161,13 +133,13 @@ class ResultsFile:
             raise TTameError(f"cannot write {str(self.partial)!r}: {error.strerror}") from error
 
     def finish(self) -> Path:
-        """Give the file its name."""
+        """Rename the file to its final name."""
         self.partial.replace(self.path)
         return self.path
 
 
 def read_results(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Read a complete results file: its header and its records as a table.
+    """Read a complete results file: its header, and its records as a table.
 
     Raises:
         TTameError: If the file is missing, damaged or of another format version.
@@ -181,6 +153,7 @@ def _lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _parse(path: Path, torn: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read header and records; with `torn`, drop a last line that is cut off."""
     if not path.is_file():
         raise TTameError(f"results file {str(path)!r} does not exist")
     try:
@@ -193,15 +166,20 @@ def _parse(path: Path, torn: bool) -> tuple[dict[str, Any], list[dict[str, Any]]
             parsed.append(json.loads(line))
         except json.JSONDecodeError as error:
             if torn and number == len(lines) and number > 1:
-                break  # a kill in the middle of a write leaves half a line
+                break  # being killed while writing leaves half a line
             raise TTameError(f"{str(path)!r} is damaged in line {number}: {error}") from error
-    header = parsed[0] if parsed and isinstance(parsed[0], dict) else {}
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    return _checked(path, parsed[0] if parsed else None, FORMAT, VERSION), parsed[1:]
+
+
+def _checked(path: Path, found: Any, kind: str, version: int, remedy: str = "") -> dict[str, Any]:
+    """Return a header if it has the expected format and version."""
+    header = found if isinstance(found, dict) else {}
+    if header.get("format") != kind or header.get("version") != version:
         raise TTameError(
-            f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}; "
-            f"expected {FORMAT!r} version {VERSION}"
+            f"{str(path)!r} is {header.get('format')!r} version {header.get('version')!r}, "
+            f"expected {kind!r} version {version}{remedy}"
         )
-    return header, parsed[1:]
+    return header
 
 
 def _same_config(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -213,19 +191,43 @@ def _same_config(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
             )
 
 
+def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
+    """Collect the command, commit, seed, package versions, hardware and date of a run.
+
+    Args:
+        seed: Seed of the run.
+        command: Command line; default: this process's, without folders.
+    """
+    if command is None:
+        program = Path(sys.argv[0])
+        words = [program.name]
+        if program.name == "__main__.py":  # `python -m ttame`, `python -m benchmarks`
+            benchmarks = program.parent.name == "benchmarks"
+            words = ["python", "-m", "benchmarks"] if benchmarks else ["ttame"]
+        command = shlex.join([*words, *sys.argv[1:]])
+    return {
+        "command": command,
+        "commit": _commit(),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": _hardware(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def _commit() -> str:
-    """The repository's commit, with `+` for uncommitted changes; `unknown` outside of one."""
+    """Return the repository's commit, with `+` for uncommitted changes, or `unknown`."""
     here = Path(__file__).resolve().parent
     try:
-        run = [
+        commit, changes = (
             subprocess.run(
                 ["git", *command], cwd=here, capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
             for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
-        ]
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return run[0] + ("+" if run[1] else "")
+    return commit + ("+" if changes else "")
 
 
 def _versions() -> dict[str, str]:

@@ -125,7 +125,10 @@ def test_facts_of_a_torchvision_model() -> None:
         ("timm/resnet_18", "timm has no model 'resnet_18'.*resnet18"),
         ("torchvision/resnet19", "torchvision has no classifier 'resnet19'.*'resnet18'"),
         ("resnet18", "timm/NAME"),
-        ("timm/vit_small_patch14_dinov2", "feature extractor without classes.*put a head on it"),
+        (
+            "timm/vit_small_patch14_dinov2",
+            "feature extractor without classes.*add and train a head",
+        ),
     ],
 )
 def test_unknown_names_are_refused(name: str, message: str) -> None:

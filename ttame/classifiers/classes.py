@@ -1,14 +1,11 @@
-"""Classes: the names and numbers of ImageNet-1k, and which of them Imagenette has.
-
-Target classes: from what a user writes to class indices `(B, T)`.
-"""
+"""Class names and indices of ImageNet-1k and Imagenette, and the target classes users ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from numbers import Integral
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,44 +13,46 @@ from torch import Tensor
 
 from ttame.errors import TTameError, suggest
 
-# WordNet identifiers of Imagenette's ten classes, as its folders are called.
-IMAGENETTE = (
-    "n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
-    "n03394916", "n03417042", "n03425413", "n03445777", "n03888257",
-)  # fmt: skip
 ClassLike: TypeAlias = "int | str"
 Targets: TypeAlias = (
     "ClassLike | Sequence[ClassLike] | Sequence[Sequence[ClassLike]] | Tensor | None"
 )
+# WordNet identifiers of Imagenette's ten classes, which are also its folder names.
+IMAGENETTE = (
+    "n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
+    "n03394916", "n03417042", "n03425413", "n03445777", "n03888257",
+)  # fmt: skip
+
+
+def _imagenet() -> Any:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return ImageNetInfo("imagenet-1k")
 
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The 1,000 ImageNet-1k class names in index order (from timm's label tables)."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
+    """Return the 1,000 ImageNet-1k class names in index order, from timm's tables."""
+    info = _imagenet()
     return tuple(info.index_to_description(index) for index in range(1000))
 
 
 @cache
 def imagenet_indices() -> Mapping[str, int]:
-    """Index by WordNet identifier of the 1,000 ImageNet-1k classes."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
+    """Return the indices of the 1,000 ImageNet-1k classes by WordNet identifier."""
+    info = _imagenet()
     return {info.index_to_label_name(index): index for index in range(1000)}
 
 
 @cache
 def imagenette_indices() -> tuple[int, ...]:
-    """ImageNet-1k indices of Imagenette's classes, in the order of `IMAGENETTE`."""
+    """Return the ImageNet-1k indices of Imagenette's classes, in the order of `IMAGENETTE`."""
     return tuple(imagenet_indices()[wnid] for wnid in IMAGENETTE)
 
 
 @lru_cache(maxsize=8)
 def _synonyms(classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Lower-case name -> indices; names like `"cab, hack, taxi"` also by each part."""
+    """Index classes by lower-case name, and names like `"cab, hack, taxi"` by each part too."""
     table: dict[str, list[int]] = {}
     for index, name in enumerate(classes):
         parts = {name.lower(), *(part.strip().lower() for part in name.split(","))}
@@ -63,15 +62,14 @@ def _synonyms(classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
-    """Find a class by index (also written as text) or by name, case-insensitively.
+    """Find a class by index or by name, case-insensitively.
 
     Args:
-        target: An index, or a name; of a list of synonyms any one will do.
+        target: An index, also as a string, or a name or any of its synonyms.
         classes: Class names in index order.
 
     Raises:
-        TTameError: If there is no such class (near names are suggested) or the name is
-            ambiguous.
+        TTameError: If no class, or more than one, matches; similar names are suggested.
     """
     if isinstance(target, bool) or not isinstance(target, (Integral, str)):
         raise TTameError(f"a class is an index or a name, got {target!r}")
@@ -93,19 +91,20 @@ def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
 def resolve_targets(
     targets: Targets, logits: Tensor, classes: tuple[str, ...], top_k: int | None = None
 ) -> Tensor:
-    """Bring target classes to `(B, T)`.
+    """Convert target classes to an index tensor `(B, T)`.
 
     Args:
-        targets: `None`, one class for all images, `(B,)` or `(B, T)` classes.
+        targets: `None` for the predicted class, one class for all images, or `(B,)` or `(B, T)`
+            classes.
         logits: `(B, K)`.
         classes: K class names.
-        top_k: Take the k most probable classes; excludes `targets`.
+        top_k: Take the k most probable classes instead of `targets`.
 
     Returns:
-        `(B, T)` int64 on the device of `logits`.
+        `(B, T)`, int64, on the device of `logits`.
 
     Raises:
-        TTameError: If a class does not exist or the shape is not that of the batch.
+        TTameError: If a class does not exist or the shape does not match the batch.
     """
     batch, count = logits.shape
     if top_k is not None:
@@ -114,16 +113,14 @@ def resolve_targets(
         return logits.topk(top_k, dim=1).indices
     if targets is None:
         return logits.argmax(dim=1, keepdim=True)
-    if isinstance(targets, (np.ndarray, np.generic)):
+    if isinstance(targets, Tensor) and (
+        targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool
+    ):
+        raise TTameError(f"targets must be class indices, got dtype {targets.dtype}")
+    if isinstance(targets, (np.ndarray, np.generic, Tensor)):
         targets = targets.tolist()
     if isinstance(targets, (int, str)):
         return torch.full((batch, 1), class_index(targets, classes), device=logits.device)
-    if isinstance(targets, Tensor):
-        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise TTameError(f"targets must be class indices, got dtype {targets.dtype}")
-        targets = targets.tolist()
-        if isinstance(targets, int):
-            return resolve_targets(targets, logits, classes)
     if not isinstance(targets, Sequence):
         raise TTameError(f"targets must be classes, got {targets!r}")
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in targets]

@@ -1,4 +1,4 @@
-"""The project's own Vision Transformer: a small one that reads a frozen convolutional stem."""
+"""The project's own small Vision Transformer, on a frozen convolutional stem."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import Any
 
 from torch import nn
 
-# The stem is the part of EfficientNet-Lite0 that ends at 1/16 of the input: 80 channels. Its
-# 14 x 14 cells at 224 px are the transformer's patches of 16 x 16 px.
+# The stem is EfficientNet-Lite0 up to 1/16 of the input: 80 channels. At 224 px its 14 x 14
+# cells are the transformer's patches of 16 x 16 px.
 STEM_END = "blocks.3"
 _STAGES = 4
 _WIDTH, _DEPTH, _HEADS = 192, 6, 3
 
 
 def hybrid_vit(classes: int = 10) -> nn.Module:
-    """Build the transformer without weights: ViT-Tiny's width and heads {cite}`vit`, six blocks.
+    """Build the transformer, untrained: ViT-Tiny's width and heads {cite}`vit`, six blocks.
 
-    Each of its patches is a cell of the stem's feature map {cite}`efficientnet`, projected to 192
-    channels; a class token, learned positions and a linear head on the class token follow, as in
-    the original transformer, whose hybrid variant this is.
+    As in the original hybrid variant, each patch is a cell of the stem's feature map
+    {cite}`efficientnet`, projected to 192 channels, and a linear head reads the class token.
 
     Args:
         classes: Number of classes.
 
     Returns:
-        A timm `VisionTransformer` that maps `(B, 3, 224, 224)` to logits `(B, classes)`; the stem
-        is its `patch_embed.backbone`, frozen and in `eval()`.
+        A timm `VisionTransformer` from `(B, 3, 224, 224)` to logits `(B, classes)`; its
+        `patch_embed.backbone` is the stem, frozen and in `eval()`.
     """
     import timm
     from timm.layers import HybridEmbed  # type: ignore[attr-defined]
@@ -47,12 +46,12 @@ def hybrid_vit(classes: int = 10) -> nn.Module:
 
 
 def copy_stem(model: nn.Module, classifier: nn.Module) -> None:
-    """Copy the stem's weights from an EfficientNet-Lite0 into `model`, in place."""
+    """Copy the weights of the stem from an EfficientNet-Lite0 into `model`."""
     stem = model.get_submodule("patch_embed.backbone")
     stem.load_state_dict(_stem(classifier).state_dict())
 
 
 def _stem(classifier: Any) -> nn.Sequential:
-    """The stem's modules; they stay those of the classifier."""
+    """Return the modules of the stem, shared with the classifier."""
     parts = nn.Sequential(classifier.conv_stem, classifier.bn1, *classifier.blocks[:_STAGES])
     return parts.eval().requires_grad_(False)

@@ -1,8 +1,8 @@
-"""Layers: which modules of a classifier give feature maps, and which of them to read.
+"""Layers: find the modules of a classifier that give feature maps, and choose some of them.
 
-A module's output is a feature map if it has the image's shape *and* its order: a change of one
-place of the image must show at that place of the map. Both are measured in one forward pass, so
-the choice needs no list of known networks.
+A feature map has the shape of the image *and* its order: a change at one place of the image must
+show at that place of the map. Both are measured in one forward pass, so no list of known
+architectures is needed.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ttame.errors import TTameError
 from ttame.features import observe, prefix_tokens, to_map
 
 _NUMBERED = re.compile(r"(?:^|[._])\d+$")  # `blocks.7`, `encoder_layer_7`
-# Where the probe images are changed, in shares of height and width: off both diagonals' centre,
-# so that neither a transposed nor a mirrored map passes.
+# Centres of the changed places of the probe images, as shares of height and width; asymmetric,
+# so that neither transposed nor mirrored maps pass.
 _PLACES = ((0.25, 0.75), (0.75, 0.75))
-_EXTENT = 0.25
-_LARGER = 0.8  # share of pairs in which a cell of the changed place changes more than another
-_NEAR = 0.75  # share of the cells that change most, as many as the place has, that are near it
-_SAME = 1.7  # of a resolution's smallest area; the next resolution has about four times that
-_CELLS = 28  # a side, at most, for this comparison
-_NOTHING = 1e-5  # of the map's size: rounding
+_EXTENT = 0.25  # height and width of a changed place, as a share of the image's
+_LARGER = 0.8  # minimum share of pairs of cells in which the inner one changes more
+_NEAR = 0.75  # minimum share of the most changed cells that lie near the changed place
+_SAME = 1.7  # maximum ratio of areas within one resolution; the next has about four times more
+_CELLS = 28  # maximum height and width of the compared maps
+_NOTHING = 1e-5  # relative change below which it is rounding
 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One row of `ttame layers`: a module whose output can serve as a feature map.
+    """A module whose output can serve as a feature map.
 
     Attributes:
         name: Dotted module name.
         kind: Class of the module.
-        channels: Channel count C.
+        channels: Number of channels C.
         size: Height and width (h, w) of the map.
-        stride: Input height over map height.
-        chosen: Whether the automatic choice takes it.
-        in_place: Whether a change of the image shows at its own place of the map; some networks
-            travel through their tokens in another order.
+        stride: Input height divided by map height.
+        chosen: Whether the automatic choice takes this layer.
+        in_place: Whether changes of the image show at the same place of the map; some networks
+            reorder their tokens.
     """
 
     name: str
@@ -61,13 +61,13 @@ def list_layers(
 ) -> tuple[LayerInfo, ...]:
     """List the modules whose output is a feature map, and mark the automatic choice.
 
-    The choice (design §6): for networks that narrow, the last module of each of the last three
-    resolutions; for networks of one resolution (transformers), the ends of three of the last
-    four blocks. The very last block is left out: behind it only the class token is read.
+    The choice is the last module of each of the last three resolutions, or, for transformers,
+    which have a single resolution, the three blocks before the last one: after the last block
+    only the class token is read.
 
     Args:
         model: The classifier, in `eval()`.
-        input_size: Height and width of the input, pixels.
+        input_size: Height and width of the input, in pixels.
         channels: Channels of the input.
 
     Raises:
@@ -78,7 +78,7 @@ def list_layers(
     found: dict[str, LayerInfo] = {}
 
     def see(name: str, output: object) -> None:
-        found.pop(name, None)  # a module that runs again moves to the end
+        found.pop(name, None)  # a module that runs again is moved to the end
         try:
             maps = to_map(output, name, images, prefix)
         except TTameError:
@@ -94,7 +94,7 @@ def list_layers(
                 in_place=_in_place(maps),
             )
 
-    # Judged as they run: the outputs of all modules of a large network would fill the memory.
+    # Judged on the fly: the outputs of all modules of a large network would fill the memory.
     with observe(model, [name for name in modules if name], see), input_errors(model, images):
         model(images)
     rows = list(found.values())
@@ -104,7 +104,7 @@ def list_layers(
 
 
 def choose_layers(model: nn.Module, input_size: Sequence[int]) -> tuple[str, ...]:
-    """The automatic choice of `list_layers`, shallow to deep.
+    """Return the automatic choice of `list_layers`, shallow to deep.
 
     Raises:
         TTameError: If the model has no spatial feature map.
@@ -121,11 +121,11 @@ def choose_layers(model: nn.Module, input_size: Sequence[int]) -> tuple[str, ...
 
 
 def outline(rows: Sequence[LayerInfo], keep: Sequence[str] = ()) -> tuple[LayerInfo, ...]:
-    """Leave out what lies inside blocks: of a name, at most one numbered part below the stage.
+    """Drop the layers inside numbered blocks, except chosen ones.
 
     Args:
-        rows: From `list_layers`.
-        keep: Names that stay anyway, beside the chosen ones.
+        rows: Layers from `list_layers`.
+        keep: Names of further layers to keep.
     """
 
     def outer(row: LayerInfo) -> bool:
@@ -136,29 +136,32 @@ def outline(rows: Sequence[LayerInfo], keep: Sequence[str] = ()) -> tuple[LayerI
 
 
 def probe_images(model: nn.Module, input_size: Sequence[int], channels: int = 3) -> Tensor:
-    """A noise image, and the same one changed at two places, `(3, C, H, W)`.
+    """Make a noise image and two copies, each changed at one place, `(3, C, H, W)`.
 
-    Of the model's device and dtype; the same noise each time.
+    The noise is always the same; dtype and device are those of the model.
     """
     parameter = next(model.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, channels, *input_size, generator=generator).repeat(3, 1, 1, 1)
-    height, width = input_size
-    for index, (y, x) in enumerate(_PLACES, start=1):
-        rows = _span(y, height)
-        columns = _span(x, width)
-        # Of the noise's own size, but another draw.
-        images[index, :, rows, columns] = images[0, :, rows, columns].roll((7, 5), (1, 2)) + 1
+    for image, (y, x) in zip(images[1:], _PLACES, strict=True):
+        rows, columns = _span(y, input_size[0]), _span(x, input_size[1])
+        # Shifted noise: another draw of the same strength.
+        image[:, rows, columns] = images[0, :, rows, columns].roll((7, 5), (1, 2)) + 1
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
     return images.to(parameter.device, dtype)
 
 
+def _span(centre: float, length: int) -> slice:
+    start = round((centre - _EXTENT / 2) * length)
+    return slice(start, max(round((centre + _EXTENT / 2) * length), start + 1))
+
+
 @contextmanager
 def input_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
-    """Say what to do where `model` raises inside the block because it cannot take `images`.
+    """Turn any exception that `model` raises inside the block into advice on the input size.
 
     Raises:
-        TTameError: In the place of whatever the module raises.
+        TTameError: Instead of any exception of the model.
     """
     try:
         yield
@@ -172,35 +175,29 @@ def input_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
         ) from error
 
 
-def _span(centre: float, length: int) -> slice:
-    start = round((centre - _EXTENT / 2) * length)
-    return slice(start, max(round((centre + _EXTENT / 2) * length), start + 1))
-
-
 def _in_place(maps: Tensor) -> bool:
-    """Whether each change of the probe shows at its own place of the map `(3, C, h, w)`.
+    """Return whether each change of the probe shows at its own place of the map `(3, C, h, w)`.
 
-    It does if the cells of that place change more than the others (a deep cell sees most of the
-    image, so all may change), or if those that change most are near it (a strided network may be
-    half a cell off). A map that does not change at all, as behind the zeros that some networks
-    start from, is given the benefit of the doubt.
+    It does if the cells of that place change more than the others (deep cells see most of the
+    image, so all may change), or if the most changed cells lie near it (strided networks may be
+    half a cell off). A map that does not change at all, as after zero-initialised modules, passes.
     """
     maps = maps.float()
     changes = (maps[1:] - maps[:1]).abs().sum(dim=1)  # (2, h, w)
     scale = float(maps[:1].abs().sum(dim=1).max())
     height, width = (min(cells, _CELLS) for cells in changes.shape[-2:])
-    changes = F.adaptive_avg_pool2d(changes, (height, width))  # every cell meets every other below
+    changes = F.adaptive_avg_pool2d(changes, (height, width))  # bounds the pairs of cells below
     rows = (torch.arange(height, device=maps.device) + 0.5) / height
     columns = (torch.arange(width, device=maps.device) + 0.5) / width
     for change, (y, x) in zip(changes, _PLACES, strict=True):
-        if not float(change.max()) > _NOTHING * scale:  # or NaN, of which nothing can be said
+        if not float(change.max()) > _NOTHING * scale:  # also NaN, which proves nothing
             continue
-        off = (rows - y).abs()[:, None], (columns - x).abs()[None]
-        cells = 0.5 / height + 1e-6, 0.5 / width + 1e-6
-        inside = (off[0] <= max(_EXTENT / 2, cells[0])) & (off[1] <= max(_EXTENT / 2, cells[1]))
-        near = (off[0] <= _EXTENT / 2 + max(2 * cells[0], 0.125)) & (
-            off[1] <= _EXTENT / 2 + max(2 * cells[1], 0.125)
-        )
+        down, across = (rows - y).abs()[:, None], (columns - x).abs()[None]
+        half_h, half_w = 0.5 / height + 1e-6, 0.5 / width + 1e-6  # half a cell
+        reach = _EXTENT / 2
+        inside = (down <= max(reach, half_h)) & (across <= max(reach, half_w))
+        near_rows, near_columns = reach + max(2 * half_h, 0.125), reach + max(2 * half_w, 0.125)
+        near = (down <= near_rows) & (across <= near_columns)
         here, there = change[inside], change[~inside]
         larger = (here[:, None] > there[None]).float() + 0.5 * (here[:, None] == there[None])
         most = change.flatten().topk(int(inside.sum())).indices
@@ -213,7 +210,7 @@ def _choose(rows: Sequence[LayerInfo]) -> list[str]:
     blocks = [row for row in rows if _NUMBERED.search(row.name)]
     depth = min((_depth(row) for row in blocks), default=0)
     top = [row for row in blocks if _depth(row) == depth]
-    # Repeated blocks at one resolution: a transformer.
+    # Blocks repeated at one resolution make a transformer.
     if len(top) >= 4 and len({row.size for row in top}) == 1:
         return [row.name for row in top[-4:-1]]
     stages = _resolutions(rows)[:3]
@@ -221,25 +218,25 @@ def _choose(rows: Sequence[LayerInfo]) -> list[str]:
 
 
 def _resolutions(rows: Sequence[LayerInfo]) -> list[list[LayerInfo]]:
-    """Rows by resolution, small to large; sizes that padding sets apart are one resolution."""
-    stages: list[list[LayerInfo]] = []
-    base = 0.0
-    for size in sorted({row.size for row in rows}, key=lambda size: size[0] * size[1]):
-        area = size[0] * size[1]
-        if area > _SAME * base:
-            stages.append([])
-            base = area
-        stages[-1] += [row for row in rows if row.size == size]
-    place = {row.name: index for index, row in enumerate(rows)}
-    return [sorted(stage, key=lambda row: place[row.name]) for stage in stages]
+    """Group rows by resolution, small to large; sizes that differ only by padding are equal."""
+    areas = [row.size[0] * row.size[1] for row in rows]
+    bases: list[int] = []  # the smallest area of each resolution
+    for area in sorted(set(areas)):
+        if not bases or area > _SAME * bases[-1]:
+            bases.append(area)
+    place = [sum(base <= area for base in bases) - 1 for area in areas]
+    return [
+        [row for row, of in zip(rows, place, strict=True) if of == index]
+        for index in range(len(bases))
+    ]
 
 
 def _end(stage: Sequence[LayerInfo]) -> str:
-    """The module that ends a resolution.
+    """Return the module that ends a resolution.
 
-    That is the outermost one that ends last: the whole stage, and not a piece of the next stage
-    that works at the old resolution still. An outermost module before most of the others, such as
-    the dropout behind a patch embedding, begins the resolution rather than ending it.
+    That is the last of the outermost ones: the whole stage, rather than the first piece of the
+    next stage. If it runs before most others, like the dropout after a patch embedding, it begins
+    the resolution, and the next depth is considered.
     """
     for depth in sorted({_depth(row) for row in stage}):
         last = max(index for index, row in enumerate(stage) if _depth(row) == depth)

