@@ -50,20 +50,12 @@ resamples = 1000  # of photos and seeds, for intervals
 
 # %%
 import pandas as pd
-from IPython.display import Markdown, display
 
-from ttame.companion.figures.studies import plot_axis, plot_ranking
+from ttame.companion.figures.studies import plot_ranking, show_axis
 from ttame.companion.profiles import quiet
 from ttame.companion.studies.runs import read_runs, study_provenance, unfinished
 from ttame.companion.studies.study import read_study, study_table
-from ttame.companion.studies.tables import (
-    axis_runs,
-    axis_words,
-    check_claims,
-    mean_scores,
-    ranking,
-    run_scores,
-)
+from ttame.companion.studies.tables import check_claims, ranking, run_scores
 from ttame.files import shipped
 
 quiet()
@@ -132,14 +124,7 @@ check_claims(long, study, resamples).set_index("claim")
 # multi-layer L-CAM {cite}`lcam`.
 
 # %%
-axis = axis_runs(long, study.variants, "architecture")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "architecture", resamples))
+show_axis(long, study, "architecture", resamples=resamples)
 
 # %% [markdown]
 # *Filled marks are means with 95 % intervals over photos and seeds, hollow ones the seeds' means.
@@ -158,14 +143,7 @@ Markdown(axis_words(long, study, "architecture", resamples))
 # first one behind it.
 
 # %%
-axis = axis_runs(long, study.variants, "layers")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "layers", resamples))
+show_axis(long, study, "layers", resamples=resamples)
 
 # %% [markdown]
 # *As above. The layers are listed in the table of the study.*
@@ -179,14 +157,7 @@ Markdown(axis_words(long, study, "layers", resamples))
 # The layers' maps are brought to the size of the largest of them, or of the smallest.
 
 # %%
-axis = axis_runs(long, study.variants, "resolution")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "resolution", resamples))
+show_axis(long, study, "resolution", resamples=resamples)
 
 # %% [markdown]
 # *As above, one seed.*
@@ -202,14 +173,7 @@ Markdown(axis_words(long, study, "resolution", resamples))
 # weights.
 
 # %%
-axis = axis_runs(long, study.variants, "inference map")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "inference map", resamples))
+show_axis(long, study, "inference map", resamples=resamples)
 
 # %% [markdown]
 # *As above; the two rows are the same training.*
@@ -225,12 +189,10 @@ Markdown(axis_words(long, study, "inference map", resamples))
 # class token.
 
 # %%
-for name in ("transformer layers", "transformer branches", "class token"):
-    axis = axis_runs(long, study.variants, name)
-    display(
-        Markdown(f"**{name.capitalize()}**"), mean_scores(axis).round(1), plot_axis(axis),
-        Markdown(axis_words(long, study, name, resamples)),
-    )  # fmt: skip
+show_axis(
+    long, study, "transformer layers", "transformer branches", "class token",
+    resamples=resamples,
+)  # fmt: skip
 
 # %% [markdown]
 # *As above, one seed, the transformer that this project trained on the ten classes of Imagenette.*

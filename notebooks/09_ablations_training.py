@@ -38,13 +38,11 @@ records = None  # folder with the study's records; None: those that ship
 resamples = 1000  # of photos and seeds, for intervals
 
 # %%
-from IPython.display import Markdown, display
-
-from ttame.companion.figures.studies import plot_axis
+from ttame.companion.figures.studies import show_axis
 from ttame.companion.profiles import quiet
 from ttame.companion.studies.runs import read_runs, study_provenance, unfinished
 from ttame.companion.studies.study import read_study
-from ttame.companion.studies.tables import axis_runs, axis_words, mean_scores, run_scores
+from ttame.companion.studies.tables import run_scores
 from ttame.files import shipped
 
 quiet()
@@ -65,14 +63,7 @@ left if len(left) else None
 # and the variation of the map.
 
 # %%
-axis = axis_runs(long, study.variants, "loss terms")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "loss terms", resamples))
+show_axis(long, study, "loss terms", resamples=resamples)
 
 # %% [markdown]
 # *Filled marks are means with 95 % intervals over photos and seeds, hollow ones the seeds' means.
@@ -89,15 +80,10 @@ Markdown(axis_words(long, study, "loss terms", resamples))
 # area.
 
 # %%
-for name in (
-    "area exponent", "weight of the cross-entropy", "weight of the area",
-    "weight of the variation",
-):  # fmt: skip
-    axis = axis_runs(long, study.variants, name)
-    display(
-        Markdown(f"**{name.capitalize()}**"), mean_scores(axis).round(1), plot_axis(axis),
-        Markdown(axis_words(long, study, name, resamples)),
-    )  # fmt: skip
+show_axis(
+    long, study, "area exponent", "weight of the cross-entropy", "weight of the area",
+    "weight of the variation", resamples=resamples,
+)  # fmt: skip
 
 # %% [markdown]
 # *As above, one seed.*
@@ -113,12 +99,7 @@ for name in (
 # photo's own map, and a mean.
 
 # %%
-for name in ("regularised maps", "reduction of the variation"):
-    axis = axis_runs(long, study.variants, name)
-    display(
-        Markdown(f"**{name.capitalize()}**"), mean_scores(axis).round(1), plot_axis(axis),
-        Markdown(axis_words(long, study, name, resamples)),
-    )  # fmt: skip
+show_axis(long, study, "regularised maps", "reduction of the variation", resamples=resamples)
 
 # %% [markdown]
 # *As above, one seed.*
@@ -134,14 +115,7 @@ for name in ("regularised maps", "reduction of the variation"):
 # photo belongs to (ground truth).
 
 # %%
-axis = axis_runs(long, study.variants, "labels")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "labels", resamples))
+show_axis(long, study, "labels", resamples=resamples)
 
 # %% [markdown]
 # *As above, one seed.*
@@ -157,14 +131,7 @@ Markdown(axis_words(long, study, "labels", resamples))
 # itself; the published code trains its transformer in one and measures in the other.
 
 # %%
-axis = axis_runs(long, study.variants, "masking space")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "masking space", resamples))
+show_axis(long, study, "masking space", resamples=resamples)
 
 # %% [markdown]
 # *As above, one seed. Rows that are measured in different spaces answer different questions:
@@ -181,14 +148,7 @@ Markdown(axis_words(long, study, "masking space", resamples))
 # gradients, with rows that are free or tied to them ([method](../book/method.md)).
 
 # %%
-axis = axis_runs(long, study.variants, "start of the fusion")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "start of the fusion", resamples))
+show_axis(long, study, "start of the fusion", resamples=resamples)
 
 # %% [markdown]
 # *As above.*
@@ -201,14 +161,7 @@ Markdown(axis_words(long, study, "start of the fusion", resamples))
 # ## Training length
 
 # %%
-axis = axis_runs(long, study.variants, "training length")
-mean_scores(axis).round(1)
-
-# %%
-plot_axis(axis)
-
-# %%
-Markdown(axis_words(long, study, "training length", resamples))
+show_axis(long, study, "training length", resamples=resamples)
 
 # %% [markdown]
 # *As above, one seed; each length has a learning-rate schedule of its own.*

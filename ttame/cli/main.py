@@ -93,25 +93,30 @@ def explain(
 
     loaded = load(explainer)
     # All photos are explained before anything is written.
-    found = [
-        loaded.explain(photo, [target]) if target else loaded.explain(photo, top_k=top_k)
-        for photo in photos
-    ]
     if html:
         from ttame.companion.exploration import explore
 
-        explore(loaded, photos, classes=target or top_k).save(html)
+        page = explore(loaded, photos, classes=target or top_k)
+        found = [(photos, page.explanation)]
+        page.save(html)
+    else:
+        found = [
+            ([photo], loaded.explain(photo, [target] if target else None,
+                                     top_k=None if target else top_k))
+            for photo in photos
+        ]  # fmt: skip
     table = Table("photo", "class", "index", "probability", Column("picture", overflow="fold"))
-    for photo, explanation in zip(photos, found, strict=True):
-        written = explanation.save(out, [photo.stem])
-        for name, index, value, path in zip(
-            explanation.names()[0],
-            explanation.targets[0].tolist(),
-            explanation.probabilities()[0].tolist(),
-            written,
+    for group, explanation in found:
+        written = iter(explanation.save(out, [photo.stem for photo in group]))
+        for photo, *row in zip(
+            group,
+            explanation.names(),
+            explanation.targets.tolist(),
+            explanation.probabilities().tolist(),
             strict=True,
         ):
-            table.add_row(photo.name, name, str(index), f"{value:.1%}", str(path))
+            for name, index, value in zip(*row, strict=True):
+                table.add_row(photo.name, name, str(index), f"{value:.1%}", str(next(written)))
     console.print(table)
     if html:
         console.print(f"interactive page: {html}", highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from ttame.errors import TTameError
 from ttame.evaluation.road import LEVELS, degrade
 from ttame.explainer import Explainer
 from ttame.images import denormalize, normalize
-from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.masking import normalize_maps
 from ttame.plotting import overlay, plot_grid
 
 _CELL = 1.35  # inches a picture; eight of them fit a page
@@ -170,10 +170,9 @@ def plot_masked(
     for method, found in maps.items():
         for row, laid in zip(rows, overlay(raw, found), strict=True):
             row.append((method, laid))
-        masks = upsample(normalize_maps(found.float()), images.shape[-2:])
+        masks = normalize_maps(found.float())
         for percentage in percentages:
-            kept = keep_top(masks, percentage / 100)
-            masked = apply_mask(images, kept, spec.space, spec.mean, spec.std)
+            masked = spec.mask(images, masks, percentage / 100)
             answers = explainer.classifier(masked).float().softmax(dim=1)
             for row, answer, target, picture in zip(
                 rows, answers, targets.tolist(), denormalize(masked, spec), strict=True

@@ -1,4 +1,4 @@
-"""Charts of studies: an axis, and all variants ranked."""
+"""Charts of studies: one axis in a table, a figure and words, and all variants ranked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,34 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ttame.companion.figures.curves import _listed
-from ttame.companion.studies.tables import seed_intervals
+from ttame.companion.studies.study import Study
+from ttame.companion.studies.tables import axis_runs, axis_words, mean_scores, seed_intervals
 from ttame.evaluation.confidence import higher_is_better
 from ttame.plotting import PALETTE, Picture
 
 _LOOKS = {"better": (0, "o"), "worse": (3, "s"), "open": (None, "D")}
+
+
+def show_axis(long: pd.DataFrame, study: Study, *axes: str, resamples: int = 1000) -> None:
+    """Display the mean scores, the figure and the verdicts of each axis in a notebook.
+
+    Args:
+        long: `ttame.companion.studies.tables.run_scores`.
+        study: The study that was run.
+        axes: Names of its axes; several of them get a heading each.
+        resamples: Number of bootstrap resamples.
+
+    Raises:
+        TTameError: If the study has no such axis, or none of its runs is there.
+    """
+    from IPython.display import Markdown, display
+
+    for name in axes:
+        found = axis_runs(long, study.variants, name)
+        if len(axes) > 1:
+            display(Markdown(f"**{name.capitalize()}**"))  # type: ignore[no-untyped-call]
+        words = Markdown(axis_words(long, study, name, resamples))  # type: ignore[no-untyped-call]
+        display(mean_scores(found).round(1), plot_axis(found), words)  # type: ignore[no-untyped-call]
 
 
 def plot_axis(long: pd.DataFrame) -> Figure:

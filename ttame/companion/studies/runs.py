@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ttame.attention import AttentionConfig
-from ttame.classifiers.registry import Backbone
 from ttame.companion.studies.study import Run, Shown, Study, Variant, changed_config
 from ttame.data import PhotoList
 from ttame.errors import TTameError
@@ -87,9 +86,7 @@ def _measured(run: Run, train: PhotoList, held_out: PhotoList, folder: Path) -> 
     begun = (folder / "checkpoints" / "last.ckpt").is_file()
     trained = fit(seen, photos, config, folder, name="run", resume=begun, progress=False)
     at_size = masked_in(full, variant.measured_space)
-    measured = Explainer(
-        Backbone(at_size.spec, full.classifier), trained.mechanism, full.layers
-    ).eval()
+    measured = at_size.replace(mechanism=trained.mechanism).eval()
     method = ttame_method(measured)
     if variant.inference == "sigmoid":
         method = _sigmoid(method)
@@ -303,9 +300,7 @@ def build_variant(variant: Variant, backbone: str, config: AttentionConfig | Non
 def masked_in(explainer: Explainer, space: Space | None) -> Explainer:
     """The same explainer, its photos masked in another space; `None`: in its own."""
     spec = replace(explainer.spec, space=space or explainer.spec.space)
-    return Explainer(
-        Backbone(spec, explainer.classifier), explainer.mechanism, explainer.layers
-    ).eval()
+    return explainer.replace(spec=spec)
 
 
 def resized(explainer: Explainer, size: int) -> Explainer:
@@ -316,14 +311,8 @@ def resized(explainer: Explainer, size: int) -> Explainer:
         size: Height and width of the input, pixels.
     """
     spec = explainer.spec
-    smaller = replace(
-        spec,
-        input_size=(size, size),
-        resize=round(size * spec.resize / min(spec.input_size)),
-    )
-    return Explainer(
-        Backbone(smaller, explainer.classifier), explainer.mechanism, explainer.layers
-    ).eval()
+    resize = round(size * spec.resize / min(spec.input_size))
+    return explainer.replace(spec=replace(spec, input_size=(size, size), resize=resize))
 
 
 def at_layer(explainer: Explainer, layer: str) -> Explainer:
@@ -333,7 +322,4 @@ def at_layer(explainer: Explainer, layer: str) -> Explainer:
         explainer: Not changed.
         layer: Where `ttame.methods` takes feature maps for CAM methods.
     """
-    spec = replace(explainer.spec, cam_layer=layer)
-    return Explainer(
-        Backbone(spec, explainer.classifier), explainer.mechanism, explainer.layers
-    ).eval()
+    return explainer.replace(spec=replace(explainer.spec, cam_layer=layer))
