@@ -62,10 +62,11 @@ test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")
 outside: $(STAMP) ## Run the notebooks outside the repository, freshly installed
 	@$(BIN)/python tests/outside.py $(ARGS)
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff check --fix .
