@@ -12,8 +12,8 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test outside lint format bench throughput families notebooks lock \
-	clean
+.PHONY: help setup browser book test outside lint format bench throughput families notebooks \
+	readme lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages, and without compiled
@@ -83,6 +83,9 @@ families: $(STAMP) ## Check a member of every model family of timm
 
 notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
 	@$(BIN)/python -m ttame.companion.notebooks convert notebooks/*.py
+
+readme: $(STAMP) ## Rewrite the README's table of results from the records
+	@$(BIN)/python -m tests.headline
 
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \
