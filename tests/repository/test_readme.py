@@ -79,3 +79,17 @@ def test_chapters_lead_to_modules_that_exist() -> None:
     for name, modules in rows:
         for module in re.findall(r"`([\w.]+)`", modules):
             assert find_spec(module), f"{name}: {module}"
+
+
+def test_ways_through_the_code_pass_files_once_or_say_why() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    ways = text.split("## Three ways through the code")[1].split("\n## ")[0].split("\n### ")[1:]
+    assert len(ways) == 3
+    for way in ways:
+        passed: set[str] = set()
+        for step in re.findall(r"^\d+\. .*$", way, re.MULTILINE):
+            files = set(re.findall(r"`([\w/]+\.py)`", step))
+            assert all((ROOT / "ttame" / file).is_file() for file in files), step
+            assert not files & passed or "again, because" in step, step
+            passed |= files
+        assert len(passed) > 5
