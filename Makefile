@@ -55,7 +55,7 @@ book: $(STAMP) browser ## Run the notebooks and build the book
 	@$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) $(ARGS) -- book
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
-# A process a core, each with one thread: two threads in two processes wait for each other.
+# One process per core, each with one thread: more threads than cores wait for each other.
 test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --dist loadfile $(ARGS)
 
