@@ -12,8 +12,8 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test outside lint format bench throughput families notebooks lock \
-	clean
+.PHONY: help setup browser book test outside lint format bench throughput families notebooks \
+	readme lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages, and without compiled
@@ -55,17 +55,18 @@ book: $(STAMP) browser ## Run the notebooks and build the book
 	@$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) $(ARGS) -- book
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
-# A process a core, each with one thread: two threads in two processes wait for each other.
+# One process per core, each with one thread: more threads than cores wait for each other.
 test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --dist loadfile $(ARGS)
 
 outside: $(STAMP) ## Run the notebooks outside the repository, freshly installed
 	@$(BIN)/python tests/outside.py $(ARGS)
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff check --fix .
@@ -82,6 +83,9 @@ families: $(STAMP) ## Check a member of every model family of timm
 
 notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
 	@$(BIN)/python -m ttame.companion.notebooks convert notebooks/*.py
+
+readme: $(STAMP) ## Rewrite the README's table of results from the records
+	@$(BIN)/python -m tests.headline
 
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \

@@ -168,7 +168,7 @@ rule run:
         "data/results/{study}/{run}.json",
     wildcard_constraints:
         study="|".join(STUDIES),
-    # The photos of a step are few and small: a core a run makes more runs an hour than several.
+    # The photos of a step are few and small: one core per run gives more runs per hour than several.
     threads: 1
     resources:
         mem_mb=5000,

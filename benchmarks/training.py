@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from ttame.companion.allocation import keep_freed_memory
 from ttame.errors import TTameError
 from ttame.loading import attach
-from ttame.training.allocation import keep_freed_memory
 from ttame.training.config import SIGNED, TrainingConfig
 from ttame.training.planning import measure_throughput
 

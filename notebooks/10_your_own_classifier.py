@@ -29,7 +29,7 @@ import subprocess
 import sys
 
 if "google.colab" in sys.modules:
-    package = "ttame @ git+https://github.com/ttame-companion/ttame"
+    package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% tags=["parameters"]

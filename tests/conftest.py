@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ttame
+from ttame.companion.allocation import keep_freed_memory
 from ttame.data import PhotoList, has_imagenette, image_folder, imagenette
 from ttame.explainer import Explainer
 from ttame.images import normalize
-from ttame.training.allocation import keep_freed_memory
 
 keep_freed_memory()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,44 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> TTameError:
     return TTameError(
         f"unknown {kind} {name!r}; known are {', '.join(names)}.{suggest(name, names)}"
     )
+
+
+# What each extra of the distribution adds: module by module, with the name that pip knows it by.
+EXTRAS = {
+    "train": {
+        "lightning": "lightning",
+        "torchmetrics": "torchmetrics",
+        "tensorboard": "tensorboard",
+        "pandas": "pandas",
+    },
+    "evaluate": {
+        "torchmetrics": "torchmetrics",
+        "pytorch_grad_cam": "grad-cam",
+        "captum": "captum",
+        "scipy": "scipy",
+        "pandas": "pandas",
+        "seaborn": "seaborn",
+    },
+}
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that the packages of an extra are installed, without importing them.
+
+    Args:
+        extra: A key of `EXTRAS`.
+        modules: Those that are needed; default: all that the extra adds.
+
+    Raises:
+        TTameError: Naming what is missing and the command that installs it.
+    """
+    names = EXTRAS[extra]
+    missing = [names[module] for module in modules or names if find_spec(module) is None]
+    if missing:
+        raise TTameError(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; "
+            f"pip install 'ttame[{extra}]'"
+        )
 
 
 def suggest(value: str, known: Iterable[str], limit: int = 3) -> str:

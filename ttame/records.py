@@ -17,13 +17,15 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
-from ttame.errors import TTameError
+from ttame.errors import TTameError, require
 from ttame.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT, VERSION = "ttame-results", 1
 _PACKAGES = ("ttame", "torch", "torchvision", "timm", "lightning", "torchmetrics", "grad-cam")
@@ -144,6 +146,9 @@ def read_results(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
     Raises:
         TTameError: If the file is missing, damaged or of another format version.
     """
+    require("evaluate", "pandas")
+    import pandas as pd
+
     header, records = _parse(Path(path), torn=False)
     return header, pd.DataFrame.from_records(records)
 

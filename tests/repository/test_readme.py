@@ -1,13 +1,17 @@
 """The README and the book's pages: what they tell a reader to run does run."""
 
 import re
+import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 from typer.testing import CliRunner
 
+from tests.headline import BEGIN, END, README, table
 from ttame.cli.main import app
+from ttame.records import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "book/reproduce.md", "data/README.md"]
@@ -40,3 +44,52 @@ def test_make_targets_exist() -> None:
     for page in [*PAGES, "CONTRIBUTING.md"]:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert set(re.findall(r"(?:\$ |`)make ([a-z]+)", text)) <= targets, page
+
+
+def test_headline_table_is_what_the_records_say() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0] == table()
+    rows = [line.split("|")[1].strip() for line in table().splitlines()[2:]]
+    assert {"T-TAME (our recipe)", "T-TAME (as published)", "Opti-CAM", "RISE"} <= set(rows)
+
+
+def test_headline_command_is_that_of_the_records() -> None:
+    header, _ = read_results(ROOT / "data" / "results" / "imagenette_val.jsonl")
+    command = header["command"].replace("data/results/imagenette_val", "results")
+    assert f"$ {command}\n" in README.read_text(encoding="utf-8")
+
+
+def test_map_names_every_entry_and_package() -> None:
+    text = README.read_text(encoding="utf-8")
+    named = set(re.findall(r"\[`([^`]+?)/?`\]\(", text))
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    entries = {line.split("/")[0] for line in listed} - {".gitignore", "README.md"}
+    packages = {path.parent.name for path in (ROOT / "ttame").glob("*/__init__.py")}
+    assert entries | {f"ttame/{name}" for name in packages} == named
+
+
+def test_chapters_lead_to_modules_that_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\d+ [^]]+\]\(notebooks/(\w+)\.py\) \| (.*) \|$", text, re.MULTILINE)
+    assert [name for name, _ in rows] == sorted(
+        path.stem for path in (ROOT / "notebooks").glob("*.py")
+    )
+    for name, modules in rows:
+        for module in re.findall(r"`([\w.]+)`", modules):
+            assert find_spec(module), f"{name}: {module}"
+
+
+def test_ways_through_the_code_pass_files_once_or_say_why() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    ways = text.split("## Three ways through the code")[1].split("\n## ")[0].split("\n### ")[1:]
+    assert len(ways) == 3
+    for way in ways:
+        passed: set[str] = set()
+        for step in re.findall(r"^\d+\. .*$", way, re.MULTILINE):
+            files = set(re.findall(r"`([\w/]+\.py)`", step))
+            assert all((ROOT / "ttame" / file).is_file() for file in files), step
+            assert not files & passed or "again, because" in step, step
+            passed |= files
+        assert len(passed) > 5

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.classes import imagenet_classes
 from ttame.errors import TTameError
-from ttame.masking import Space, apply_mask, keep_top, upsample
+from ttame.masking import Space, apply_mask, keep_top, normalize_maps, upsample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PERCENTAGES = (100, 50, 15)  # retained pixels, in the tables of the T-TAME paper
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,48 @@ class BackboneSpec:
         """
         kept = keep_top(upsample(masks, images.shape[-2:]), share, seed)
         return apply_mask(images, kept, self.space, self.mean, self.std)
+
+
+@torch.inference_mode()
+def masked_probabilities(
+    classifier: nn.Module,
+    spec: BackboneSpec,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    percentages: Sequence[int] = PERCENTAGES,
+    seed: int = 0,
+) -> Tensor:
+    """Classify images that are masked by their maps, at several retained percentages.
+
+    Args:
+        classifier: The bare classifier, in `eval()`.
+        spec: Its facts.
+        images: Normalised images, `(B, 3, H, W)`.
+        maps: Raw explanation maps, `(B, 1, h, w)`; scaled to [0, 1] at this resolution.
+        targets: Target classes, `(B,)` int64.
+        percentages: Shares of pixels to keep, percent.
+        seed: Tie-break seed.
+
+    Returns:
+        Softmax probabilities of the target classes, `(B, P)` float32.
+
+    Raises:
+        TTameError: If a map is not finite (`masking.degenerate` finds those), or images, maps
+            and targets differ in number.
+    """
+    if targets.shape != images.shape[:1]:
+        raise TTameError(
+            f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must agree in batch"
+        )
+    if not bool(maps.isfinite().all()):
+        raise TTameError("an explanation map holds NaN or infinite values; it cannot be a mask")
+    masks = normalize_maps(maps.float())
+    columns = []
+    for percentage in percentages:
+        logits = classifier(spec.mask(images, masks, percentage / 100, seed)).float()
+        columns.append(logits.softmax(dim=1).gather(1, targets[:, None])[:, 0])
+    return torch.stack(columns, dim=1)
 
 
 def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttame.cli.terminal import DEFAULT, SEED, bar, console
-from ttame.errors import TTameError
+from ttame.errors import TTameError, require
 
 if TYPE_CHECKING:
     from ttame.companion.studies.study import Run
@@ -48,6 +48,7 @@ def evaluate(
     seed: SEED = 0,
 ) -> None:
     """Measure methods side by side on the same photos; goes on after a kill."""
+    require("evaluate")
     from ttame.data import open_photos
     from ttame.evaluation.evaluate import evaluate as run
     from ttame.evaluation.tables import intervals, summary, write_table
@@ -129,6 +130,8 @@ def study(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what is missing.")] = False,
 ) -> None:
     """Train and measure the runs of a study that have no record yet."""
+    require("train")
+    require("evaluate")
     from ttame.companion.studies.runs import carry_out, minutes_left
     from ttame.companion.studies.study import read_study
     from ttame.data import imagenette

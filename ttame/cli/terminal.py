@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ttame.companion.allocation import keep_freed_memory
 from ttame.errors import TTameError
-from ttame.training.allocation import keep_freed_memory
 
 console = Console()
 
@@ -42,5 +43,6 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except TTameError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        message = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         raise SystemExit(2) from error

@@ -13,17 +13,17 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from ttame.classifiers.classes import ClassLike
-from ttame.classifiers.specs import BackboneSpec
-from ttame.errors import TTameError
-from ttame.evaluation.confidence import masked_probabilities
+from ttame.classifiers.specs import BackboneSpec, masked_probabilities
+from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.explanation import Explanation
 from ttame.files import replacing
@@ -31,6 +31,9 @@ from ttame.images import ImageLike, normalize
 from ttame.masking import degenerate, normalize_maps
 from ttame.methods import build
 from ttame.plotting import colorize
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARES = (100, 75, 50, 30, 15, 5)
 _TEMPLATE = Path(__file__).with_suffix(".html")
@@ -126,6 +129,9 @@ class Exploration:
             Columns `photo`, `class`, `method`, `share`, percent, and the probabilities `whole`,
             on the whole photo, and `masked`, when only that share of the pixels is kept.
         """
+        require("evaluate", "pandas")
+        import pandas as pd
+
         labels, whole = self.explanation.names(), self.explanation.probabilities().tolist()
         rows = [
             (self.names[photo], labels[photo][k], method, share, whole[photo][k], value)
@@ -169,7 +175,7 @@ def explore(
     photos: ImageLike | Sequence[ImageLike],
     *,
     classes: int | Sequence[ClassLike] = 5,
-    methods: Sequence[str] = ("T-TAME", "Grad-CAM"),
+    methods: Sequence[str] | None = None,
     shares: Sequence[int] = SHARES,
     names: Sequence[str] | None = None,
     seed: int = 0,
@@ -177,14 +183,15 @@ def explore(
     """Explain photos by several methods, for a page on which readers choose what they see.
 
     The probability of each class is measured at each share of retained pixels as Average Drop
-    does (`ttame.evaluation.confidence.masked_probabilities`); nothing is interpolated.
+    does (`ttame.classifiers.specs.masked_probabilities`); nothing is interpolated.
 
     Args:
         explainer: Its classifier is explained.
         photos: As for `Explainer.explain`; a page of more than some twenty grows heavy.
         classes: How many of the most probable classes of each photo, or the classes to explain
             on all of them, by index or name.
-        methods: Names in `ttame.methods.METHODS`.
+        methods: Names in `ttame.methods.METHODS`; default: T-TAME, and Grad-CAM where
+            `ttame[evaluate]` is installed.
         shares: Shares of pixels to keep, percent.
         names: Of the photos; default: the names of their files.
         seed: Of the choice among pixels of equal value.
@@ -205,6 +212,8 @@ def explore(
     wrong = [share for share in shares if not 0 < share <= 100]
     if wrong or not shares:
         raise TTameError(f"shares of pixels are percentages in (0, 100], got {list(shares)}")
+    if methods is None:
+        methods = ("T-TAME", "Grad-CAM") if find_spec("pytorch_grad_cam") else ("T-TAME",)
     if not methods:
         raise TTameError("got no methods; name at least one, such as 'T-TAME'")
     if names is not None and len(names) != len(items):

@@ -11,11 +11,11 @@ from typing import TypeVar
 import torch
 from torchvision.transforms import v2
 
+from ttame.companion.allocation import keep_freed_memory
 from ttame.data import PhotoList, data_root, has_imagenette, image_folder, imagenette, samples
 from ttame.errors import TTameError, unknown
 from ttame.files import replacing
 from ttame.images import read_image
-from ttame.training.allocation import keep_freed_memory
 
 T = TypeVar("T")
 

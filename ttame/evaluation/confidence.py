@@ -6,18 +6,14 @@ photo masked by its explanation map. Every sample's value is kept; nothing is av
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from ttame.classifiers.specs import BackboneSpec
+from ttame.classifiers.specs import PERCENTAGES as PERCENTAGES
+from ttame.classifiers.specs import masked_probabilities as masked_probabilities
 from ttame.errors import TTameError
-from ttame.masking import normalize_maps, upsample
-
-PERCENTAGES = (100, 50, 15)
 
 
 def average_drop(original: Tensor, masked: Tensor) -> Tensor:
@@ -136,52 +132,6 @@ class AverageGain(SampleMetric):
     def sample(self, original: Tensor, masked: Tensor) -> Tensor:
         """See `average_gain`."""
         return average_gain(original, masked)
-
-
-@torch.inference_mode()
-def masked_probabilities(
-    classifier: nn.Module,
-    spec: BackboneSpec,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor,
-    percentages: Sequence[int] = PERCENTAGES,
-    seed: int = 0,
-) -> Tensor:
-    """Classify photos masked by their maps at several retained percentages.
-
-    Per image: min-max at the map's own resolution, bilinear to the image, keep exactly the top
-    percentage with soft values, multiply in the spec's masking space (T-TAME §IV-B).
-
-    Args:
-        classifier: The bare classifier, in `eval()`.
-        spec: Its facts.
-        images: Normalised photos, `(B, 3, H, W)`.
-        maps: Raw explanation maps, `(B, 1, h, w)`.
-        targets: Target classes, `(B,)` int64.
-        percentages: Shares of pixels to keep, percent.
-        seed: Seed of the tie-break.
-
-    Returns:
-        p', `(B, P)` float32.
-
-    Raises:
-        TTameError: If a map is not finite (`masking.degenerate` finds those), or images, maps
-            and targets differ in number.
-    """
-    if targets.shape != images.shape[:1]:
-        raise TTameError(
-            f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must agree in batch"
-        )
-    if not bool(maps.isfinite().all()):
-        raise TTameError("an explanation map holds NaN or infinite values; it cannot be a mask")
-    masks = upsample(normalize_maps(maps.float()), images.shape[-2:])
-    columns = []
-    for percentage in percentages:
-        masked = spec.mask(images, masks, percentage / 100, seed)
-        logits = classifier(masked).float()
-        columns.append(logits.softmax(dim=1).gather(1, targets[:, None])[:, 0])
-    return torch.stack(columns, dim=1)
 
 
 def higher_is_better(score: str) -> bool:

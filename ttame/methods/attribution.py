@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ttame.errors import require
 from ttame.explainer import Explainer
 
 _CHUNK = 16  # images that captum expands to at a time
@@ -14,6 +15,7 @@ _CHUNK = 16  # images that captum expands to at a time
 
 def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
     """Integrated Gradients, 50 steps from the black image; magnitudes summed over colours."""
+    require("evaluate", "captum")
     from captum.attr import IntegratedGradients
 
     method = IntegratedGradients(explainer.classifier)
@@ -39,6 +41,7 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
 
 def smooth_grad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
     """SmoothGrad: mean gradient magnitude over 25 noisy copies of the image."""
+    require("evaluate", "captum")
     from captum.attr import NoiseTunnel, Saliency
 
     method = NoiseTunnel(Saliency(explainer.classifier))
@@ -66,6 +69,7 @@ def smooth_grad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
 
 def occlusion(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
     """Occlusion: the drop of the logit under a sliding square of the mean colour."""
+    require("evaluate", "captum")
     from captum.attr import Occlusion
 
     method = Occlusion(explainer.classifier)

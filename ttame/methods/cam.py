@@ -10,7 +10,7 @@ from io import StringIO
 import torch
 from torch import Tensor, nn
 
-from ttame.errors import TTameError
+from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
 
@@ -72,6 +72,7 @@ def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Te
     """
 
     def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+        require("evaluate", "pytorch_grad_cam")
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
         return _library_method(kind, explainer, ClassifierOutputTarget)
@@ -141,6 +142,7 @@ def _library_method(
     kind: str, explainer: Explainer, score: Callable[[int], Callable[[Tensor], Tensor]]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Bind the method of the library's class `kind`, explaining the score of each target class."""
+    require("evaluate", "pytorch_grad_cam")
     import pytorch_grad_cam
 
     layer, module = cam_layer_module(explainer, kind)

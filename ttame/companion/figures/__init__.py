@@ -1,1 +1,5 @@
 """Figures of the book, each with a description in words."""
+
+from ttame.errors import require
+
+require("evaluate", "seaborn", "pandas")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ttame.training.allocation import keep_freed_memory
+from ttame.companion.allocation import keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
