@@ -132,8 +132,6 @@ def training(
     seed: SEED = 0,
 ) -> None:
     """Time training steps against the classifier's own passes, each classifier by itself."""
-    from dataclasses import replace
-
     import torch
 
     from benchmarks.training import default_setting, measure_alone
@@ -141,7 +139,7 @@ def training(
 
     names, config = default_setting(torch.cuda.is_available())
     given: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "seed": seed}
-    config = replace(config, **{key: value for key, value in given.items() if value is not None})
+    config = config.replace(**{key: value for key, value in given.items() if value is not None})
     rows = []
     for name in classifier or names:
         row = measure_alone(name, config, repeats)

@@ -136,7 +136,7 @@ def _train(explainer: Explainer, images: Tensor) -> None:
     """One step of the default recipe on the explainer's mechanism, in place."""
     before = weight_digest(explainer.classifier)
     initialize(explainer, images, "classifier")
-    module = ExplainerModule(explainer, TrainingConfig(learning_rate=1e-3), total_steps=2)
+    module = ExplainerModule(explainer, TrainingConfig.of(learning_rate=1e-3), total_steps=2)
     optimizer = module.configure_optimizers()["optimizer"]
     assert isinstance(optimizer, torch.optim.Optimizer)
     explainer.train()

@@ -28,7 +28,7 @@ ON_GPU = ("vgg16", "resnet50", "vit_b_16")
 def default_setting(cuda: bool) -> tuple[tuple[str, ...], TrainingConfig]:
     """The classifiers and the training that are measured on a CPU or a GPU."""
     if cuda:
-        return ON_GPU, TrainingConfig(batch_size=128, precision="bf16-mixed")
+        return ON_GPU, TrainingConfig.of(batch_size=128, precision="bf16-mixed")
     return ON_CPU, TrainingConfig()
 
 
@@ -54,7 +54,7 @@ def measure_alone(name: str, config: TrainingConfig, repeats: int = 7) -> dict[s
         except BrokenProcessPool as error:
             raise TTameError(
                 f"the process that measured {name} ended before its result, perhaps for lack of "
-                f"memory; try a smaller batch than {config.batch_size}"
+                f"memory; try a smaller batch than {config.photos.batch_size}"
             ) from error
 
 
@@ -62,6 +62,6 @@ def _measure(name: str, config: TrainingConfig, repeats: int, threads: int) -> d
     """As `ttame train` would run: the allocator's settings are the program's."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.run.seed)
     explainer = attach(name, config=SIGNED, pretrained=False)
     return measure_throughput(explainer, config, repeats=repeats)

@@ -50,7 +50,6 @@ seed = 0
 
 # %%
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -95,7 +94,7 @@ print(f"{explainer.spec.name}: {trained:,} trained parameters, {frozen:,} frozen
 
 # %%
 count = steps or setting.pick(quick=45, imagenette=600, imagenet=20_000)
-config = TrainingConfig(
+config = TrainingConfig.of(
     steps=count,
     validate_every=max(count // 3, 1),
     precision="bf16-mixed" if device == "cuda" else "32-true",
@@ -103,7 +102,7 @@ config = TrainingConfig(
     workers=setting.pick(quick=0, imagenette=1, imagenet=8),
     seed=seed,
 )
-settings = {**vars(config), **vars(config.objective)}
+settings = config.flat() | config.flat()["objective"]
 del settings["objective"]
 pd.DataFrame({"setting": {key: str(value) for key, value in settings.items()}})
 
@@ -127,8 +126,9 @@ try:
     print(f"suggested: {suggest_rate(tested):.1e}")
 except ttame.TTameError as error:
     print(f"no suggestion: {error}")
-print(f"{len(tested)} rates tried; this page goes on with {config.learning_rate:.1e}, the recipe's")
-plot_learning_rates(tested, config.learning_rate)
+rate = config.optimization.learning_rate
+print(f"{len(tested)} rates tried; this page goes on with {rate:.1e}, the recipe's")
+plot_learning_rates(tested, rate)
 
 # %% [markdown]
 # *Loss of one batch at each learning rate (points) and a running average (line), on the photos
@@ -143,14 +143,15 @@ plot_learning_rates(tested, config.learning_rate)
 # %%
 raw = to_batch(train.paths[:watched], explainer.spec)
 images = normalize(raw, explainer.spec)
-snapshots = MapSnapshots(images, every=max(config.steps // 5, 1))
+snapshots = MapSnapshots(images, every=max(count // 5, 1))
 runs = tempfile.TemporaryDirectory()
 folder = Path(runs.name)
 after = fit(
     explainer, train, config, folder / "run", validation=held, name="quick",
     callbacks=[snapshots], progress=False,
 )  # fmt: skip
-print(f"{after.record['steps']} steps of {config.batch_size} photos: {after.record['minutes']} min")
+batch_size = config.photos.batch_size
+print(f"{after.record['steps']} steps of {batch_size} photos: {after.record['minutes']} min")
 print(f"best validation score {after.record['best']}")
 print(*sorted(item.name for item in (folder / "run").iterdir()), sep="  ")
 
@@ -290,7 +291,7 @@ plot_metrics(per_sample(records))
 # small.
 
 # %%
-speed = measure_throughput(explainer, replace(config, batch_size=batch), repeats=3)
+speed = measure_throughput(explainer, config.replace(batch_size=batch), repeats=3)
 measured = read_throughput(reference("throughput.json"))
 kept = {
     "classifier": "classifier", "device": "device", "batch": "batch",

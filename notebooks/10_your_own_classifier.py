@@ -119,7 +119,7 @@ pd.crosstab(
 
 # %%
 explainer = ttame.attach(model, layers="auto", classes=classes, input_size=(size, size))
-config = TrainingConfig(
+config = TrainingConfig.of(
     steps=steps or setting.pick(quick=60, imagenette=400, imagenet=400),
     batch_size=16,
     workers=0,
@@ -138,7 +138,8 @@ explanation.plot()
 # %%
 trained = sum(p.numel() for p in explainer.mechanism.parameters())
 print(f"{type(model).__name__}: {trained:,} trained parameters in the mechanism")
-print(f"{config.steps} steps of {config.batch_size} photos: {explainer.record['minutes']} min")
+steps, batch_size = explainer.record["steps"], config.photos.batch_size
+print(f"{steps} steps of {batch_size} photos: {explainer.record['minutes']} min")
 found = list_layers(explainer.classifier, explainer.spec.input_size)
 pd.DataFrame([vars(row) for row in found if row.chosen]).set_index("name")[
     ["kind", "channels", "size", "stride"]

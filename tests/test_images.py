@@ -189,4 +189,4 @@ def test_small_crops_show_less_of_a_photo() -> None:
 @pytest.mark.parametrize("changes", [{"crop_area": 0.0}, {"crop_area": 0.5, "augment": False}])
 def test_a_crop_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(TTameError, match="crop_area"):
-        TrainingConfig(**changes)
+        TrainingConfig.of(**changes)

@@ -50,7 +50,7 @@ def test_the_papers_backbones(
 
     classifier = weight_digest(explainer.classifier)
     before = {key: value.clone() for key, value in explainer.mechanism.named_parameters()}
-    config = TrainingConfig(init="free", learning_rate=1e-2)
+    config = TrainingConfig.of(init="free", learning_rate=1e-2)
     module = ExplainerModule(explainer, config, total_steps=2)
     optimizer: Any = module.configure_optimizers()["optimizer"]
     explainer.train()

@@ -139,8 +139,8 @@ def test_the_studies_that_ship_can_be_read(path: Path) -> None:
 def test_changes_reach_the_training() -> None:
     variant = Variant("a", "x", objective={"area": 0.5}, training={"learning_rate": 1.0})
     config = changed_config(variant, TrainingConfig())
-    assert (config.objective.area, config.learning_rate) == (0.5, 1.0)
-    assert replace(config, objective=TrainingConfig().objective, learning_rate=2e-4) == (
+    assert (config.objective.area, config.optimization.learning_rate) == (0.5, 1.0)
+    assert config.replace(objective=TrainingConfig().objective, learning_rate=2e-4) == (
         TrainingConfig()
     )
 

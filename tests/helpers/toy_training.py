@@ -60,7 +60,7 @@ def main(given: dict[str, Any]) -> None:
     fit(
         toy_explainer(AttentionConfig(**given.get("attention", {}))),
         photos,
-        TrainingConfig(**config),
+        TrainingConfig.of(**config),
         given["out"],
         validation=photos.select(range(held)) if held else None,
         resume=given.get("resume", False),

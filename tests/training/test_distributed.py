@@ -200,7 +200,7 @@ def test_uneven_shares_are_refused(photos: int, batch: int) -> None:
 
 def test_held_out_photos_are_seen_once(photos: PhotoList) -> None:
     spec = toy_explainer(AttentionConfig()).spec
-    config = TrainingConfig(batch_size=4, workers=0)
+    config = TrainingConfig.of(batch_size=4, workers=0)
     seen = [
         index
         for rank in range(3)

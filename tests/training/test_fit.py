@@ -26,7 +26,7 @@ from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import FeatureExtractor, masked_features
 from ttame.masking import apply_mask
-from ttame.training.config import TrainingConfig, lcam, published
+from ttame.training.config import RunConfig, TrainingConfig, lcam, published
 from ttame.training.fit import fit, loss_curves
 from ttame.training.initialization import class_gradients, initialize
 from ttame.training.module import ExplainerModule, autocast, channels_last
@@ -47,7 +47,7 @@ def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 
 def quick(**changes: Any) -> TrainingConfig:
-    return replace(TrainingConfig(epochs=1, batch_size=4, workers=0), **changes)
+    return TrainingConfig.of(epochs=1, batch_size=4, workers=0).replace(**changes)
 
 
 # Recipes
@@ -55,23 +55,35 @@ def quick(**changes: Any) -> TrainingConfig:
 
 def test_published_holds_the_papers_values() -> None:
     config = published()
-    assert (config.epochs, config.steps, config.batch_size) == (8, None, 32)
-    assert (config.optimizer, config.learning_rate, config.weight_decay) == ("sgd", 1e-3, 5e-4)
-    assert (config.init, config.activation, config.retain) == ("free", "sigmoid", (1.0,))
+    assert (config.optimization.epochs, config.optimization.steps, config.photos.batch_size) == (
+        8,
+        None,
+        32,
+    )
+    assert (
+        config.optimization.optimizer,
+        config.optimization.learning_rate,
+        config.optimization.weight_decay,
+    ) == ("sgd", 1e-3, 5e-4)
+    assert (config.start.init, config.mask.activation, config.mask.retain) == (
+        "free",
+        "sigmoid",
+        (1.0,),
+    )
     assert asdict(config.objective) == {
         "cross_entropy": 1.5, "drop": 0.0, "gain_limit": None, "area": 2.0,
         "variation": 0.01, "area_exponent": 0.3,
         "labels": "batch", "reduction": "paper", "own_share": None,
     }  # fmt: skip
-    assert published(epochs=4, learning_rate=1e-4) == replace(config, epochs=4, learning_rate=1e-4)
+    assert published(epochs=4, learning_rate=1e-4) == config.replace(epochs=4, learning_rate=1e-4)
 
 
 def test_the_default_trains_on_what_average_drop_measures() -> None:
     config = TrainingConfig()
-    assert (config.epochs, config.learning_rate) == (1, 2e-4)
-    assert (config.optimizer, config.init) == ("adamw", "classifier")
-    assert (config.activation, config.masked) == ("minmax", "image")
-    assert config.retain == (1.0, 0.5, 0.15)
+    assert (config.optimization.epochs, config.optimization.learning_rate) == (1, 2e-4)
+    assert (config.optimization.optimizer, config.start.init) == ("adamw", "classifier")
+    assert (config.mask.activation, config.mask.masked) == ("minmax", "image")
+    assert config.mask.retain == (1.0, 0.5, 0.15)
     assert asdict(config.objective) == {
         "cross_entropy": 0, "drop": 5, "gain_limit": None, "area": 2.0,
         "variation": 0.001, "area_exponent": 0.3,
@@ -110,7 +122,39 @@ def test_the_default_trains_on_what_average_drop_measures() -> None:
 )
 def test_recipes_without_meaning_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(TTameError, match=next(iter(fields))):
-        TrainingConfig(**fields)
+        TrainingConfig.of(**fields)
+
+
+def test_settings_are_given_flat_or_in_groups() -> None:
+    flat = TrainingConfig.of(learning_rate=1e-3, workers=0, area=1.5, retain=[1.0, 0.5])
+    grouped = TrainingConfig.of(
+        optimization={"learning_rate": 1e-3},
+        run=RunConfig(workers=0),
+        objective={"area": 1.5},
+        mask={"retain": [1.0, 0.5]},
+    )
+    assert flat == grouped
+    assert (flat.objective.area, flat.objective.drop) == (1.5, 5)  # what is left out stays
+    assert TrainingConfig.of(**flat.flat()) == TrainingConfig.of(**asdict(flat)) == flat
+
+
+@pytest.mark.parametrize("given", [{"learning_rat": 1.0}, {"run": {"learning_rat": 1.0}}], ids=str)
+def test_an_unknown_setting_is_refused_with_a_suggestion(given: dict[str, Any]) -> None:
+    with pytest.raises(TTameError, match=r"unknown training setting .* 'learning_rate'"):
+        TrainingConfig.of(**given)
+
+
+def test_the_settings_of_earlier_records_are_read() -> None:
+    found = [json.loads(path.read_text()) for path in Path("data/explainers").glob("*.json")]
+    configs = [record["config"] for record in found if "objective" in record.get("config", {})]
+    assert configs
+    for config in configs:
+        read = TrainingConfig.of(**json.loads(json.dumps(config))).flat()
+        written = json.loads(json.dumps(read))
+        assert written["objective"].items() >= config["objective"].items()
+        assert {key: written[key] for key in config if key != "objective"} == {
+            key: value for key, value in config.items() if key != "objective"
+        }
 
 
 # One step
@@ -151,7 +195,7 @@ def test_ground_truth_is_the_target_where_it_is_asked_for(
     answer = explainer.extract(images)[0].argmax(dim=1)
     classes = explainer.mechanism.classes
     wrong = [(int(label) + 1) % classes for label in answer]
-    config = TrainingConfig(truth="ground")
+    config = TrainingConfig.of(truth="ground")
     chosen = photos.select(range(len(images)))
 
     def module(labels: list[int]) -> ExplainerModule:
@@ -168,8 +212,8 @@ def test_ground_truth_is_the_target_where_it_is_asked_for(
         ExplainerModule(explainer, config, 10, chosen)
     with pytest.raises(TTameError, match=f"has label {classes}, the classifier has {classes}"):
         module([classes] * len(chosen))
-    with pytest.raises(TTameError, match="'ground' with ranks=1"):
-        TrainingConfig(truth="ground", ranks=2)
+    with pytest.raises(TTameError, match="'ground' needs ranks=1"):
+        TrainingConfig.of(truth="ground", ranks=2)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +221,7 @@ def test_ground_truth_is_the_target_where_it_is_asked_for(
     [
         published(),
         TrainingConfig(),
-        TrainingConfig(activation="sigmoid"),
+        TrainingConfig.of(activation="sigmoid"),
         published(objective=ObjectiveConfig(own_share=0.5)),
     ],
     ids=["papers", "default", "sigmoid", "shared"],
@@ -204,7 +248,7 @@ def test_a_step_changes_the_mechanism_alone(
 def test_the_parts_of_the_objective_by_hand(
     explainer: Explainer, images: Tensor, activation: Any
 ) -> None:
-    config = TrainingConfig(
+    config = TrainingConfig.of(
         activation=activation, objective=ObjectiveConfig(labels="own", drop=5, variation=0)
     )
     module = ExplainerModule(explainer, config, total_steps=10).eval()
@@ -290,7 +334,7 @@ def test_gradients_are_clipped_to_a_norm(
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_compiled_pass_is_the_same_function(explainer: Explainer, images: Tensor) -> None:
     plain = ExplainerModule(explainer, TrainingConfig(), total_steps=10)
-    compiled = ExplainerModule(explainer, TrainingConfig(compile=True), total_steps=10)
+    compiled = ExplainerModule(explainer, TrainingConfig.of(compile=True), total_steps=10)
     assert plain.state_dict().keys() == compiled.state_dict().keys()
     gradients = []
     for module in (plain, compiled):
@@ -303,7 +347,7 @@ def test_the_compiled_pass_is_the_same_function(explainer: Explainer, images: Te
 
 
 def test_half_precision_still_ranks_pixels(explainer: Explainer, images: Tensor) -> None:
-    module = ExplainerModule(explainer, TrainingConfig(precision="bf16-mixed"), total_steps=10)
+    module = ExplainerModule(explainer, TrainingConfig.of(precision="bf16-mixed"), total_steps=10)
     with autocast("bf16-mixed", torch.device("cpu")):
         half = module.parts(images, 0.5)
     assert half.total.dtype == torch.float32
@@ -314,7 +358,7 @@ def test_half_precision_still_ranks_pixels(explainer: Explainer, images: Tensor)
 def test_a_loss_that_is_not_finite_stops_with_a_reason(
     explainer: Explainer, images: Tensor
 ) -> None:
-    module = ExplainerModule(explainer, TrainingConfig(learning_rate=0.5), total_steps=10)
+    module = ExplainerModule(explainer, TrainingConfig.of(learning_rate=0.5), total_steps=10)
     assert explainer.mechanism.fusion.bias is not None
     explainer.mechanism.fusion.bias.data.fill_(float("nan"))
     with pytest.raises(TTameError, match=r"the loss became nan at step 0.*learning rate \(0\.5\)"):
@@ -563,7 +607,7 @@ def test_lcam_masks_the_image_or_the_feature_map(toy: nn.Module, images: Tensor,
     assert float(parts.cross_entropy.detach()) == pytest.approx(
         float(F.cross_entropy(answer, labels).detach()), rel=1e-4
     )
-    assert recipe.retain == (1.0,) and recipe.objective.drop == 0
+    assert recipe.mask.retain == (1.0,) and recipe.objective.drop == 0
 
 
 def test_masked_features_need_a_map_of_the_masks_size(explainer: Explainer, images: Tensor) -> None:
@@ -574,7 +618,7 @@ def test_masked_features_need_a_map_of_the_masks_size(explainer: Explainer, imag
         explainer.classifier(images)
     assert not explainer.classifier.get_submodule("head")._forward_hooks
     with pytest.raises(TTameError, match="masked must be"):
-        TrainingConfig(masked="logits")  # type: ignore[arg-type]
+        TrainingConfig.of(masked="logits")  # type: ignore[arg-type]
 
 
 def test_an_unknown_start_is_refused(explainer: Explainer, images: Tensor) -> None:

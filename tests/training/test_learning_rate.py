@@ -20,7 +20,7 @@ from ttame.training.snapshots import MapSnapshots
 
 
 def quick(steps: int | None = None) -> TrainingConfig:
-    return TrainingConfig(steps=steps, batch_size=4, workers=0, init="free")
+    return TrainingConfig.of(steps=steps, batch_size=4, workers=0, init="free")
 
 
 def test_rates_grow_geometrically_and_losses_are_those_of_the_batches(

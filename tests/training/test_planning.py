@@ -6,7 +6,6 @@ import ctypes
 import json
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,11 @@ def test_a_plan_counts_steps_photos_and_processes(photos: PhotoList, tmp_path: P
     assert plan.launch == "ttame train --out x --devices 2"
     assert plan.slurm == "srun --nodes=1 --ntasks-per-node=2 ttame train --out x --devices 2"
     with pytest.raises(TTameError, match="multiple of 5"):
-        plan_training(explainer, photos, replace(config, devices=5), [])
+        plan_training(explainer, photos, config.replace(devices=5), [])
 
 
 def test_the_launch_command_of_several_nodes_is_exact() -> None:
-    config = TrainingConfig(nodes=2, devices=4)
+    config = TrainingConfig.of(nodes=2, devices=4)
     assert launch_command(config, ARGUMENTS) == (
         'torchrun --nnodes=2 --nproc-per-node=4 --node-rank="$NODE_RANK" '
         '--master-addr="$MASTER_ADDR" --master-port=29500 --no-python '
@@ -68,11 +67,11 @@ def test_the_launch_command_of_several_nodes_is_exact() -> None:
 def test_nodes_that_nothing_starts_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
-    check_launched(TrainingConfig(devices=4), ARGUMENTS)
+    check_launched(TrainingConfig.of(devices=4), ARGUMENTS)
     with pytest.raises(TTameError, match=r"2 nodes need a launcher.*torchrun --nnodes=2"):
-        check_launched(TrainingConfig(nodes=2), ARGUMENTS)
+        check_launched(TrainingConfig.of(nodes=2), ARGUMENTS)
     monkeypatch.setenv("NODE_RANK", "0")
-    check_launched(TrainingConfig(nodes=2), ARGUMENTS)
+    check_launched(TrainingConfig.of(nodes=2), ARGUMENTS)
 
 
 # Memory
@@ -121,7 +120,7 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
 
 def test_a_step_is_measured_against_the_floor(tmp_path: Path) -> None:
     explainer = toy_explainer(AttentionConfig())
-    config = TrainingConfig(batch_size=3, gradient_clip=1.0, precision="bf16-mixed")
+    config = TrainingConfig.of(batch_size=3, gradient_clip=1.0, precision="bf16-mixed")
     before = {name: value.clone() for name, value in explainer.state_dict().items()}
     row = measure_throughput(explainer, config, name="toy", repeats=3, device=torch.device("cpu"))
     assert (row["classifier"], row["batch"], row["input_size"]) == ("toy", 3, [32, 32])
@@ -143,9 +142,12 @@ def test_a_step_is_measured_against_the_floor(tmp_path: Path) -> None:
 
 def test_the_default_setting_suits_the_device() -> None:
     names, config = default_setting(cuda=False)
-    assert len(names) == 3 and (config.batch_size, config.precision) == (32, "32-true")
+    assert len(names) == 3 and (config.photos.batch_size, config.run.precision) == (32, "32-true")
     names, config = default_setting(cuda=True)
-    assert len(names) == 3 and (config.batch_size, config.precision) == (128, "bf16-mixed")
+    assert len(names) == 3 and (config.photos.batch_size, config.run.precision) == (
+        128,
+        "bf16-mixed",
+    )
 
 
 def test_the_command_measures_every_classifier_and_writes_a_record(
@@ -154,7 +156,9 @@ def test_the_command_measures_every_classifier_and_writes_a_record(
     asked = []
 
     def measure(name: str, config: TrainingConfig, repeats: int) -> dict[str, Any]:
-        asked.append((name, config.batch_size, config.precision, config.seed, repeats))
+        asked.append(
+            (name, config.photos.batch_size, config.run.precision, config.run.seed, repeats)
+        )
         row = measure_throughput(toy_explainer(AttentionConfig()), config, name=name, repeats=3)
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.utils.deterministic.fill_uninitialized_memory
@@ -176,7 +180,7 @@ def test_the_command_measures_every_classifier_and_writes_a_record(
 
 @pytest.mark.slow
 def test_a_classifier_is_measured_in_a_process_of_its_own() -> None:
-    config = TrainingConfig(batch_size=2)
+    config = TrainingConfig.of(batch_size=2)
     row = measure_alone("timm/test_resnet", config, repeats=3)
     assert row["classifier"] == "timm/test_resnet" and row["threads"] == torch.get_num_threads()
     with pytest.raises(TTameError, match="unknown backbone 'nothing'"):
@@ -184,7 +188,7 @@ def test_a_classifier_is_measured_in_a_process_of_its_own() -> None:
 
 
 def test_the_measured_step_trains_with_clipped_gradients() -> None:
-    config = TrainingConfig(batch_size=4, gradient_clip=1e-3, retain=(1.0,))
+    config = TrainingConfig.of(batch_size=4, gradient_clip=1e-3, retain=(1.0,))
     images = torch.randn(4, 3, 32, 32)
     module = training_module(
         toy_explainer(AttentionConfig()), images[:1], config, torch.device("cpu")
@@ -268,5 +272,5 @@ def test_a_malformed_list_is_refused_before_anything_is_written(
 
 def test_explainers_are_not_changed_by_planning(explainer: Explainer, photos: PhotoList) -> None:
     before = {name: value.clone() for name, value in explainer.state_dict().items()}
-    plan_training(explainer, photos, TrainingConfig(batch_size=4), [])
+    plan_training(explainer, photos, TrainingConfig.of(batch_size=4), [])
     assert all(torch.equal(v, before[name]) for name, v in explainer.state_dict().items())

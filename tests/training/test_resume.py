@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from ttame.training.objective import ObjectiveParts
 
 ROOT = Path(__file__).resolve().parents[2]
 # Three steps an epoch; checkpoints, epochs and validations fall on different steps and on the same.
-CONFIG = TrainingConfig(
+CONFIG = TrainingConfig.of(
     epochs=3, batch_size=4, workers=0, checkpoint_every=2, validate_every=4, learning_rate=1e-2
 )
 
@@ -169,7 +169,7 @@ def test_a_run_killed_by_sigkill_ends_with_the_same_weights(
 
 
 def test_the_number_of_workers_does_not_matter(whole: Whole, tmp_path: Path) -> None:
-    config = replace(CONFIG, workers=2)
+    config = CONFIG.replace(workers=2)
     assert_same(run(whole.explainer, whole.photos, tmp_path, config=config), whole.trained)
 
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 ) -> None:
     last = whole.out / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    config = replace(CONFIG, **change)
+    config = CONFIG.replace(**change)
     with pytest.raises(TTameError, match=difference):
         run(whole.explainer, whole.photos, whole.out, config=config, resume=True)
     assert last.read_bytes() == before
@@ -205,7 +205,7 @@ def test_other_photos_and_another_classifier_are_refused(whole: Whole, tmp_path:
     with pytest.raises(TTameError, match="weights was"):
         run(toy_explainer(AttentionConfig(), seed=5), whole.photos, whole.out, resume=True)
     shutil.copytree(whole.out, tmp_path / "run")
-    elsewhere = replace(CONFIG, workers=1, checkpoint_every=7)  # where, not what
+    elsewhere = CONFIG.replace(workers=1, checkpoint_every=7)  # where, not what
     run(whole.explainer, whole.photos, tmp_path / "run", config=elsewhere, resume=True)
 
 
@@ -306,7 +306,7 @@ def test_a_corrupt_photo_in_the_middle_of_an_epoch_is_named(
     def damage(_: object) -> None:
         bad.write_bytes(b"not a photo")
 
-    config = replace(CONFIG, workers=workers, epochs=9)
+    config = CONFIG.replace(workers=workers, epochs=9)
     with pytest.raises(TTameError) as caught:
         run(explainer, photos, tmp_path / "run", config=config, callbacks=[AtStep(2, damage)])
     message = str(caught.value)
@@ -328,7 +328,7 @@ def test_a_corrupt_photo_is_skipped_when_asked(
         ) -> None:  # fmt: skip
             seen.append(batch[1])
 
-    config = replace(CONFIG, skip_bad=True)
+    config = CONFIG.replace(skip_bad=True)
     with pytest.warns(UserWarning, match=f"skipped: .*{photos.names[7]}.* is empty"):
         fit(
             explainer, photos, config, tmp_path / "run", validation=photos.select(range(5)),
@@ -345,14 +345,14 @@ def test_a_folder_without_a_readable_photo_is_refused(
     for path in photos.paths:
         path.write_bytes(b"")
     with pytest.raises(TTameError, match="none of the 5 photos"):
-        run(explainer, photos, tmp_path / "run", config=replace(CONFIG, skip_bad=True))
+        run(explainer, photos, tmp_path / "run", config=CONFIG.replace(skip_bad=True))
     assert os.listdir(tmp_path) == ["photos"]
 
 
 def test_the_best_checkpoint_is_that_of_the_highest_score(
     explainer: Explainer, photos: PhotoList, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, validate_every=2, keep="best")
+    config = CONFIG.replace(validate_every=2, keep="best")
     trained = run(explainer, photos, tmp_path, config=config)
     rows = loss_curves(tmp_path)[lambda table: table["val/score"].notna()]
     assert list(rows["step"] + 1) == [2, 4, 6, 8, 9]  # the end is always validated
@@ -379,7 +379,7 @@ def test_training_stops_where_the_score_no_longer_rises(
     monkeypatch.setattr(
         "ttame.evaluation.confidence.IncreaseInConfidence.compute", lambda _: torch.tensor(5.0)
     )
-    config = replace(CONFIG, validate_every=1, patience=2)
+    config = CONFIG.replace(validate_every=1, patience=2)
     whole = run(explainer, photos, tmp_path / "whole", config=config)
     record = json.loads((tmp_path / "whole" / "ttame.json").read_text())
     assert record["steps"] == 3 and record["best"] == {"score": -5.0, "step": 1}
@@ -397,7 +397,7 @@ def test_choosing_needs_held_out_photos(
     explainer: Explainer, photos: PhotoList, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     with pytest.raises(TTameError, match="need validation photos"):
-        run(explainer, photos, tmp_path / "run", config=replace(CONFIG, **change), validation=None)
+        run(explainer, photos, tmp_path / "run", config=CONFIG.replace(**change), validation=None)
     assert not (tmp_path / "run").exists()
 
 
@@ -414,7 +414,7 @@ def test_out_of_memory_names_the_batch_that_fits(
         return parts(module, images, *rest)
 
     monkeypatch.setattr(ExplainerModule, "parts", limited)
-    config = replace(CONFIG, batch_size=12)
+    config = CONFIG.replace(batch_size=12)
     with pytest.raises(TTameError, match=r"batch_size=12 \(CUDA out of.*batch_size=3 fits"):
         run(whole.explainer, whole.photos, tmp_path / "run", config=config)
     assert tried == [12, 6, 3, 4]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from ttame.training.initialization import class_gradients, initialize
 from ttame.training.module import ExplainerModule
 from ttame.training.tying import SharedBias, SharedRow, TiedRows, dense_state, share, tie
 
-CONFIG = TrainingConfig(steps=2, batch_size=4, workers=0, fusion="tied")
+CONFIG = TrainingConfig.of(steps=2, batch_size=4, workers=0, fusion="tied")
 
 
 def test_rows_are_vectors_times_a_projection() -> None:
@@ -75,7 +74,7 @@ def test_tying_leaves_rows_that_the_classifier_made_where_they_are(
 def test_a_class_without_photos_learns_only_where_rows_are_tied(
     explainer: Explainer, images: Tensor, fusion: str, moves: bool
 ) -> None:
-    config = replace(CONFIG, fusion=fusion, weight_decay=0.0)
+    config = CONFIG.replace(fusion=fusion, weight_decay=0.0)
     working = prepare_on(explainer, images, config)
     before = dense_state(working.mechanism)["fusion.weight"]
     module = ExplainerModule(working, config, 10).train()
@@ -132,7 +131,7 @@ def test_decay_spares_the_shared_bias(explainer: Explainer, images: Tensor) -> N
 def test_a_constrained_run_ends_with_plain_rows(
     explainer: Explainer, photos: PhotoList, tmp_path: Path, keep: str, fusion: str, toy: nn.Module
 ) -> None:
-    config = replace(CONFIG, keep=keep, fusion=fusion)
+    config = CONFIG.replace(keep=keep, fusion=fusion)
     trained = fit(explainer, photos, config, tmp_path, validation=photos, progress=False)
     assert trained.record["config"]["fusion"] == fusion  # type: ignore[index]
     loaded = Explainer.load(tmp_path / "ttame.safetensors", toy)
@@ -143,7 +142,7 @@ def test_a_constrained_run_ends_with_plain_rows(
 def test_a_tied_run_that_is_resumed_ends_alike(
     explainer: Explainer, photos: PhotoList, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, steps=4, checkpoint_every=1)
+    config = CONFIG.replace(steps=4, checkpoint_every=1)
     whole = fit(explainer, photos, config, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError, match="power cut"):
         fit(explainer, photos, config, tmp_path / "broken", progress=False,

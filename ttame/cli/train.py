@@ -128,7 +128,7 @@ def train(
         return
     check_launched(config, arguments)
     if find_rate is not None:
-        config = replace(config, learning_rate=_found(explainer, photos, config, find_rate))
+        config = config.replace(learning_rate=_found(explainer, photos, config, find_rate))
     fit(explainer, photos, config, out, validation=held, name=name, resume=resume)
     _say(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
 
@@ -137,7 +137,7 @@ def _config(recipe: str, **given: Any) -> TrainingConfig:
     from ttame.training.config import open_recipe
 
     changes = {key: value for key, value in given.items() if value is not None}
-    return replace(open_recipe(recipe), **changes)
+    return open_recipe(recipe).replace(**changes)
 
 
 def _explainer(
@@ -177,7 +177,7 @@ def _photos(
 def _found(explainer: Explainer, photos: PhotoList, config: TrainingConfig, steps: int) -> float:
     from ttame.training.learning_rate import find_learning_rate, suggest_rate
 
-    if config.devices * config.nodes > 1:
+    if config.run.devices * config.run.nodes > 1:
         raise TTameError("find the rate on one device first, then pass it as --learning-rate")
     rate = suggest_rate(find_learning_rate(explainer, photos, config, steps=steps))
     _say(f"learning rate {rate:.2e}, suggested by a range test of {steps} steps")

@@ -142,7 +142,7 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         Plain values that a checkpoint can hold.
     """
     names = "\n".join(photos.names).encode()
-    settings = {name: value for name, value in asdict(config).items() if name not in PLACEMENT}
+    settings = {name: value for name, value in config.flat().items() if name not in PLACEMENT}
     identity = {
         "config": settings,
         "attention": asdict(explainer.mechanism.config),
@@ -153,7 +153,7 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         "channels": explainer.mechanism.channels,
         "classes": explainer.mechanism.classes,
         "photos": f"{photos.name}, {len(photos)}, {hashlib.sha256(names).hexdigest()[:12]}",
-        "labels": list(photos.labels or ()) if config.truth == "ground" else "not used",
+        "labels": list(photos.labels or ()) if config.photos.truth == "ground" else "not used",
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain

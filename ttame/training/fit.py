@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pandas as pd
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from ttame.attention import AttentionMechanism
 from ttame.classifiers.folding import fold_batch_norm
-from ttame.classifiers.registry import Backbone
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
@@ -47,7 +47,7 @@ _CALIBRATION = 192
 
 
 def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> Explainer:
-    """The explainer that is trained: batch norm of the classifier folded, fusion initialised.
+    """Return the explainer to train: batch norm of the classifier folded, fusion initialised.
 
     Args:
         explainer: Not changed.
@@ -55,25 +55,25 @@ def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> 
         config: How to train.
 
     Raises:
-        TTameError: A photo that cannot be read, unless `config.skip_bad`.
+        TTameError: A photo that cannot be read, unless `config.photos.skip_bad`.
     """
-    chosen = photos.sample(_CALIBRATION, config.seed)
-    dataset = PhotoDataset(readable(chosen) if config.skip_bad else chosen, explainer.spec)
+    chosen = photos.sample(_CALIBRATION, config.run.seed)
+    dataset = PhotoDataset(readable(chosen) if config.photos.skip_bad else chosen, explainer.spec)
     calibration = torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
     return prepare_on(explainer, calibration, config)
 
 
 def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:
     """As `prepare`, calibrated on normalised photos `(B, 3, H, W)`."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.run.seed)
     folded = fold_batch_norm(explainer.classifier, images[:1], explainer.layers)
-    if config.channels_last:
+    if config.run.channels_last:
         folded = folded.to(memory_format=torch.channels_last)
-    working = Explainer(Backbone(explainer.spec, folded), _blank(explainer), explainer.layers)
-    gradients = initialize(working, images, config.init)
-    if config.fusion == "tied":
+    working = explainer.replace(classifier=folded, mechanism=_blank(explainer), record={}).train()
+    gradients = initialize(working, images, config.start.init)
+    if config.start.fusion == "tied":
         tie(working, class_gradients(working, images) if gradients is None else gradients)
-    elif config.fusion == "shared":
+    elif config.start.fusion == "shared":
         share(working)
     return working
 
@@ -109,10 +109,10 @@ def fit(
         config: How to train.
         out: The folder.
         validation: Photos for AD and IC after every epoch, or as often as the config says.
-        name: Of the explainer.
+        name: Name of the explainer.
         resume: Go on from the last checkpoint in `out`.
         command: Recorded command; default: this process's.
-        callbacks: More of Lightning's.
+        callbacks: More Lightning callbacks.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -124,83 +124,31 @@ def fit(
             little memory (with the batch size that would fit).
     """
     out, run = Path(out), run_identity(explainer, photos, config)
-    total, epoch = total_steps(len(photos), config), epoch_steps(len(photos), config.batch_size)
-    checkpoints = Checkpoints(out / "checkpoints", config.checkpoint_every, epoch, run)
-    last = checkpoints.last_path
-    if resume:
-        check_resumable(last, run)
-    elif last.exists():
-        raise TTameError(f"{str(out)!r} holds an earlier run; resume it or choose another folder")
-    if validation is None and (config.patience or config.keep == "best"):
-        raise TTameError("patience and keep='best' need validation photos, there are none")
-    if validation is not None and config.skip_bad:
+    total = total_steps(len(photos), config)
+    epoch = epoch_steps(len(photos), config.photos.batch_size)
+    checkpoints = Checkpoints(out / "checkpoints", config.run.checkpoint_every, epoch, run)
+    _check_start(out, checkpoints.last_path, run, config, validation, resume)
+    if validation is not None and config.photos.skip_bad:
         validation = readable(validation)
-    made, start = provenance(config.seed, command), time.perf_counter()
-    L.seed_everything(config.seed, verbose=False)
+    made, start = provenance(config.run.seed, command), time.perf_counter()
+    L.seed_everything(config.run.seed, verbose=False)
     working = prepare(explainer, photos, config)
-    patience = config.patience
     timer = Timer(verbose=False)
-    stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
     with algorithms_kept():
-        trainer = L.Trainer(
-            devices=config.devices,
-            num_nodes=config.nodes,
-            strategy="auto" if config.devices * config.nodes == 1 else "ddp",
-            use_distributed_sampler=False,  # ours gives the same batches to any number
-            max_steps=total,
-            max_epochs=-1,
-            val_check_interval=config.validate_every or epoch,
-            check_val_every_n_epoch=None,  # to Lightning the whole run is one epoch
-            precision=config.precision,
-            gradient_clip_val=config.gradient_clip,
-            # Some operations have no deterministic form on GPUs; those warn.
-            deterministic="warn" if config.deterministic else False,
-            logger=[
-                CSVLogger(out, "csv", flush_logs_every_n_steps=1),
-                TensorBoardLogger(out, "tensorboard"),
-            ],
-            callbacks=[
-                *([TQDMProgressBar(refresh_rate=10)] if progress else []),
-                *callbacks,
-                *stopping,
-                timer,
-                checkpoints,
-            ],
-            plugins=[WholeFiles()],
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            log_every_n_steps=min(5, total),  # a run of a few steps has curves, too
-            default_root_dir=out,
-        )
-        rank, world = trainer.global_rank, trainer.world_size
-        synchronize_batch_norm(working.mechanism, world, trainer.strategy.root_device)
+        trainer = _trainer(config, out, total, epoch, [*callbacks, timer, checkpoints], progress)
+        world, device = trainer.world_size, trainer.strategy.root_device
+        synchronize_batch_norm(working.mechanism, world, device)
         module = ExplainerModule(working, config, total, photos)
-        train = train_loader(photos, explainer.spec, config, total, rank, world)
-        held_out = (
-            validation_loader(validation, explainer.spec, config, rank, world)
-            if validation
-            else None
-        )
-        try:
-            trainer.fit(
-                module, train, held_out, ckpt_path=last if resume else None, weights_only=True
-            )
-        except TTameError as error:
-            raise TTameError(f"{error}{_kept(last)}") from error
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            exhausted = str(error).splitlines()[0]
-        else:
-            exhausted = ""
+        last = checkpoints.last_path
+        exhausted = _train(trainer, module, photos, validation, last, resume)
     if exhausted:  # the error and what its frames held are gone by now
-        fits = largest_batch(_trial(module, trainer), config.batch_size // world)
+        fits = largest_batch(_trial(module, trainer), config.photos.batch_size // world)
         raise TTameError(
-            f"out of memory at batch_size={config.batch_size} ({exhausted}); "
+            f"out of memory at batch_size={config.photos.batch_size} ({exhausted}); "
             + (f"batch_size={fits * world} fits" if fits else "not even one photo fits")
             + _kept(last)
         )
-    if config.keep == "best":
+    if config.optimization.keep == "best":
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
         weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
         working.mechanism.load_state_dict(weights)
@@ -210,32 +158,126 @@ def fit(
     record = {
         "name": name,
         **made,
-        "config": asdict(config),
-        "backbone": explainer.spec.name,
-        "weights": explainer.spec.source,
-        "layers": list(explainer.layers),
-        "attention": asdict(explainer.mechanism.config),
-        "data": photos.name,
-        "photos": len(photos),
+        **_settings(explainer, photos, config),
         "steps": trainer.global_step,
         "best": None if best is None else {"score": round(best[0], 4), "step": best[1]},
         # Steps and the validations between them, without the start.
         "training_seconds": round(timer.time_elapsed("train"), 2),
         "minutes": round((time.perf_counter() - start) / 60, 2),
     }
-    trained = Explainer(
-        Backbone(explainer.spec, explainer.classifier), mechanism, explainer.layers, record
-    ).eval()
+    trained = explainer.replace(mechanism=mechanism, record=record).eval()
     if trainer.is_global_zero:
-        trained.save(out / f"{name}.safetensors")
-        full = {**record, "curves": json.loads(loss_curves(out).to_json(orient="records"))}
-        with replacing(out / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+        _write(trained, record, out, name)
     return trained
 
 
+def _check_start(
+    out: Path,
+    last: Path,
+    run: dict[str, Any],
+    config: TrainingConfig,
+    validation: PhotoList | None,
+    resume: bool,
+) -> None:
+    """Refuse to overwrite a run, to resume another one, and to choose without a score."""
+    if resume:
+        check_resumable(last, run)
+    elif last.exists():
+        raise TTameError(f"{str(out)!r} holds an earlier run; resume it or choose another folder")
+    if validation is None and (config.optimization.patience or config.optimization.keep == "best"):
+        raise TTameError("patience and keep='best' need validation photos, there are none")
+
+
+def _trainer(
+    config: TrainingConfig,
+    out: Path,
+    total: int,
+    epoch: int,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> L.Trainer:
+    """Set up Lightning for a run of `total` steps, an `epoch` being as many as given."""
+    run, optimization = config.run, config.optimization
+    bar = [TQDMProgressBar(refresh_rate=10)] if progress else []
+    patience = optimization.patience
+    stopping = [EarlyStopping(SCORE, mode="max", patience=patience)] if patience else []
+    return L.Trainer(
+        devices=run.devices,
+        num_nodes=run.nodes,
+        strategy="auto" if run.devices * run.nodes == 1 else "ddp",
+        use_distributed_sampler=False,  # ours gives the same batches to any number
+        max_steps=total,
+        max_epochs=-1,
+        val_check_interval=optimization.validate_every or epoch,
+        check_val_every_n_epoch=None,  # to Lightning the whole run is one epoch
+        precision=run.precision,
+        gradient_clip_val=optimization.gradient_clip,
+        # Some operations have no deterministic form on GPUs; those warn.
+        deterministic="warn" if run.deterministic else False,
+        logger=[
+            CSVLogger(out, "csv", flush_logs_every_n_steps=1),
+            TensorBoardLogger(out, "tensorboard"),
+        ],
+        callbacks=[*bar, *stopping, *callbacks],
+        plugins=[WholeFiles()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=min(5, total),  # a run of a few steps has curves, too
+        default_root_dir=out,
+    )
+
+
+def _train(
+    trainer: L.Trainer,
+    module: ExplainerModule,
+    photos: PhotoList,
+    validation: PhotoList | None,
+    last: Path,
+    resume: bool,
+) -> str:
+    """Run all steps.
+
+    Returns:
+        The first line of an error for want of memory; empty where all went well.
+    """
+    config, spec = module.config, module.explainer.spec
+    rank, world = trainer.global_rank, trainer.world_size
+    train = train_loader(photos, spec, config, module.total_steps, rank, world)
+    held_out = validation_loader(validation, spec, config, rank, world) if validation else None
+    try:
+        trainer.fit(module, train, held_out, ckpt_path=last if resume else None, weights_only=True)
+    except TTameError as error:
+        raise TTameError(f"{error}{_kept(last)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _settings(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> dict[str, Any]:
+    """What a training record says of how the run was set up."""
+    return {
+        "config": config.flat(),
+        "backbone": explainer.spec.name,
+        "weights": explainer.spec.source,
+        "layers": list(explainer.layers),
+        "attention": asdict(explainer.mechanism.config),
+        "data": photos.name,
+        "photos": len(photos),
+    }
+
+
+def _write(trained: Explainer, record: dict[str, Any], out: Path, name: str) -> None:
+    """Write the explainer, and its record with the loss curves."""
+    trained.save(out / f"{name}.safetensors")
+    full = {**record, "curves": json.loads(loss_curves(out).to_json(orient="records"))}
+    with replacing(out / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+
+
 def loss_curves(out: Path | str) -> pd.DataFrame:
-    """Everything logged in a training folder, one row a logged step, resumed runs joined."""
+    """Read what a training folder logged: one row per logged step, resumed runs joined."""
     files = sorted(
         Path(out).glob("csv/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime
     )
@@ -251,12 +293,12 @@ def _kept(last: Path) -> str:
 
 
 def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]:
-    """A forward and backward pass of so many grey photos, where the run took place."""
+    """Return a forward and backward pass of a number of grey photos, on the device of the run."""
     device, size = trainer.strategy.root_device, module.explainer.spec.input_size
 
     def step(photos: int) -> None:
         images = torch.zeros(photos, 3, *size, device=device)
-        with autocast(module.config.precision, device):
+        with autocast(module.config.run.precision, device):
             total = module.to(device).parts(images).total
         total.backward()  # type: ignore[no-untyped-call]
         module.zero_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -105,15 +104,15 @@ def find_learning_rate(
     """
     test = RangeTest(lowest, highest, steps)
     # Of one share of pixels alone: losses differ more between shares than between rates.
-    config = replace(config, retain=config.retain[:1])
-    L.seed_everything(config.seed, verbose=False)
+    config = config.replace(retain=config.mask.retain[:1])
+    L.seed_everything(config.run.seed, verbose=False)
     module = ExplainerModule(prepare(explainer, photos, config), config, steps, photos)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             devices=1,
             max_steps=steps,
             max_epochs=-1,
-            precision=config.precision,
+            precision=config.run.precision,
             callbacks=[test],
             logger=False,
             enable_checkpointing=False,

@@ -22,7 +22,7 @@ from ttame.evaluation.confidence import (
 )
 from ttame.explainer import Explainer
 from ttame.features import masked_features
-from ttame.masking import apply_mask, keep_top, normalize_maps, upsample
+from ttame.masking import keep_top, normalize_maps
 from ttame.training.config import SCORE, Precision, TrainingConfig
 from ttame.training.objective import ObjectiveParts, objective, own_maps, regularized_targets
 from ttame.training.sampling import draw_ranks
@@ -52,10 +52,12 @@ class ExplainerModule(L.LightningModule):
         super().__init__()
         self.explainer, self.config, self.total_steps = explainer, config, total_steps
         self.names = photos.names if photos else ()
-        self.truth = _ground_truth(photos, explainer) if config.truth == "ground" else None
+        self.truth = _ground_truth(photos, explainer) if config.photos.truth == "ground" else None
         classifier = explainer.classifier
-        self.compiled = torch.compile(classifier.forward) if config.compile else None
-        self.learning_rate = config.learning_rate  # the name that Lightning's finder sets
+        self.compiled = torch.compile(classifier.forward) if config.run.compile else None
+        self.learning_rate = (
+            config.optimization.learning_rate
+        )  # the name that Lightning's finder sets
         self.scores = MetricCollection(
             {
                 f"val/{name} {percentage}%": kind()
@@ -82,8 +84,8 @@ class ExplainerModule(L.LightningModule):
                 from 0; default: the most probable.
             truth: Target classes `(B,)` instead of the model's.
         """
-        config, spec = self.config, self.explainer.spec
-        laid_out = channels_last if config.channels_last else Tensor.contiguous
+        config, seed = self.config, self.config.run.seed
+        laid_out = channels_last if config.run.channels_last else Tensor.contiguous
         with torch.no_grad():
             logits, features = self.explainer.extract(laid_out(images))
         if truth is not None:
@@ -91,18 +93,17 @@ class ExplainerModule(L.LightningModule):
         elif ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
-            ordered = logits.topk(config.ranks, dim=1).indices
+            ordered = logits.topk(config.photos.ranks, dim=1).indices
             labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
-        maps = torch.sigmoid(raw) if config.activation == "sigmoid" else normalize_maps(raw)
+        maps = torch.sigmoid(raw) if config.mask.activation == "sigmoid" else normalize_maps(raw)
         classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
-        if config.masked == "features":
-            with masked_features(classifier, layer, keep_top(own_maps(maps), retain, config.seed)):
+        if config.mask.masked == "features":
+            with masked_features(classifier, layer, keep_top(own_maps(maps), retain, seed)):
                 answer = classifier(laid_out(images))
         else:
-            masks = keep_top(upsample(own_maps(maps), images.shape[-2:]), retain, config.seed)
-            masked = laid_out(apply_mask(images, masks, spec.space, spec.mean, spec.std))
+            masked = laid_out(self.explainer.spec.mask(images, own_maps(maps), retain, seed))
             answer = self.compiled(masked) if self.compiled else classifier(masked)
         return objective(logits, answer, labels, maps, config.objective)
 
@@ -116,12 +117,14 @@ class ExplainerModule(L.LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
-        retain = self.config.retain[batch_idx % len(self.config.retain)]
+        retain = self.config.mask.retain[batch_idx % len(self.config.mask.retain)]
         images, positions = batch
         truth = None if self.truth is None else self.truth.to(positions.device)[positions]
         ranks = None
-        if self.config.ranks > 1:
-            drawn = draw_ranks(self.config.seed, batch_idx, positions.tolist(), self.config.ranks)
+        if self.config.photos.ranks > 1:
+            drawn = draw_ranks(
+                self.config.run.seed, batch_idx, positions.tolist(), self.config.photos.ranks
+            )
             ranks = torch.tensor(drawn, device=positions.device)
         parts = self.parts(images, retain, ranks, truth)
         if not bool(parts.total.isfinite()):
@@ -129,7 +132,8 @@ class ExplainerModule(L.LightningModule):
             raise TTameError(
                 f"the loss became {parts.total.item()} at step {self.global_step}"
                 f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
-                f"rate ({self.config.learning_rate}), or clip the gradients (gradient_clip)"
+                f"rate ({self.config.optimization.learning_rate}), or clip the gradients "
+                "(gradient_clip)"
             )
         logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
         # Equal shares of a batch: the mean over processes is the batch's.
@@ -164,7 +168,7 @@ class ExplainerModule(L.LightningModule):
         groups = [
             {
                 "params": [value for name, value in named if "bias" not in name],
-                "weight_decay": self.config.weight_decay,
+                "weight_decay": self.config.optimization.weight_decay,
             },
             {
                 "params": [value for name, value in named if "bias" in name],
@@ -173,12 +177,14 @@ class ExplainerModule(L.LightningModule):
         ]
         rate = self.learning_rate
         optimizer: torch.optim.Optimizer
-        if self.config.optimizer == "sgd":
+        if self.config.optimization.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
         else:
             # One pass over weights and moments instead of one an operation. In mixed precision
             # Lightning refuses to clip the gradients of such an optimiser.
-            optimizer = torch.optim.AdamW(groups, lr=rate, fused=self.config.precision == "32-true")
+            optimizer = torch.optim.AdamW(
+                groups, lr=rate, fused=self.config.run.precision == "32-true"
+            )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=rate, total_steps=self.total_steps
         )

@@ -6,7 +6,7 @@ import os
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,15 +80,15 @@ def plan_training(
         TTameError: If photos are missing, or the processes cannot share a batch.
     """
     check_present(photos)
-    world = config.devices * config.nodes
+    world = config.run.devices * config.run.nodes
     steps = total_steps(len(photos), config)
-    sampler = StepSampler(len(photos), config.batch_size, steps, config.seed, 0, world)
+    sampler = StepSampler(len(photos), config.photos.batch_size, steps, config.run.seed, 0, world)
     share = sampler.share
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     measured = sorted({min(share, probe) for probe in _PROBES})
     peaks, seconds = [], 0.0
     # `compile` would take minutes; channels and precision are as they will be.
-    plain = replace(config, compile=False, retain=config.retain[:1])
+    plain = config.replace(compile=False, retain=config.mask.retain[:1])
     for size in measured:
         images = torch.randn(size, 3, *explainer.spec.input_size)
         module = training_module(explainer, images[:1], plain, device)
@@ -100,7 +100,7 @@ def plan_training(
     return Plan(
         photos=len(photos),
         steps=steps,
-        epochs=steps / epoch_steps(len(photos), config.batch_size),
+        epochs=steps / epoch_steps(len(photos), config.photos.batch_size),
         batch_size=sampler.batch_size,
         share=share,
         processes=world,
@@ -121,10 +121,10 @@ def launch_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
         arguments: Of `ttame`.
     """
     command = shlex.join(["ttame", *arguments])
-    if config.nodes == 1:  # Lightning starts the processes of one machine itself
+    if config.run.nodes == 1:  # Lightning starts the processes of one machine itself
         return command
     return (
-        f"torchrun --nnodes={config.nodes} --nproc-per-node={config.devices} "
+        f"torchrun --nnodes={config.run.nodes} --nproc-per-node={config.run.devices} "
         '--node-rank="$NODE_RANK" --master-addr="$MASTER_ADDR" --master-port=29500 '
         f"--no-python {command}"
     )
@@ -132,10 +132,10 @@ def launch_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
 
 def slurm_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
     """The command that starts a run under Slurm, once; empty for one process."""
-    if config.nodes * config.devices == 1:
+    if config.run.nodes * config.run.devices == 1:
         return ""
     command = shlex.join(["ttame", *arguments])
-    return f"srun --nodes={config.nodes} --ntasks-per-node={config.devices} {command}"
+    return f"srun --nodes={config.run.nodes} --ntasks-per-node={config.run.devices} {command}"
 
 
 def check_launched(config: TrainingConfig, arguments: Sequence[str]) -> None:
@@ -144,10 +144,10 @@ def check_launched(config: TrainingConfig, arguments: Sequence[str]) -> None:
     Raises:
         TTameError: With the command to start the run by.
     """
-    if config.nodes > 1 and not any(name in os.environ for name in _LAUNCHERS):
+    if config.run.nodes > 1 and not any(name in os.environ for name in _LAUNCHERS):
         raise TTameError(
-            f"{config.nodes} nodes need a launcher; run on every node, with NODE_RANK from 0 to "
-            f"{config.nodes - 1} and MASTER_ADDR the first node's address: "
+            f"{config.run.nodes} nodes need a launcher; run on every node, with NODE_RANK from "
+            f"0 to {config.run.nodes - 1} and MASTER_ADDR the first node's address: "
             f"{launch_command(config, arguments)}"
         )
 
@@ -185,24 +185,24 @@ def measure_throughput(
         raise TTameError(f"repeats must be at least 3, got {repeats}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = explainer.spec.input_size
-    generator = torch.Generator().manual_seed(config.seed)
-    images = torch.randn(config.batch_size, 3, *size, generator=generator)
+    generator = torch.Generator().manual_seed(config.run.seed)
+    images = torch.randn(config.photos.batch_size, 3, *size, generator=generator)
     module = training_module(explainer, images[:1], config, device)
     images = images.to(device)
     step, floor = step_function(module, images), floor_function(module, images)
     with algorithms_kept():
-        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)  # as in `fit`
+        torch.use_deterministic_algorithms(config.run.deterministic, warn_only=True)  # as in `fit`
         # The floor first: on a CPU, freed memory may stay with the process.
         floor_peak, step_peak = peak_memory(floor, device), peak_memory(step, device)
         steps, floors = alternate((step, floor), repeats, device, warm_up=1)
-    count = len(config.retain) * config.batch_size
+    count = len(config.mask.retain) * config.photos.batch_size
     slow, fast = statistics.median(steps), statistics.median(floors)
     return {
         "classifier": name or explainer.spec.name,
         "input_size": list(size),
-        "batch": config.batch_size,
-        "precision": config.precision,
-        "compile": config.compile,
+        "batch": config.photos.batch_size,
+        "precision": config.run.precision,
+        "compile": config.run.compile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "step_images_per_second": count / slow,
@@ -220,7 +220,7 @@ def training_module(
     explainer: Explainer, images: Tensor, config: TrainingConfig, device: torch.device
 ) -> ExplainerModule:
     """What `fit` trains, from a random start, on a device."""
-    working = prepare_on(explainer, images, replace(config, init="free"))
+    working = prepare_on(explainer, images, config.replace(init="free"))
     return ExplainerModule(working, config, total_steps=10**9).to(device).train()
 
 
@@ -234,14 +234,14 @@ def step_function(module: ExplainerModule, images: Tensor) -> Callable[[], None]
     optimizer, config = module.configure_optimizers()["optimizer"], module.config
 
     def step() -> None:
-        for share in config.retain:
-            with autocast(config.precision, images.device):
+        for share in config.mask.retain:
+            with autocast(config.run.precision, images.device):
                 total = module.parts(images, share).total
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
-            if config.gradient_clip:
+            if config.optimization.gradient_clip:
                 parameters = module.explainer.mechanism.parameters()
-                nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+                nn.utils.clip_grad_norm_(parameters, config.optimization.gradient_clip)
             optimizer.step()
 
     return step
@@ -256,13 +256,13 @@ def floor_function(module: ExplainerModule, images: Tensor) -> Callable[[], None
     """
     classifier, config = module.explainer.classifier, module.config
     answer: Callable[[Tensor], Tensor] = module.compiled or classifier
-    if config.channels_last:
+    if config.run.channels_last:
         images = channels_last(images)
 
     def floor() -> None:
-        for _ in config.retain:
+        for _ in config.mask.retain:
             leaf = images.detach().requires_grad_(True)
-            with autocast(config.precision, images.device):
+            with autocast(config.run.precision, images.device):
                 with torch.no_grad():
                     labels = classifier(images).argmax(dim=1)
                 loss = F.cross_entropy(answer(leaf), labels)

@@ -100,9 +100,9 @@ class DrawnPhotos(Dataset[tuple[Tensor, int] | TTameError]):
     def __init__(
         self, photos: PhotoList, spec: BackboneSpec, config: TrainingConfig, augment: bool
     ) -> None:
-        augment = augment and config.augment
-        self.dataset = PhotoDataset(photos, spec, augment, config.crop_area)
-        self.seed, self.skip_bad = config.seed, config.skip_bad
+        augment = augment and config.photos.augment
+        self.dataset = PhotoDataset(photos, spec, augment, config.photos.crop_area)
+        self.seed, self.skip_bad = config.run.seed, config.photos.skip_bad
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -166,9 +166,11 @@ def train_loader(
     """
     return StepLoader(
         DrawnPhotos(photos, spec, config, augment=True),
-        batch_sampler=StepSampler(len(photos), config.batch_size, steps, config.seed, rank, world),
+        batch_sampler=StepSampler(
+            len(photos), config.photos.batch_size, steps, config.run.seed, rank, world
+        ),
         collate_fn=collate,
-        num_workers=config.workers,
+        num_workers=config.run.workers,
     )
 
 
@@ -187,11 +189,11 @@ def validation_loader(
     draws = [Draw(0, index) for index in range(rank, len(photos), world)]
     return DataLoader(
         DrawnPhotos(photos, spec, config, augment=False),
-        batch_size=max(config.batch_size // world, 1),
+        batch_size=max(config.photos.batch_size // world, 1),
         sampler=draws,
         collate_fn=collate,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
+        num_workers=config.run.workers,
+        persistent_workers=config.run.workers > 0,
     )
 
 
@@ -229,7 +231,8 @@ def epoch_steps(photos: int, batch_size: int) -> int:
 
 def total_steps(photos: int, config: TrainingConfig) -> int:
     """Steps of a whole run."""
-    return config.steps or config.epochs * epoch_steps(photos, config.batch_size)
+    length = config.optimization
+    return length.steps or length.epochs * epoch_steps(photos, config.photos.batch_size)
 
 
 def draw_ranks(seed: int, step: int, photos: Sequence[int], count: int) -> list[int]:

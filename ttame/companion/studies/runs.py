@@ -74,8 +74,7 @@ def _measured(run: Run, train: PhotoList, held_out: PhotoList, folder: Path) -> 
     """The content of a run's record."""
     variant, budget, start = run.variant, run.budget, time.perf_counter()
     recipe = variant.recipe or budget.recipe
-    base = replace(
-        open_recipe(recipe),
+    base = open_recipe(recipe).replace(
         **{"steps": budget.steps, "batch_size": budget.batch_size, "seed": run.seed,
            **budget.training},
     )  # fmt: skip

@@ -22,7 +22,7 @@ import pandas as pd
 from ttame.attention import AttentionConfig
 from ttame.errors import TTameError, suggest, unknown
 from ttame.masking import Space
-from ttame.training.config import TrainingConfig
+from ttame.training.config import GROUP_OF, TrainingConfig
 from ttame.training.objective import ObjectiveConfig
 
 Shown = Literal["all", "even", "odd"]
@@ -265,7 +265,9 @@ class Variant:
             TTameError: Naming the variant, the field and near names.
         """
         for name, kind in _MAPPINGS.items():
-            known = [item.name for item in fields(kind)]
+            known = (
+                list(GROUP_OF) if kind is TrainingConfig else [item.name for item in fields(kind)]
+            )
             for key in getattr(self, name):
                 if key not in known:
                     raise TTameError(
@@ -382,5 +384,4 @@ def select_axis(table: pd.DataFrame, variants: Sequence[Variant], axis: str) -> 
 
 def changed_config(variant: Variant, config: TrainingConfig) -> TrainingConfig:
     """The training of a variant, where `config` is what all share."""
-    objective = replace(config.objective, **variant.objective)
-    return replace(config, **{"objective": objective, **variant.training})
+    return config.replace(objective=variant.objective, **variant.training)
