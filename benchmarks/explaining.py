@@ -52,7 +52,7 @@ def measure_road(
         photos: What is degraded.
         repeats: Timed turns a photo; one more on the first photo warms up.
         levels: Percent of pixels removed.
-        seed: Of the ranking's tie-break.
+        seed: Tie-break seed of the ranking.
 
     Returns:
         A record: medians in seconds a photo and their ratio (library by ours); the largest
@@ -211,7 +211,7 @@ def measure_cost(
         explainer: In `eval()`.
         batch_sizes: Photos at a time.
         repeats: Timed turns; two more of a batch size warm up and do not count.
-        seed: Of the random input (convolutions take the same time on noise as on photos).
+        seed: Seed of the random input (convolutions take the same time on noise as on photos).
 
     Returns:
         A record a batch size: medians in milliseconds a batch and their ratio.

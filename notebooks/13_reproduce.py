@@ -49,9 +49,9 @@ from ttame.companion.reproduction import (
     ablation_table,
     benchmark_table,
     evaluation_table,
+    progress_table,
     score_table,
     studies,
-    study_table,
     training_table,
 )
 
@@ -93,7 +93,7 @@ training_table()
 # a record.
 
 # %% tags=["hide-input"]
-study_table(studies(), folder)
+progress_table(studies(), folder)
 
 # %% [markdown]
 # *Runs whose record is there, of those that the study asks for; minutes of training summed up from

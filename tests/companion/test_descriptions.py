@@ -61,7 +61,7 @@ def test_median_drops_of_coloured_lines_are_read_out() -> None:
         {"percentage": 50, "method": ["a", "a", "a", "b"], "value": [0.0, 10.0, 80.0, 5.0]}
     )
     assert describe_drops(drops, ["a"]) == (
-        "Share of photos whose drop is at most so large, in colour a; in grey 1 others. Median "
+        "Share of photos whose drop is at most x, in colour a; in grey 1 others. Median "
         "with 50 % retained: a 10.0."
     )
 

@@ -19,9 +19,9 @@ from ttame.companion.reproduction import (
     ablation_table,
     benchmark_table,
     evaluation_table,
+    progress_table,
     score_table,
     studies,
-    study_table,
     training_table,
 )
 from ttame.companion.shipped import reference, training_record
@@ -89,7 +89,7 @@ def test_study_that_was_not_run_says_so(tmp_path: Path) -> None:
     table = ablation_table("little_data", tmp_path)
     assert set(table[AD, OURS]) == {NOT_RUN}
     assert set(table["runs", ""]) == {"0"}
-    assert set(study_table(["little_data"], tmp_path)["minutes of training"]) == {NOT_RUN}
+    assert set(progress_table(["little_data"], tmp_path)["minutes of training"]) == {NOT_RUN}
 
 
 def test_study_in_part_shows_what_is_there(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_study_without_a_file_is_listed_by_its_records(tmp_path: Path) -> None:
     table = ablation_table("mine", tmp_path)
     assert table.loc[("", "width=8"), (IC, OURS)] == joined("100.0", "100.0", "100.0")
     assert table.loc[("", "width=16"), (AD, OURS)] == joined("50.0", "50.0", "50.0")
-    row = study_table(["mine"], tmp_path).loc["mine"]
+    row = progress_table(["mine"], tmp_path).loc["mine"]
     assert row["runs"] == "2"
     assert row["minutes of training"] == "2 and those of 1 runs, not recorded"
 
@@ -126,7 +126,7 @@ BENCHMARKS = {
 def test_commands_of_all_tables_can_be_given_today() -> None:
     """Recorded commands name options; those must not have gone since."""
     results = evaluation_table(["imagenette_val*.jsonl", "vit_*.jsonl"])
-    tables = [results, training_table(), benchmark_table(), study_table(studies())]
+    tables = [results, training_table(), benchmark_table(), progress_table(studies())]
     for command in (command for table in tables for command in table["command"]):
         program, words = "ttame", shlex.split(command.removeprefix("python -m "))
         assert words[0] in (program, "benchmarks"), command

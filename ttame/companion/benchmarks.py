@@ -89,7 +89,7 @@ def write_benchmark(
         road: From `measure_road`.
         methods: From `measure_methods`.
         left_out: Methods that do not apply, with the reason.
-        seed: Of the run.
+        seed: Seed of the run.
 
     Raises:
         TTameError: If the file cannot be written.

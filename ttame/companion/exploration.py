@@ -64,7 +64,7 @@ class Exploration:
 
     Attributes:
         explanation: The N photos and their T explained classes.
-        names: Of the photos.
+        names: Names of the photos.
         maps: Raw maps of each method, `(N, T, h, w)`.
         probabilities: Of the explained classes when only a share of the pixels is kept, by
             method, `(N, T, S)`.
@@ -144,11 +144,11 @@ class Exploration:
         return pd.DataFrame(rows, columns=columns)
 
     def save(self, path: Path | str, title: str = "Explanation maps") -> Path:
-        """Write one self-contained HTML file, whole or not at all.
+        """Write one self-contained HTML file, atomically.
 
         Args:
             path: Where to; ends in `.html`.
-            title: Of the page.
+            title: Title of the page.
 
         Returns:
             The path.
@@ -193,8 +193,8 @@ def explore(
         methods: Names in `ttame.methods.METHODS`; default: T-TAME, and Grad-CAM where
             `ttame[evaluate]` is installed.
         shares: Shares of pixels to keep, percent.
-        names: Of the photos; default: the names of their files.
-        seed: Of the choice among pixels of equal value.
+        names: Names of the photos; default: the names of their files.
+        seed: Tie-break seed among pixels of equal value.
 
     Raises:
         TTameError: No photos, a photo that cannot be read, a class, method or share that does

@@ -93,7 +93,7 @@ def class_sensitivity(maps: Tensor) -> Tensor:
         Spearman's correlation, `(B,)`; at 1 the two maps say the same.
 
     Raises:
-        TTameError: If there are not two maps a photo.
+        TTameError: If there are not two maps per photo.
     """
     if maps.ndim != 4 or maps.shape[1] != 2:
         raise TTameError(f"expected maps (B, 2, h, w) of two classes, got {tuple(maps.shape)}")
@@ -106,7 +106,7 @@ def read_rows(explainer: Explainer, photos: PhotoList, rows: pd.DataFrame) -> tu
     Args:
         explainer: Its classifier's preprocessing.
         photos: Where the photos are.
-        rows: A row a photo, its name in the index, with a column target.
+        rows: One row per photo, its name in the index, with a column target.
 
     Returns:
         Normalised images `(B, 3, H, W)` and targets `(B,)`.

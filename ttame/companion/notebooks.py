@@ -5,7 +5,7 @@ beside it is generated, without outputs, for Colab and for readers on the web.
 
 `execute` runs a notebook through papermill, in the notebook's own folder as Jupyter does, so that
 a cell behaves alike in both. It is stricter than papermill: an unknown parameter is an error, a
-failure names its cell, and the output is written whole or not at all.
+failure names its cell, and the output is written atomically.
 
 jupytext and papermill belong to the `book` extra and are imported where they are used, so that the
 command line works without them.

@@ -66,7 +66,7 @@ class Profile:
         Args:
             train: Photos to train on, at most.
             held_out: Photos held out, at most.
-            seed: Of the shuffle.
+            seed: Shuffle seed.
 
         Returns:
             Two lists without a common photo. Where only the samples are there, some of them are
@@ -96,7 +96,7 @@ class Profile:
         Args:
             folder: Where crops are written.
             each: Photos of a class to train on, at most; a quarter as many are held out.
-            seed: Of the choice.
+            seed: Seed of the choice.
 
         Returns:
             Photos to train on and photos held out, labelled 0 to 2, and the classes' names.

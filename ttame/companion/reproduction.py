@@ -120,7 +120,7 @@ def training_table() -> pd.DataFrame:
 
 
 def benchmark_table() -> pd.DataFrame:
-    """The commands of what is timed or checked in one go, a record a row."""
+    """The commands of what is timed or checked in one go, one row per record."""
     rows = {}
     for path in (path for name in _SINGLE for path in _results(f"{name}.json")):
         rows[path.name] = {"profile": "quick", **_made(json.loads(path.read_text("utf-8")))}
@@ -136,8 +136,8 @@ def studies() -> list[str]:
     )
 
 
-def study_table(names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
-    """How far studies have been run and what that took, a study a row.
+def progress_table(names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
+    """How far studies have been run and what that took, one row per study.
 
     Args:
         names: `studies`.
@@ -169,7 +169,7 @@ def ablation_table(name: str, folder: Path | None = None) -> pd.DataFrame:
         folder: That holds a folder of its records; `None`: what ships.
 
     Returns:
-        A row a variant: AD and IC, means over photos and runs, percent, or `"not run"`.
+        One row per variant: AD and IC, means over photos and runs, percent, or `"not run"`.
     """
     plan, runs = _plan(name), _runs(name, folder)
     found = pd.DataFrame() if runs is None else mean_scores(run_scores(runs))

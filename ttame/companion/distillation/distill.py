@@ -55,7 +55,7 @@ def distill(
         classes: The teacher's indices of the classes, in order.
         config: How to train.
         out: Folder; `NAME.safetensors`, `NAME.json` and `csv/` are written there.
-        name: Of the classifier.
+        name: Name of the classifier.
         command: Recorded command; default: this process's.
         progress: Makes a progress callback for a named stage.
         callbacks: More of Lightning's.

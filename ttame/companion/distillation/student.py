@@ -34,7 +34,7 @@ class DistillationConfig:
     Attributes:
         epochs: Passes over the photos; each takes one of a photo's views at random.
         views: Augmented views of a photo that are computed beforehand.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         learning_rate: Maximum of OneCycle under AdamW.
         weight_decay: On matrices; not on biases, norms, class token and positions.
         temperature: T of the softened probabilities (`distillation`).

@@ -1,4 +1,4 @@
-"""Charts of curves and scores: functions return a `Figure`, never save and never show one."""
+"""Charts of curves and scores; functions return a `Figure` and neither save nor show it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plot_curves(
     """Logged quantities over training steps, one panel each.
 
     Args:
-        curves: A row a logged step, with a column `step`.
+        curves: One row per logged step, with a column `step`.
         columns: Title by column name.
         ylabel: Label of the vertical axes.
         window: Rows to average over; above 1, the single values are points.
@@ -100,7 +100,7 @@ def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
 
 
 def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
-    """Each photo's probability before and after masking, a method a panel.
+    """Each photo's probability before and after masking, one panel per method.
 
     Args:
         records: Records of a results file.
@@ -125,7 +125,7 @@ def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
 
 
 def plot_drops(long: pd.DataFrame, highlight: Sequence[str] | None = None) -> Figure:
-    """The share of photos whose confidence drops by at most so much, a percentage a panel.
+    """The share of photos whose confidence drops by at most x, one panel per percentage.
 
     Args:
         long: `ttame.evaluation.tables.per_sample`.
@@ -198,7 +198,7 @@ def _plot_shares(
     xlabels: Sequence[str],
     highlight: Sequence[str] | None,
 ) -> Figure:
-    """Curves over the share of pixels: a kind of curve a column, a quantity a row."""
+    """Curves over the share of pixels: one column per kind of curve, one row per quantity."""
     styles = _styles(curves, highlight)
     alt = describe_shares(curves, titles, values, _colored(styles))
     figure = Picture(figsize=(11, 3.3 * len(values)), layout="constrained", alt=alt)
@@ -256,7 +256,7 @@ def _colored(styles: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
-    """One entry a coloured line, and one that names the grey ones."""
+    """One entry per coloured line, and one that names the grey ones."""
     handles = [Line2D([], [], label=name, **styles[name]) for name in _colored(styles)]
     others = [name for name, style in styles.items() if "marker" not in style]
     if others:
@@ -266,13 +266,7 @@ def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
 
 
 def describe_curves(curves: pd.DataFrame, columns: Mapping[str, str], quantity: str) -> str:
-    """Where each logged quantity begins and where it ends.
-
-    Args:
-        curves: A row a logged step, with a column `step`.
-        columns: Title by column name.
-        quantity: What they have in common.
-    """
+    """Where each logged quantity begins and where it ends."""
     parts = []
     for column, title in columns.items():
         known = curves[["step", column]].dropna()
@@ -288,12 +282,7 @@ def describe_curves(curves: pd.DataFrame, columns: Mapping[str, str], quantity: 
 
 
 def describe_rates(table: pd.DataFrame, chosen: float) -> str:
-    """The range test: where the loss is lowest, and the rate that was chosen.
-
-    Args:
-        table: `ttame.training.learning_rate.find_learning_rate`.
-        chosen: The marked rate.
-    """
+    """The range test: where the loss is lowest, and the rate that was chosen."""
     least = table.nsmallest(1, "smoothed").iloc[0]
     return (
         f"Loss of a batch at learning rates from {table['rate'].min():.1e} to "
@@ -303,11 +292,7 @@ def describe_rates(table: pd.DataFrame, chosen: float) -> str:
 
 
 def describe_metrics(long: pd.DataFrame) -> str:
-    """AD and IC of every method at every percentage.
-
-    Args:
-        long: `ttame.evaluation.tables.per_sample`, or the like with a column `method`.
-    """
+    """AD and IC of every method at every percentage."""
     parts = []
     for metric in ("AD", "IC"):
         rows = long[long["metric"] == metric]
@@ -319,12 +304,7 @@ def describe_metrics(long: pd.DataFrame) -> str:
 
 
 def describe_probabilities(records: pd.DataFrame, percentage: int) -> str:
-    """How often each method raises the probability.
-
-    Args:
-        records: Records of a results file.
-        percentage: Retained pixels, percent.
-    """
+    """How often each method raises the probability."""
     rises = records[f"masked_{percentage}"] > records["probability"]
     shares = 100 * rises.groupby(records["method"], sort=False).mean()
     return (
@@ -334,19 +314,14 @@ def describe_probabilities(records: pd.DataFrame, percentage: int) -> str:
 
 
 def describe_drops(drops: pd.DataFrame, colored: Sequence[str]) -> str:
-    """The median drop of the methods in colour.
-
-    Args:
-        drops: Rows of AD of `ttame.evaluation.tables.per_sample`.
-        colored: Methods in colour.
-    """
+    """The median drop of the methods in colour."""
     medians = drops.groupby(["percentage", "method"])["value"].median()
     parts = [
         f"Median with {percentage} % retained: {_listed(medians[percentage][list(colored)])}."
         for percentage in sorted(drops["percentage"].unique(), reverse=True)
     ]
     lines = _lines(drops["method"], colored)
-    return f"Share of photos whose drop is at most so large, {lines}. {' '.join(parts)}"
+    return f"Share of photos whose drop is at most x, {lines}. {' '.join(parts)}"
 
 
 def describe_shares(
@@ -355,14 +330,7 @@ def describe_shares(
     values: Mapping[str, str],
     colored: Sequence[str],
 ) -> str:
-    """The mean height of each coloured curve over the share of pixels.
-
-    Args:
-        curves: `ttame.evaluation.tables.curves`.
-        titles: Title by kind of curve.
-        values: Label by quantity.
-        colored: Methods in colour.
-    """
+    """The mean height of each coloured curve over the share of pixels."""
     means = curves.groupby(["curve", "method"])[list(values)].mean()
     parts = [
         f"Mean height, {title}, {label}: {_listed(means.loc[curve][value][list(colored)])}."

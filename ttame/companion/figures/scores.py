@@ -1,8 +1,6 @@
-"""Charts of whole tables of methods: cost against quality, differences, the sanity check.
+"""Charts of tables of methods: cost against quality, differences, the sanity check.
 
-Descriptions: what a figure shows, in words, with the numbers that it was drawn from.
-
-They become the alternative text of the figure, for those who do not see it.
+Each `describe_...` puts what a figure shows, with its numbers, into words: its alternative text.
 """
 
 from __future__ import annotations
@@ -38,13 +36,13 @@ def plot_costs(
     method: str = "T-TAME",
     controls: Sequence[str] = (),
 ) -> Figure:
-    """What each method costs against how it scores, a score a panel; costs on a log axis.
+    """What each method costs against how it scores, one panel per score; costs on a log axis.
 
     Every mark is labelled, and labels do not cover each other. A cost of zero has a place of its
     own at the left. Methods whose cost or score is missing (NaN) are left out.
 
     Args:
-        table: A row a method, the name in the index.
+        table: One row per method, the name in the index.
         cost: Column of costs, zero or more.
         scores: Label by column name of a score.
         xlabel: Label of the costs, with their unit.
@@ -60,7 +58,7 @@ def plot_costs(
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
         found = panels[score]
-        found["x"] = _log_axis(axis, found["x"])
+        _log_axis(axis, found["x"])
         for name, x, y in found.itertuples():
             color = sns.color_palette(PALETTE)[0] if name == method else "0.35"
             face = "white" if name in controls else color
@@ -81,7 +79,7 @@ def plot_costs(
 def plot_differences(
     table: pd.DataFrame, method: str = "T-TAME", scores: Sequence[str] | None = None
 ) -> Figure:
-    """Paired differences with their intervals, a score a panel: right of zero `method` is better.
+    """Paired differences with intervals, one panel per score: right of zero `method` is better.
 
     Args:
         table: `ttame.evaluation.comparison.paired_differences`.
@@ -176,24 +174,20 @@ def _points(table: pd.DataFrame, cost: str, score: str) -> pd.DataFrame:
     return found
 
 
-def _log_axis(axis: Axes, costs: pd.Series[float]) -> pd.Series[float]:
-    """Make the axis logarithmic and return where the costs lie on it; zero lies at the left."""
+def _log_axis(axis: Axes, costs: pd.Series[float]) -> None:
+    """Scale the axis logarithmically; a cost of zero has a place of its own at the left."""
     positive = costs[costs > 0]
-    low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
-    ticks = {10.0**power: f"{10.0**power:g}" for power in range(floor(log10(low)), 7)}
-    ticks = {tick: label for tick, label in ticks.items() if low / 2 <= tick <= high * 2}
-    zero = low / 4
-    if len(positive) < len(costs):
-        ticks = {zero: "0", **{tick: label for tick, label in ticks.items() if tick > zero * 1.5}}
-    axis.set_xscale("log")
-    axis.set_xticks(list(ticks), list(ticks.values()))
+    if len(positive) == len(costs):
+        axis.set_xscale("log")
+    elif len(positive):
+        axis.set_xscale("symlog", linthresh=10 ** floor(log10(positive.min())), linscale=0.6)
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
-    return costs.where(costs > 0, zero)
 
 
 def _label(axis: Axes, found: pd.DataFrame, method: str) -> None:
     """Write each name near its mark, at the nearest place where it covers nothing."""
-    scale = axis.figure.dpi / 72  # pixels a point
+    scale = axis.figure.dpi / 72  # pixels per point
     marks = axis.transData.transform(found[["x", "y"]].to_numpy())
     taken = [_box(x, y, 4 * scale, 4 * scale) for x, y in marks]
     # Those with the nearest neighbours have the least choice.
@@ -240,13 +234,7 @@ def _overlap(first: Bbox, second: Bbox) -> float:
 
 
 def describe_costs(panels: Mapping[str, pd.DataFrame], labels: Mapping[str, str], cost: str) -> str:
-    """The best of every score and its cost.
-
-    Args:
-        panels: Costs `x` and scores `y` of the methods in the index, by score.
-        labels: Label by score.
-        cost: What the costs are.
-    """
+    """The best of every score and its cost."""
     parts = []
     for score, found in panels.items():
         place = int(found["y"].argmax() if higher_is_better(score) else found["y"].argmin())
@@ -257,13 +245,7 @@ def describe_costs(panels: Mapping[str, pd.DataFrame], labels: Mapping[str, str]
 
 
 def describe_differences(table: pd.DataFrame, method: str, scores: Sequence[str]) -> str:
-    """Against how many others a method is better, worse, or not told apart.
-
-    Args:
-        table: `ttame.evaluation.comparison.paired_differences`.
-        method: The one that was compared with all others.
-        scores: Which are drawn.
-    """
+    """Against how many others a method is better, worse, or not told apart."""
     counts = table.groupby("score")["verdict"].value_counts()
     parts = [
         f"{score}: better {counts.get((score, 'better'), 0)}, worse "
@@ -278,11 +260,7 @@ def describe_differences(table: pd.DataFrame, method: str, scores: Sequence[str]
 
 
 def describe_randomization(table: pd.DataFrame) -> str:
-    """How alike the maps are when all stages of the sanity check are randomised.
-
-    Args:
-        table: `ttame.evaluation.randomization.sanity_check` with a column `method`.
-    """
+    """How alike the maps are when all stages of the sanity check are randomised."""
     last = table[table["stage"] == table["stage"].max()]
     ends = last.groupby("method", sort=False)["correlation"].mean()
     return (

@@ -16,9 +16,9 @@ from ttame.images import denormalize, normalize
 from ttame.masking import normalize_maps
 from ttame.plotting import overlay, plot_grid
 
-_CELL = 1.35  # inches a picture; eight of them fit a page
+_CELL = 1.35  # inches per picture; eight of them fit a page
 ORDERS = ("most relevant first", "least relevant first")
-_MASKED_CELL = 1.75  # inches a picture
+_MASKED_CELL = 1.75  # inches per picture
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def road_strips(
         image: A normalised photo, `(1, 3, H, W)`.
         explanation: Its raw map, `(1, 1, h, w)`.
         levels: Percent of pixels removed, each in 1..99.
-        seed: Of the tie-break and of the noise.
+        seed: Seed of the tie-break and of the noise.
 
     Returns:
         A strip for each of `ORDERS`.
@@ -92,7 +92,7 @@ def plot_road_strips(
     levels: Sequence[int] = LEVELS,
     seed: int = 0,
 ) -> Figure:
-    """One photo while its pixels go, by the maps of several methods, two rows a method.
+    """One photo while its pixels go, by the maps of several methods, two rows per method.
 
     The first column is the photo under the map. Then, above, the most relevant pixels go first,
     below, the least relevant.
@@ -102,7 +102,7 @@ def plot_road_strips(
         image: A normalised photo, `(1, 3, H, W)`.
         maps: Raw maps of the photo by method, `(1, 1, h, w)`.
         levels: Percent of pixels removed, each in 1..99.
-        seed: Of the tie-break and of the noise.
+        seed: Seed of the tie-break and of the noise.
 
     Raises:
         TTameError: As `road_strips`.
@@ -142,7 +142,7 @@ def plot_masked(
 ) -> Figure:
     """Photos, their maps, and what is left of photo and answer behind each map.
 
-    A photo a row, titled with the explained class and its probability. Then for each method its
+    One row per photo, titled with the explained class and its probability. Then for each method its
     map and the masked photo at each percentage, with the probability p' that is left of the
     class, and with the class that the classifier now predicts where that is another one.
 
@@ -158,7 +158,7 @@ def plot_masked(
         TTameError: If there are not as many notes as photos.
     """
     if notes is not None and len(notes) != len(images):
-        raise TTameError(f"{len(notes)} notes for {len(images)} photos; there must be one a photo")
+        raise TTameError(f"{len(notes)} notes for {len(images)} photos; pass one per photo")
     spec, raw = explainer.spec, denormalize(images, explainer.spec)
     whole = explainer.classifier(images).float().softmax(dim=1).gather(1, targets[:, None])[:, 0]
     rows = [

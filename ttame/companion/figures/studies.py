@@ -40,7 +40,7 @@ def show_axis(long: pd.DataFrame, study: Study, *axes: str, resamples: int = 100
 
 
 def plot_axis(long: pd.DataFrame) -> Figure:
-    """The scores of an axis's variants, a score a panel.
+    """The scores of an axis's variants, one panel per score.
 
     Filled marks are means with 95 % intervals over photos and seeds, hollow ones the seeds' means
     where there are several.
@@ -105,11 +105,7 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
 
 
 def describe_axis(table: pd.DataFrame) -> str:
-    """The mean of every score and variant of an axis.
-
-    Args:
-        table: `ttame.companion.studies.tables.seed_intervals`.
-    """
+    """The mean of every score and variant of an axis."""
     parts = [
         f"{score}: {_listed(rows.set_index('method')['mean'])}."
         for score, rows in table.groupby("score", sort=False)
@@ -118,11 +114,7 @@ def describe_axis(table: pd.DataFrame) -> str:
 
 
 def describe_ranking(table: pd.DataFrame) -> str:
-    """Every ranked variant with its difference.
-
-    Args:
-        table: `ttame.companion.studies.tables.ranking`.
-    """
+    """Every ranked variant with its difference."""
     parts = [
         f"{row.axis}: {row.variant} {row.difference:+.1f} ({row.verdict})"
         for row in table.itertuples()

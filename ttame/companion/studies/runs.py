@@ -1,7 +1,4 @@
-"""Runs of a study: each is trained and measured, and leaves a record, or its error.
-
-Ablations of an explainer: other layers, other sizes, another architecture.
-"""
+"""Train and measure the runs of a study, and read the records that they leave."""
 
 from __future__ import annotations
 
@@ -71,7 +68,7 @@ def carry_out(run: Run, train: PhotoList, held_out: PhotoList, out: Path, work: 
 
 
 def _measured(run: Run, train: PhotoList, held_out: PhotoList, folder: Path) -> dict[str, Any]:
-    """The content of a run's record."""
+    """Train, measure and return the content of a run's record."""
     variant, budget, start = run.variant, run.budget, time.perf_counter()
     recipe = variant.recipe or budget.recipe
     base = open_recipe(recipe).replace(
@@ -128,7 +125,7 @@ def _sigmoid(method: Method) -> Method:
 
 
 def choose_classes(photos: PhotoList, shown: Shown) -> PhotoList:
-    """The photos of every class, or of those with an even or odd place in sorted order.
+    """Select the photos of every class, or of those with an even or odd place in sorted order.
 
     Raises:
         TTameError: If the photos have no labels to choose by.
@@ -141,137 +138,9 @@ def choose_classes(photos: PhotoList, shown: Shown) -> PhotoList:
     return photos.select([i for i, label in enumerate(photos.labels) if label in chosen])
 
 
-def read_runs(folder: Path | str) -> pd.DataFrame:
-    """All records of a study, a row a run and photo.
-
-    Args:
-        folder: With `*.json` files of `carry_out`.
-
-    Returns:
-        Columns run, changes, seed, shown, minutes (of training), photo, target, probability,
-        masked_100 and so on; to be read by `ttame.evaluation.tables.per_sample` with a column
-        `method`.
-
-    Raises:
-        TTameError: If there is no record, or one is damaged or of another format or version.
-    """
-    pieces = []
-    for path in sorted(Path(folder).glob("*.json")):
-        record = read_record(path, FORMAT, VERSION, COMMAND)
-        columns = ["probability", *(name for name in record if name.startswith("masked_"))]
-        piece = pd.DataFrame({"photo": record["photos"], "target": record["targets"],
-                              **{name: record[name] for name in columns}})  # fmt: skip
-        facts = {"run": path.stem, "changes": record["changes"], "seed": record["seed"],
-                 "shown": record["shown"], "minutes": record["training"]["minutes"]}  # fmt: skip
-        pieces.append(piece.assign(**facts))
-    if not pieces:
-        raise TTameError(f"no record of a study in {str(folder)!r}; `{COMMAND}` writes them")
-    return pd.concat(pieces, ignore_index=True)
-
-
-def study_provenance(folder: Path | str) -> pd.DataFrame:
-    """Where the records of a study come from: models, data, commands, commits, dates, machines.
-
-    Args:
-        folder: The records.
-
-    Returns:
-        One column, a fact a row; facts that differ between records are listed.
-
-    Raises:
-        TTameError: As `read_runs`.
-    """
-    paths = sorted(Path(folder).glob("*.json"))
-    records = [read_record(path, FORMAT, VERSION, COMMAND) for path in paths]
-    if not records:
-        raise TTameError(f"no record of a study in {str(folder)!r}; `{COMMAND}` writes them")
-    facts = {
-        "runs": [len(records)],
-        "classifier": [record["backbone"] for record in records],
-        "weights": [record["weights"] for record in records],
-        "trained on": [record["training"]["data"] for record in records],
-        "measured on": [f"{len(record['photos'])} photos of {record['measured_on']}"
-                        for record in records],
-        "a run's command": [re.sub(r"(?: --only \S+)+", " --only RUN", record["command"])
-                            for record in records],
-        "commit": [record["commit"] for record in records],
-        "date": [record["date"][:10] for record in records],
-        "minutes of all runs": [total_minutes(_minutes(record) for record in records)],
-        "seeds": [record["seed"] for record in records],
-        "machine": [record["hardware"] for record in records],
-        "ttame": [record["versions"]["ttame"] for record in records],
-        "torch": [record["versions"]["torch"] for record in records],
-    }  # fmt: skip
-    shown = {key: ", ".join(map(str, sorted(set(values)))) for key, values in facts.items()}
-    return pd.DataFrame({"provenance": shown})
-
-
-def unfinished(study: Study, folder: Path | str) -> pd.DataFrame:
-    """The runs of a study that have no record, and why.
-
-    Args:
-        study: What there should be.
-        folder: What there is.
-
-    Returns:
-        Columns axis, variant, seed and state: `"not run"`, or the error that it failed with.
-
-    Raises:
-        TTameError: If a failure's file is damaged or of another format or version.
-    """
-    rows = []
-    for run in study.missing(folder):
-        path, state = Path(folder) / f"{run.name}.failure", "not run"
-        if path.is_file():
-            state = f"failed: {read_record(path, FAILED, VERSION, COMMAND)['error']}"
-        rows.append((run.variant.axis, run.variant.name, run.seed, state))
-    return pd.DataFrame(rows, columns=["axis", "variant", "seed", "state"]).set_index("axis")
-
-
-def total_minutes(minutes: Iterable[float | None]) -> str:
-    """What runs took together, and how many of them are not in that sum, being unknown."""
-    known = pd.Series(minutes, dtype=float)
-    missing = known.isna().sum()
-    rest = f" and those of {missing} runs, not recorded" if missing else ""
-    return f"{known.sum():.0f}{rest}"
-
-
-def _minutes(record: dict[str, Any]) -> float | None:
-    """Of a run, with its measurement where that was timed; `None` for one that was killed."""
-    minutes: float | None = record.get("minutes") or record["training"]["minutes"]
-    return minutes
-
-
-def minutes_left(runs: Iterable[Run], folder: Path | str) -> float | None:
-    """How long some runs will take, by the pace of finished ones on the same classifier and size.
-
-    Args:
-        runs: Those that are missing.
-        folder: The records.
-
-    Returns:
-        Minutes, one run after the other; `None` where nothing like one of them has finished.
-    """
-    paces: dict[tuple[str, int], list[float]] = {}
-    for path in Path(folder).glob("*.json"):
-        record = read_record(path, FORMAT, VERSION, COMMAND)
-        if (minutes := _minutes(record)) is not None:
-            kind = (record["backbone"], record["size"][0])
-            paces.setdefault(kind, []).append(minutes / record["training"]["steps"])
-    total = 0.0
-    sizes = {backbone: size for backbone, size in paces}
-    for run in runs:
-        kind = (run.budget.backbone, run.budget.size or sizes.get(run.budget.backbone, 0))
-        if kind not in paces:
-            return None
-        steps = run.variant.training.get("steps", run.budget.steps)
-        total += steps * sum(paces[kind]) / len(paces[kind])
-    return total
-
-
 def build_variant(variant: Variant, backbone: str, config: AttentionConfig | None = None,
                   size: int | None = None) -> Explainer:  # fmt: skip
-    """The untrained explainer of a variant.
+    """Build the untrained explainer of a variant.
 
     Args:
         variant: Its layers and architecture.
@@ -297,13 +166,13 @@ def build_variant(variant: Variant, backbone: str, config: AttentionConfig | Non
 
 
 def masked_in(explainer: Explainer, space: Space | None) -> Explainer:
-    """The same explainer, its photos masked in another space; `None`: in its own."""
+    """Mask photos in another space; `None`: in the classifier's own."""
     spec = replace(explainer.spec, space=space or explainer.spec.space)
     return explainer.replace(spec=spec)
 
 
 def resized(explainer: Explainer, size: int) -> Explainer:
-    """The same classifier and layers at another input size, for runs that have to be cheap.
+    """Change the input size, for runs that have to be cheap.
 
     Args:
         explainer: Not changed; classifier and mechanism are shared.
@@ -315,10 +184,140 @@ def resized(explainer: Explainer, size: int) -> Explainer:
 
 
 def at_layer(explainer: Explainer, layer: str) -> Explainer:
-    """The same explainer, with CAM methods bound to another layer.
+    """Bind CAM methods to another layer.
 
     Args:
         explainer: Not changed.
         layer: Where `ttame.methods` takes feature maps for CAM methods.
     """
     return explainer.replace(spec=replace(explainer.spec, cam_layer=layer))
+
+
+def read_runs(folder: Path | str) -> pd.DataFrame:
+    """Read all records of a study, one row per run and photo.
+
+    Args:
+        folder: With `*.json` files of `carry_out`.
+
+    Returns:
+        Columns run, changes, seed, shown, minutes (of training), photo, target, probability,
+        masked_100 and so on; to be read by `ttame.evaluation.tables.per_sample` with a column
+        `method`.
+
+    Raises:
+        TTameError: If there is no record, or one is damaged or of another format or version.
+    """
+    pieces = []
+    for run, record in _records(folder).items():
+        columns = ["probability", *(name for name in record if name.startswith("masked_"))]
+        piece = pd.DataFrame({"photo": record["photos"], "target": record["targets"],
+                              **{name: record[name] for name in columns}})  # fmt: skip
+        facts = {"run": run, "changes": record["changes"], "seed": record["seed"],
+                 "shown": record["shown"], "minutes": record["training"]["minutes"]}  # fmt: skip
+        pieces.append(piece.assign(**facts))
+    return pd.concat(pieces, ignore_index=True)
+
+
+def study_provenance(folder: Path | str) -> pd.DataFrame:
+    """Where the records of a study come from: models, data, commands, commits, dates, machines.
+
+    Args:
+        folder: The records.
+
+    Returns:
+        One column, one fact per row; facts that differ between records are listed.
+
+    Raises:
+        TTameError: As `read_runs`.
+    """
+    records = list(_records(folder).values())
+    facts = {
+        "runs": [len(records)],
+        "classifier": [record["backbone"] for record in records],
+        "weights": [record["weights"] for record in records],
+        "trained on": [record["training"]["data"] for record in records],
+        "measured on": [f"{len(record['photos'])} photos of {record['measured_on']}"
+                        for record in records],
+        "a run's command": [re.sub(r"(?: --only \S+)+", " --only RUN", record["command"])
+                            for record in records],
+        "commit": [record["commit"] for record in records],
+        "date": [record["date"][:10] for record in records],
+        "minutes of all runs": [total_minutes(_minutes(record) for record in records)],
+        "seeds": [record["seed"] for record in records],
+        "machine": [record["hardware"] for record in records],
+        "ttame": [record["versions"]["ttame"] for record in records],
+        "torch": [record["versions"]["torch"] for record in records],
+    }  # fmt: skip
+    shown = {key: ", ".join(map(str, sorted(set(values)))) for key, values in facts.items()}
+    return pd.DataFrame({"provenance": shown})
+
+
+def _records(folder: Path | str) -> dict[str, dict[str, Any]]:
+    """Read all records of a study by run."""
+    paths = sorted(Path(folder).glob("*.json"))
+    if not paths:
+        raise TTameError(f"no record of a study in {str(folder)!r}; `{COMMAND}` writes them")
+    return {path.stem: read_record(path, FORMAT, VERSION, COMMAND) for path in paths}
+
+
+def unfinished(study: Study, folder: Path | str) -> pd.DataFrame:
+    """List the runs of a study that have no record, and why.
+
+    Args:
+        study: What there should be.
+        folder: What there is.
+
+    Returns:
+        Columns axis, variant, seed and state: `"not run"`, or the error that it failed with.
+
+    Raises:
+        TTameError: If a failure's file is damaged or of another format or version.
+    """
+    rows = []
+    for run in study.missing(folder):
+        path, state = Path(folder) / f"{run.name}.failure", "not run"
+        if path.is_file():
+            state = f"failed: {read_record(path, FAILED, VERSION, COMMAND)['error']}"
+        rows.append((run.variant.axis, run.variant.name, run.seed, state))
+    return pd.DataFrame(rows, columns=["axis", "variant", "seed", "state"]).set_index("axis")
+
+
+def minutes_left(runs: Iterable[Run], folder: Path | str) -> float | None:
+    """Estimate how long runs take, by the pace of finished ones on the same classifier and size.
+
+    Args:
+        runs: Those that are missing.
+        folder: The records.
+
+    Returns:
+        Minutes, one run after the other; `None` where nothing like one of them has finished.
+    """
+    paces: dict[tuple[str, int], list[float]] = {}
+    for path in Path(folder).glob("*.json"):
+        record = read_record(path, FORMAT, VERSION, COMMAND)
+        if (minutes := _minutes(record)) is not None:
+            kind = (record["backbone"], record["size"][0])
+            paces.setdefault(kind, []).append(minutes / record["training"]["steps"])
+    total = 0.0
+    sizes = {backbone: size for backbone, size in paces}
+    for run in runs:
+        kind = (run.budget.backbone, run.budget.size or sizes.get(run.budget.backbone, 0))
+        if kind not in paces:
+            return None
+        steps = run.variant.training.get("steps", run.budget.steps)
+        total += steps * sum(paces[kind]) / len(paces[kind])
+    return total
+
+
+def total_minutes(minutes: Iterable[float | None]) -> str:
+    """Sum the minutes of runs, and say of how many they are unknown."""
+    known = pd.Series(minutes, dtype=float)
+    missing = known.isna().sum()
+    rest = f" and those of {missing} runs, not recorded" if missing else ""
+    return f"{known.sum():.0f}{rest}"
+
+
+def _minutes(record: dict[str, Any]) -> float | None:
+    """Return the minutes of a run, its measurement included if timed; `None` if it was killed."""
+    minutes: float | None = record.get("minutes") or record["training"]["minutes"]
+    return minutes

@@ -40,12 +40,12 @@ class Budget:
 
     Attributes:
         backbone: Name of the classifier.
-        recipe: Of `ttame.training.config.RECIPES`.
+        recipe: Name in `ttame.training.config.RECIPES`.
         steps: Optimiser steps.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         held_out: Validation photos that are measured, drawn by seed 0.
         size: Height and width of the photos, pixels; `None`: the classifier's.
-        seeds: Each variant is trained once a seed.
+        seeds: Each variant is trained once per seed.
         shown: Classes that training shows, each choice a run of its own: `"all"`, or those of
             `"even"` or `"odd"` place among the sorted classes of the data.
         training: Fields of `TrainingConfig` that differ from the recipe's.
@@ -63,12 +63,93 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One row of a study.
+
+    Attributes:
+        axis: What is varied: rows of an axis are compared with each other.
+        name: What the row is called; unique in its axis.
+        layers: How many of the backbone's layers, counted from the deepest; or layers by name, or
+            the name of one of the backbone's alternatives; `None`: all.
+        attention: Changed fields of `AttentionConfig`.
+        objective: Changed fields of `ObjectiveConfig`.
+        training: Changed fields of `TrainingConfig`.
+        recipe: Another recipe of `ttame.training.config.RECIPES` than the study's.
+        size: Height and width of the photos in training, pixels; measured is at the study's.
+        photos: Photos to train on, drawn by the seed; `None`: the study's.
+        space: Masking space in training; `None`: the backbone's.
+        measured_space: Masking space of AD and IC; `None`: the backbone's.
+        inference: The map that is measured: `"raw"`, as published, or its `"sigmoid"`; both are
+            scaled to [0, 1] by their own minimum and maximum.
+        base: Name of the row of the same axis that this one changes; `None`: the row that changes
+            nothing.
+        together: Why several fields are one change; without it they are refused.
+        budget: Fields of `Budget` that the whole axis has otherwise than the study.
+    """
+
+    axis: str
+    name: str
+    layers: int | str | tuple[str, ...] | None = None
+    attention: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    size: int | None = None
+    photos: int | None = None
+    space: Space | None = None
+    measured_space: Space | None = None
+    inference: Literal["raw", "sigmoid"] | None = None
+    base: str | None = None
+    together: str | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse fields and values that do not exist.
+
+        Raises:
+            TTameError: Naming the variant, the field and near names.
+        """
+        for name, kind in _MAPPINGS.items():
+            known = (
+                list(GROUP_OF) if kind is TrainingConfig else [item.name for item in fields(kind)]
+            )
+            for key in getattr(self, name):
+                if key not in known:
+                    raise TTameError(
+                        f"variant {self.name!r}: {kind.__name__} has no field {key!r}, known: "
+                        f"{', '.join(known)}.{suggest(key, known)}"
+                    )
+        for name in ("space", "measured_space"):
+            if getattr(self, name) not in (None, "raw", "normalized"):
+                raise unknown(f"{name} of {self.name!r}", getattr(self, name),
+                              ("raw", "normalized"))  # fmt: skip
+        if self.inference not in (None, "raw", "sigmoid"):
+            raise unknown(f"inference of {self.name!r}", self.inference, ("raw", "sigmoid"))
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What differs from the study's budget, by field."""
+        found = {**self.attention, **self.objective, **self.training}
+        for name in _PLAIN:
+            if getattr(self, name) is not None:
+                found[name] = getattr(self, name)
+        return found
+
+    @property
+    def changes(self) -> str:
+        """What differs from the study's budget, as text, and the axis's own budget."""
+        text = ", ".join(f"{key}={value!r}" for key, value in self.changed.items()) or "nothing"
+        own = ", ".join(f"{key}={value!r}" for key, value in self.budget.items())
+        return f"{text} with {own}" if own else text
+
+
+@dataclass(frozen=True)
 class Run:
     """One training and its measurement.
 
     Attributes:
         variant: What differs from the budget.
-        seed: Of the training.
+        seed: Training seed.
         shown: Which classes training shows.
         budget: What all runs share, with what the axis has otherwise.
     """
@@ -183,6 +264,13 @@ def read_study(path: Path | str) -> Study:
     return Study(shared, variants, tuple(runs.values()), tuple(claims))
 
 
+def _budget(values: Mapping[str, Any], where: str) -> Budget:
+    _known(values, [item.name for item in fields(Budget)], where)
+    if not {"backbone", "steps"} <= values.keys():
+        raise TTameError(f"{where}: backbone and steps are needed")
+    return Budget(**{key: _frozen(value) for key, value in values.items()})
+
+
 def _claim(entry: Mapping[str, Any], variants: Iterable[Variant], path: str) -> Claim:
     label = f"{path!r}, claim {entry.get('text', '?')!r}"
     _known(entry, [item.name for item in fields(Claim)], label)
@@ -197,13 +285,6 @@ def _claim(entry: Mapping[str, Any], variants: Iterable[Variant], path: str) -> 
     return Claim(**entry)
 
 
-def _budget(values: Mapping[str, Any], where: str) -> Budget:
-    _known(values, [item.name for item in fields(Budget)], where)
-    if not {"backbone", "steps"} <= values.keys():
-        raise TTameError(f"{where}: backbone and steps are needed")
-    return Budget(**{key: _frozen(value) for key, value in values.items()})
-
-
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -215,87 +296,6 @@ def _known(found: Mapping[str, Any], names: Iterable[str], where: str) -> None:
             raise TTameError(
                 f"{where}: unknown field {key!r}, known: {', '.join(known)}.{suggest(key, known)}"
             )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of a study.
-
-    Attributes:
-        axis: What is varied: rows of an axis are compared with each other.
-        name: What the row is called; unique in its axis.
-        layers: How many of the backbone's layers, counted from the deepest; or layers by name, or
-            the name of one of the backbone's alternatives; `None`: all.
-        attention: Changed fields of `AttentionConfig`.
-        objective: Changed fields of `ObjectiveConfig`.
-        training: Changed fields of `TrainingConfig`.
-        recipe: Another recipe of `ttame.training.config.RECIPES` than the study's.
-        size: Height and width of the photos in training, pixels; measured is at the study's.
-        photos: Photos to train on, drawn by the seed; `None`: the study's.
-        space: Masking space in training; `None`: the backbone's.
-        measured_space: Masking space of AD and IC; `None`: the backbone's.
-        inference: The map that is measured: `"raw"`, as published, or its `"sigmoid"`; both are
-            scaled to [0, 1] by their own minimum and maximum.
-        base: Name of the row of the same axis that this one changes; `None`: the row that changes
-            nothing.
-        together: Why several fields are one change; without it they are refused.
-        budget: Fields of `Budget` that the whole axis has otherwise than the study.
-    """
-
-    axis: str
-    name: str
-    layers: int | str | tuple[str, ...] | None = None
-    attention: Mapping[str, Any] = field(default_factory=dict)
-    objective: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    recipe: str | None = None
-    size: int | None = None
-    photos: int | None = None
-    space: Space | None = None
-    measured_space: Space | None = None
-    inference: Literal["raw", "sigmoid"] | None = None
-    base: str | None = None
-    together: str | None = None
-    budget: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse fields and values that do not exist.
-
-        Raises:
-            TTameError: Naming the variant, the field and near names.
-        """
-        for name, kind in _MAPPINGS.items():
-            known = (
-                list(GROUP_OF) if kind is TrainingConfig else [item.name for item in fields(kind)]
-            )
-            for key in getattr(self, name):
-                if key not in known:
-                    raise TTameError(
-                        f"variant {self.name!r}: {kind.__name__} has no field {key!r}, known: "
-                        f"{', '.join(known)}.{suggest(key, known)}"
-                    )
-        for name in ("space", "measured_space"):
-            if getattr(self, name) not in (None, "raw", "normalized"):
-                raise unknown(f"{name} of {self.name!r}", getattr(self, name),
-                              ("raw", "normalized"))  # fmt: skip
-        if self.inference not in (None, "raw", "sigmoid"):
-            raise unknown(f"inference of {self.name!r}", self.inference, ("raw", "sigmoid"))
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """What differs from the study's budget, by field."""
-        found = {**self.attention, **self.objective, **self.training}
-        for name in _PLAIN:
-            if getattr(self, name) is not None:
-                found[name] = getattr(self, name)
-        return found
-
-    @property
-    def changes(self) -> str:
-        """What differs from the study's budget, as text, and the axis's own budget."""
-        text = ", ".join(f"{key}={value!r}" for key, value in self.changed.items()) or "nothing"
-        own = ", ".join(f"{key}={value!r}" for key, value in self.budget.items())
-        return f"{text} with {own}" if own else text
 
 
 def study(variants: Iterable[Variant]) -> tuple[Variant, ...]:
@@ -352,6 +352,11 @@ def _merge(base: Variant, row: Variant) -> Variant:
     return replace(row, **merged)
 
 
+def changed_config(variant: Variant, config: TrainingConfig) -> TrainingConfig:
+    """Apply a variant's changes to the training configuration that all runs share."""
+    return config.replace(objective=variant.objective, **variant.training)
+
+
 def study_table(variants: Sequence[Variant]) -> pd.DataFrame:
     """A study as a table: axis, name and what differs from the default."""
     rows = [(row.axis, row.name, row.changes) for row in variants]
@@ -380,8 +385,3 @@ def select_axis(table: pd.DataFrame, variants: Sequence[Variant], axis: str) -> 
         table[table["method"] == changes].assign(method=name) for changes, name in names.items()
     ]
     return pd.concat(pieces, ignore_index=True)
-
-
-def changed_config(variant: Variant, config: TrainingConfig) -> TrainingConfig:
-    """The training of a variant, where `config` is what all share."""
-    return config.replace(objective=variant.objective, **variant.training)
