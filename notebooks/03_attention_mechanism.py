@@ -52,7 +52,6 @@ from ttame.companion.figures.maps import plot_feature_maps
 from ttame.companion.profiles import open_profile
 from ttame.data import samples
 from ttame.evaluation.confidence import PERCENTAGES, average_drop
-from ttame.evaluation.diagnosis import layer_statistics
 from ttame.images import denormalize, normalize, to_batch
 from ttame.masking import keep_top, normalize_maps, upsample
 from ttame.plotting import plot_grid
@@ -274,7 +273,7 @@ pd.DataFrame(answers, columns=columns).set_index("retained, %").round(3)
 
 # %%
 photos = normalize(to_batch(list(samples().paths), spec), spec)
-layer_statistics(explainer, photos).round(4)
+pd.DataFrame(explainer.layer_statistics(photos)).set_index("layer").round(4)
 
 # %% [markdown]
 # *Means over the sample photos. `share`: standard deviation of the layer's part over that of the

@@ -261,3 +261,26 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
         return maps if tuple(maps.shape[-2:]) == size else F.adaptive_avg_pool2d(maps, size)
     return upsample(maps, size)
+
+
+def branch_change(branch: nn.Module, maps: Tensor) -> tuple[float, float]:
+    """Measure what a branch has learned.
+
+    Args:
+        branch: A feature branch, or the identity in its place.
+        maps: The layer's feature maps, `(B, C, h, w)`.
+
+    Returns:
+        How far its output is from the feature map passed through the last activation,
+        ‖branch(f) - act(f)‖ / ‖act(f)‖: 0 for a branch that has learned nothing, NaN without a
+        branch or where it changes the channel count; and the mean absolute gain of its batch
+        norm, NaN without one.
+    """
+    moved = gain = float("nan")
+    if isinstance(branch, FeatureBranch):
+        output, start = branch(maps), branch.activate(maps)
+        if output.shape == start.shape:
+            moved = float((output - start).norm() / start.norm().clamp_min(1e-12))
+        if isinstance(branch.norm, nn.BatchNorm2d):
+            gain = float(branch.norm.weight.abs().mean())
+    return moved, gain

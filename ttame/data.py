@@ -222,9 +222,10 @@ def many_kinds(split: str = "val") -> PhotoList:
 
 
 def sources(photos: PhotoList) -> dict[str, int]:
-    """Count the photos of a list by source: the folder that holds them."""
-    folders = (name.removeprefix("photos/").split("/")[0] for name in photos.names)
-    return dict(Counter(folder for folder in folders))
+    """Count the photos of a list by source; a list that is not joined from several has one."""
+    if not photos.name.startswith("photos/"):
+        return {photos.name: len(photos)}
+    return dict(Counter(name.removeprefix("photos/").split("/")[0] for name in photos.names))
 
 
 def categories(root: Path) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttame.attention import AttentionConfig, AttentionMechanism
+from ttame.attention import AttentionConfig, AttentionMechanism, branch_change
 from ttame.classifiers.adoption import adopt
 from ttame.classifiers.classes import Targets, resolve_targets
 from ttame.classifiers.registry import Backbone, freeze, load_backbone
@@ -146,6 +146,42 @@ class Explainer(nn.Module):
             images=raw,
             classes=self.classes,
         )
+
+    @torch.inference_mode()
+    def layer_statistics(self, images: Tensor) -> list[dict[str, str | float]]:
+        """Measure each layer's part in the maps of the predicted classes, and its branch.
+
+        Args:
+            images: Normalised photos, `(B, C, H, W)`.
+
+        Returns:
+            One entry per layer, means over the photos: `share`, the standard deviation of the
+            layer's part over that of the map (shares need not sum to 1: parts may agree or
+            cancel); `correlation` of the part alone with the map, in [-1, 1]; `moved` and
+            `gain` of its branch (`ttame.attention.branch_change`).
+
+        Raises:
+            TTameError: If the explainer is in training mode.
+        """
+        if self.mechanism.training:
+            raise TTameError("the explainer is in training mode; call explainer.eval() first")
+        logits, maps = self.extract(images)
+        parts = self.mechanism.layer_parts(maps, logits.argmax(dim=1, keepdim=True))
+        centred = [part.flatten(1) - part.flatten(1).mean(1, keepdim=True) for part in parts]
+        whole = torch.stack(centred).sum(0)
+        length = whole.norm(dim=1).clamp_min(1e-12)
+        rows: list[dict[str, str | float]] = []
+        for name, branch, found, part in zip(
+            self.layers, self.mechanism.branches, maps, centred, strict=True
+        ):
+            own = part.norm(dim=1)
+            correlation = (part * whole).sum(1) / (own * length).clamp_min(1e-12)
+            moved, gain = branch_change(branch, found)
+            rows.append(
+                {"layer": name, "share": float((own / length).mean()),
+                 "correlation": float(correlation.mean()), "moved": moved, "gain": gain}
+            )  # fmt: skip
+        return rows
 
     @property
     def classes(self) -> tuple[str, ...]:

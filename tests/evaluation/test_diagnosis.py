@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ttame.attention import AttentionConfig, AttentionMechanism
 from ttame.data import PhotoList
 from ttame.errors import TTameError
-from ttame.evaluation.diagnosis import keep_layers, layer_costs, layer_statistics
+from ttame.evaluation.diagnosis import keep_layers, layer_costs
 from ttame.explainer import Explainer
 
 
@@ -19,6 +20,10 @@ def with_config(explainer: Explainer, config: AttentionConfig) -> Explainer:
     given = explainer.mechanism
     mechanism = AttentionMechanism(given.channels, given.classes, config)
     return explainer.replace(mechanism=mechanism).eval()
+
+
+def layer_statistics(explainer: Explainer, images: Tensor) -> pd.DataFrame:
+    return pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
 
 
 def test_parts_and_bias_sum_to_the_map(explainer: Explainer, images: Tensor) -> None:

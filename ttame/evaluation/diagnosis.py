@@ -9,9 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from ttame.attention import FeatureBranch
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError, suggest
 from ttame.evaluation.comparison import paired_differences
@@ -51,45 +49,6 @@ def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
                 mechanism.fusion.weight[:, start : start + width] = 0
             start += width
     return explainer.replace(mechanism=mechanism)
-
-
-@torch.inference_mode()
-def layer_statistics(explainer: Explainer, images: Tensor) -> pd.DataFrame:
-    """Measure each layer's part in the maps of the predicted classes.
-
-    Args:
-        explainer: In `eval()`.
-        images: Normalised photos, `(B, C, H, W)`.
-
-    Returns:
-        One row per layer, means over the photos: `share`, the standard deviation of the layer's
-        part over that of the map (shares need not sum to 1: parts may agree or cancel);
-        `correlation` of the part alone with the map, in [-1, 1]; `moved`, how far the
-        branch's output is from its feature map passed through the branch's last activation,
-        ‖branch(f) - act(f)‖ / ‖act(f)‖: 0 for a branch that has learned nothing, NaN without
-        branches or where the branch changes the channel count; `gain`, the mean absolute gain
-        of the branch's batch norm (NaN without).
-
-    Raises:
-        TTameError: If the explainer is in training mode.
-    """
-    mechanism = explainer.mechanism
-    if mechanism.training:
-        raise TTameError("the explainer is in training mode; call explainer.eval() first")
-    logits, maps = explainer.extract(images)
-    targets = logits.argmax(dim=1, keepdim=True)
-    parts = mechanism.layer_parts(maps, targets)
-    whole = torch.stack(parts).sum(0).flatten(1)
-    rows = []
-    for branch, features, part in zip(mechanism.branches, maps, parts, strict=True):
-        rows.append(
-            {
-                "share": float((part.flatten(1).std(dim=1) / _above_zero(whole.std(dim=1))).mean()),
-                "correlation": float(_correlation(part.flatten(1), whole).mean()),
-                **_branch_facts(branch, features),
-            }
-        )
-    return pd.DataFrame(rows, index=pd.Index(explainer.layers, name="layer"))
 
 
 def layer_costs(
@@ -132,29 +91,9 @@ def layer_costs(
 def diagnose(
     explainer: Explainer, photos: PhotoList, out: Path | str, **settings: Any
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure both: `layer_statistics` of the first 64 photos, `layer_costs` of all."""
+    """Measure `Explainer.layer_statistics` on the first 64 photos and `layer_costs` on all."""
     first = PhotoDataset(photos.select(range(min(64, len(photos)))), explainer.spec)
     parameter = next(explainer.parameters())
     images = torch.stack([first[i][0] for i in range(len(first))]).to(parameter)
-    return layer_statistics(explainer, images), layer_costs(explainer, photos, out, **settings)
-
-
-def _branch_facts(branch: torch.nn.Module, features: Tensor) -> dict[str, float]:
-    facts = {"moved": float("nan"), "gain": float("nan")}
-    if isinstance(branch, FeatureBranch):
-        output, start = branch(features), branch.activate(features)
-        if output.shape == start.shape:
-            facts["moved"] = float((output - start).norm() / start.norm().clamp_min(1e-12))
-        if isinstance(branch.norm, torch.nn.BatchNorm2d):
-            facts["gain"] = float(branch.norm.weight.abs().mean())
-    return facts
-
-
-def _correlation(part: Tensor, whole: Tensor) -> Tensor:
-    """Pearson correlation of each row, `(B,)`; 0 where one is constant."""
-    part, whole = part - part.mean(1, keepdim=True), whole - whole.mean(1, keepdim=True)
-    return (part * whole).sum(1) / _above_zero(part.norm(dim=1) * whole.norm(dim=1))
-
-
-def _above_zero(values: Tensor) -> Tensor:
-    return values.clamp_min(1e-12)
+    statistics = pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
+    return statistics, layer_costs(explainer, photos, out, **settings)

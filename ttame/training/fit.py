@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ttame.attention import AttentionMechanism
 from ttame.classifiers.folding import fold_batch_norm
-from ttame.data import PhotoDataset, PhotoList
+from ttame.data import PhotoDataset, PhotoList, sources
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.files import replacing
@@ -44,6 +44,7 @@ from ttame.training.tying import dense_state, share, tie
 
 # Photos that the classifier-initialised map is centred and scaled on.
 _CALIBRATION = 192
+_DIAGNOSED = 64  # photos that each layer's part in the map is measured on
 
 
 def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> Explainer:
@@ -57,10 +58,14 @@ def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> 
     Raises:
         TTameError: A photo that cannot be read, unless `config.photos.skip_bad`.
     """
-    chosen = photos.sample(_CALIBRATION, config.run.seed)
+    return prepare_on(explainer, _stacked(explainer, photos, config, _CALIBRATION), config)
+
+
+def _stacked(explainer: Explainer, photos: PhotoList, config: TrainingConfig, count: int) -> Tensor:
+    """Read a seeded sample of at most `count` photos, normalised, `(B, 3, H, W)`."""
+    chosen = photos.sample(count, config.run.seed)
     dataset = PhotoDataset(readable(chosen) if config.photos.skip_bad else chosen, explainer.spec)
-    calibration = torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
-    return prepare_on(explainer, calibration, config)
+    return torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
 
 
 def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:
@@ -155,6 +160,8 @@ def fit(
     mechanism = _blank(explainer)
     mechanism.load_state_dict(dense_state(working.mechanism))
     best = checkpoints.best
+    trained = explainer.replace(mechanism=mechanism).eval()
+    shown = _stacked(explainer, photos, config, _DIAGNOSED).to(next(explainer.parameters()))
     record = {
         "name": name,
         **made,
@@ -164,8 +171,9 @@ def fit(
         # Steps and the validations between them, without the start.
         "training_seconds": round(timer.time_elapsed("train"), 2),
         "minutes": round((time.perf_counter() - start) / 60, 2),
+        "diagnosis": _finite(trained.layer_statistics(shown)),
     }
-    trained = explainer.replace(mechanism=mechanism, record=record).eval()
+    trained = trained.replace(record=record)
     if trainer.is_global_zero:
         _write(trained, record, out, name)
     return trained
@@ -265,7 +273,17 @@ def _settings(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -
         "attention": asdict(explainer.mechanism.config),
         "data": photos.name,
         "photos": len(photos),
+        "sources": sources(photos),
     }
+
+
+def _finite(rows: Sequence[dict[str, str | float]]) -> list[dict[str, str | float | None]]:
+    """Round numbers and put `None` for NaN, which JSON does not have."""
+    return [
+        {name: value if isinstance(value, str) else None if value != value else round(value, 4)
+         for name, value in row.items()}
+        for row in rows
+    ]  # fmt: skip
 
 
 def _write(trained: Explainer, record: dict[str, Any], out: Path, name: str) -> None:
