@@ -19,6 +19,7 @@ from tests.helpers.photos import photo
 from tests.helpers.toy_training import toy_explainer
 from ttame.attention import AttentionConfig
 from ttame.cli.main import app
+from ttame.cli.train import _config
 from ttame.companion.benchmarks import read_throughput, write_throughput
 from ttame.cost import peak_memory
 from ttame.data import PhotoList
@@ -236,6 +237,19 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert f"--no-python ttame {' '.join(arguments)} --nodes 2" in text
     assert "--dry-run" not in text and "srun --nodes=2" in text
     assert sorted(path.name for path in tree.parent.iterdir()) == ["imagenet"]
+
+
+def test_a_configuration_file_gives_what_no_option_does(tmp_path: Path) -> None:
+    path = tmp_path / "training.toml"
+    path.write_text("gradient_clip = 1.0\nworkers = 3\n[mask]\nretain = [1.0, 0.5]\n")
+    config = _config("published", path, workers=0, seed=None)
+    assert config == published(gradient_clip=1.0, workers=0, retain=(1.0, 0.5))
+    path.write_text("gradient_clop = 1.0\n")
+    with pytest.raises(TTameError, match="Did you mean 'gradient_clip'"):
+        _config("ttame", path)
+    for wrong in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(TTameError, match="cannot be read"):
+            _config("ttame", wrong)
 
 
 @pytest.mark.slow

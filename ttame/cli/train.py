@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,7 @@ def train(
         str | None,
         typer.Option(
             help="Photos instead of the profile's: a folder with train/ and val/, a list file "
-            "(a path and a class index a line), any image folder, or 'imagenette'."
+            "(a path and a class index per line), any image folder, or 'imagenette'."
         ),
     ] = None,
     held_out: Annotated[
@@ -45,6 +46,13 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="'ttame' (ours), 'published', 'lcam-img' or 'lcam-fm'.")
     ] = "ttame",
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML file of any training settings, flat or in groups; options go before it.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
     layer: Annotated[
         list[str] | None,
@@ -55,38 +63,33 @@ def train(
     ] = "drop",
     fusion: Annotated[
         str | None,
-        typer.Option(help="Rows of the fusion: 'free', one 'shared' by all, or 'tied' to classes."),
+        typer.Option(help="Rows of the fusion: 'free', 'shared' or 'tied'."),
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(help="Draw the target among so many most probable classes.")
+        int | None, typer.Option(help="Draw the target class among this many top classes.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps instead.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Photos a step, over all devices and nodes.")
+        int | None, typer.Option(help="Photos per step, over all devices and nodes.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="'sgd' (Nesterov) or 'adamw'.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Maximum of OneCycle.")] = None,
     find_rate: Annotated[
         int | None,
-        typer.Option(help="Find the learning rate first, by a range test of so many steps."),
+        typer.Option(help="Find the learning rate first, by a range test of this many steps."),
     ] = None,
-    gradient_clip: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="'32-true', 'bf16-mixed' or '16-mixed'.")
     ] = None,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the pass over masked photos.")
-    ] = False,
-    devices: Annotated[int, typer.Option(help="Processes on a machine, one a GPU.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines, each with so many devices.")] = 1,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes per machine, one per GPU; default: 1.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines; default: 1.")] = None,
     limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
     validation: Annotated[int, typer.Option(help="Held-out photos for AD/IC.")] = 200,
     validate_every: Annotated[
         int | None, typer.Option(help="Steps between two validations; default: an epoch.")
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Validations without a better score before stopping.")
     ] = None,
     keep: Annotated[
         str | None, typer.Option(help="Weights to end with: 'last' or 'best' (by AD/IC).")
@@ -97,9 +100,11 @@ def train(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Processes that read photos, a device.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes per device that read photos; default: 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: 0.")] = None,
+    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print steps, memory, time and launch command; no run."),
@@ -111,17 +116,16 @@ def train(
     from ttame.training.planning import check_launched, plan_training
 
     config = _config(
-        recipe, fusion=fusion, ranks=ranks, optimizer=optimizer, epochs=epochs, steps=steps,
-        batch_size=batch_size, learning_rate=learning_rate, gradient_clip=gradient_clip,
-        precision=precision, compile=compile_, devices=devices, nodes=nodes,
-        validate_every=validate_every, patience=patience, keep=keep,
-        checkpoint_every=checkpoint_every, skip_bad=skip_bad, workers=workers, seed=seed,
+        recipe, config_file, fusion=fusion, ranks=ranks, optimizer=optimizer, epochs=epochs,
+        steps=steps, batch_size=batch_size, learning_rate=learning_rate, precision=precision,
+        devices=devices, nodes=nodes, validate_every=validate_every, keep=keep,
+        checkpoint_every=checkpoint_every, skip_bad=skip_bad or None, workers=workers, seed=seed,
     )  # fmt: skip
     explainer = _explainer(recipe, backbone or profile_backbone(profile), layer, tokens, weights)
     classes = explainer.mechanism.classes
     photos, held = _photos(profile, data, held_out, image_root, classes)
-    photos = photos.sample(limit, seed) if limit else photos
-    held = held.sample(validation, seed) if held and validation else None
+    photos = photos.sample(limit, config.run.seed) if limit else photos
+    held = held.sample(validation, config.run.seed) if held and validation else None
     arguments = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
     if dry_run:
         _print(plan_training(explainer, photos, config, arguments))
@@ -133,11 +137,21 @@ def train(
     _say(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
 
 
-def _config(recipe: str, **given: Any) -> TrainingConfig:
+def _config(recipe: str, path: Path | None, **given: Any) -> TrainingConfig:
+    """Return the training of a recipe, changed by a file and then by the options given."""
     from ttame.training.config import open_recipe
 
-    changes = {key: value for key, value in given.items() if value is not None}
-    return open_recipe(recipe).replace(**changes)
+    config = open_recipe(recipe)
+    if path is not None:
+        config = config.replace(**_read_settings(path))
+    return config.replace(**{key: value for key, value in given.items() if value is not None})
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TTameError(f"configuration {str(path)!r} cannot be read: {error}") from error
 
 
 def _explainer(

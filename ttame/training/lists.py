@@ -13,7 +13,7 @@ _SHOWN = 5  # malformed lines that a message names
 def read_list(
     path: Path | str, root: Path | str | None = None, classes: int | None = None
 ) -> PhotoList:
-    """Read a list file in the authors' format: a photo's path and its class index a line.
+    """Read a list file in the authors' format: a photo's path and its class index per line.
 
     The index is what follows the last space; a path may hold spaces. Paths are relative to
     `root`. Whether the first photo exists is checked here, the others when they are read.
@@ -70,7 +70,7 @@ def training_photos(
             folder a class (ImageNet's form), any other image folder, or a name that
             `ttame.data.open_photos` knows.
         split: `"train"` or `"val"`; lists and plain folders have none.
-        root: Of a list.
+        root: Folder of a list's photos.
         classes: How many classes there are, to check a list.
 
     Raises:

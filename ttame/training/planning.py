@@ -39,8 +39,8 @@ class Plan:
         photos: Photos to train on.
         steps: Optimiser steps.
         epochs: Passes over the photos.
-        batch_size: Photos a step, over all processes.
-        share: Photos a step of one process.
+        batch_size: Photos per step, over all processes.
+        share: Photos per step of one process.
         processes: Devices times nodes.
         parameters: Weights that are trained.
         memory: Bytes that one process takes at its peak, estimated from small batches.
@@ -74,7 +74,7 @@ def plan_training(
         explainer: Classifier, layers and architecture; not changed.
         photos: Photos to train on; a sample of them is looked for on disk.
         config: How to train.
-        arguments: Of the `ttame` command that starts it.
+        arguments: Arguments of the `ttame` command that starts it.
 
     Raises:
         TTameError: If photos are missing, or the processes cannot share a batch.
@@ -118,7 +118,7 @@ def launch_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
 
     Args:
         config: Devices and nodes.
-        arguments: Of `ttame`.
+        arguments: Arguments of `ttame`.
     """
     command = shlex.join(["ttame", *arguments])
     if config.run.nodes == 1:  # Lightning starts the processes of one machine itself

@@ -39,14 +39,14 @@ class StepSampler(Sampler[list[Draw]]):
 
     Args:
         photos: Length of the list.
-        batch_size: Photos a step, over all processes.
+        batch_size: Photos per step, over all processes.
         steps: Steps in all.
-        seed: Of the order.
+        seed: Seed of the order.
         rank: This process's number; it takes every `world`-th photo of a batch.
         world: Number of processes.
 
     Attributes:
-        share: Photos a step of one process.
+        share: Photos per step of one process.
         start: The first step; later than 0 in a resumed run.
 
     Raises:
@@ -154,7 +154,7 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
 ) -> StepLoader:
-    """All batches of a training run, one a step.
+    """All batches of a training run, one per step.
 
     Args:
         photos: Photos to train on.

@@ -22,7 +22,7 @@ class MapSnapshots(Callback):
 
     Attributes:
         steps: Number of optimiser steps before each snapshot.
-        maps: One tensor a snapshot: raw maps of the predicted classes, `(B, 1, h, w)`.
+        maps: One tensor per snapshot: raw maps of the predicted classes, `(B, 1, h, w)`.
 
     Raises:
         TTameError: If `every` is not positive.
