@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -44,6 +45,24 @@ def test_any_class_on_request_by_name_or_index(tmp_path: Path) -> None:
     )
     assert "tabby" in output and "English springer" in output
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_photos_of_a_page_are_explained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, explain = [], Explainer.explain
+
+    def counted(self: Explainer, images: Any, *rest: Any, **named: Any) -> Any:
+        calls.extend(images)
+        return explain(self, images, *rest, **named)
+
+    monkeypatch.setattr(Explainer, "explain", counted)
+    photos = [CAT, shipped("samples") / "coffee.jpg"]
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    output = run("explain", *map(str, photos), "--out", str(out), "--html", str(page))
+    assert calls == photos and page.is_file()
+    assert len(list(out.glob("cat.*.png"))) == len(list(out.glob("coffee.*.png"))) == 3
+    assert "Egyptian cat" in output and "interactive page" in output
 
 
 def test_layers_lists_and_marks(tmp_path: Path) -> None:
