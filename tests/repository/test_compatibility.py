@@ -23,7 +23,6 @@ from ttame.evaluation.tables import summary
 from ttame.records import read_results
 from ttame.training.config import TrainingConfig
 from ttame.training.fit import fit
-from ttame.training.objective import ObjectiveConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = ROOT / "tests" / "data" / "before_packages"
@@ -69,13 +68,7 @@ def test_results_are_read_and_measured_again(classifier: nn.Module, tmp_path: Pa
 
 def read_config(record: dict[str, Any]) -> TrainingConfig:
     """The configuration of a training record as a reader would pass it on."""
-    fields = {**record["config"], "objective": ObjectiveConfig(**record["config"]["objective"])}
-    return TrainingConfig(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-    )
+    return TrainingConfig.of(**record["config"])
 
 
 def test_training_record_repeats_the_run_and_a_stopped_one_goes_on(
