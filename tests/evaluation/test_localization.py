@@ -221,8 +221,8 @@ def test_bad_input_is_refused(function: Any) -> None:
         ((maps, empty), "sample 3 is empty"),
         ((maps, masks.float()), "bool"),
         ((maps, masks[:, 0]), r"\(B, 1, H, W\)"),
-        ((maps[:4], masks), "one mask a map"),
-        ((maps[:, 0], masks), "one mask a map"),
+        ((maps[:4], masks), "one mask per map"),
+        ((maps[:, 0], masks), "one mask per map"),
     ]
     for arguments, message in cases:
         with pytest.raises(TTameError, match=message):
