@@ -76,7 +76,11 @@ def test_training_record_repeats_the_run_and_a_stopped_one_goes_on(
 ) -> None:
     record = json.loads((OLD / "run.json").read_text("utf-8"))
     config = read_config(record)
-    assert (config.optimization.steps, config.batch_size, config.objective.area) == (4, 2, 1.0)
+    assert (config.optimization.steps, config.photos.batch_size, config.objective.area) == (
+        4,
+        2,
+        1.0,
+    )
     assert len(training_curves(record)) == len(record["curves"]) > 0
     (tmp_path / "checkpoints").mkdir()
     shutil.copy(OLD / "stopped.checkpoint", tmp_path / "checkpoints" / "last.ckpt")
