@@ -66,7 +66,7 @@ def explaining(
             loaded, chosen, names,
             progress=lambda done, total: shown.update(task, completed=done, total=total),
         )  # fmt: skip
-    table = Table("method", "ms a photo", "x forward pass", "forward", "backward", "measured")
+    table = Table("method", "ms per photo", "x forward pass", "forward", "backward", "measured")
     for row in found:
         table.add_row(
             row["method"],
@@ -92,7 +92,7 @@ def scaling(
         list[int] | None, typer.Option(help="Numbers of devices; repeatable. Default: 1 and 2.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of a run.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Photos a step, over all devices.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Photos per step, over all devices.")] = 32,
     backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
     data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
 ) -> None:
@@ -123,7 +123,7 @@ def training(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Photos a step; default: 32, on a GPU 128.")
+        int | None, typer.Option(help="Photos per step; default: 32, on a GPU 128.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="As of training; default: 32-true, on a GPU bf16-mixed.")

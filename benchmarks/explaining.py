@@ -50,12 +50,12 @@ def measure_road(
     Args:
         explainer: In `eval()`; the target is the predicted class.
         photos: What is degraded.
-        repeats: Timed turns a photo; one more on the first photo warms up.
+        repeats: Timed turns per photo; one more on the first photo warms up.
         levels: Percent of pixels removed.
         seed: Tie-break seed of the ranking.
 
     Returns:
-        A record: medians in seconds a photo and their ratio (library by ours); the largest
+        A record: medians in seconds per photo and their ratio (library by ours); the largest
         difference of the imputed images, in [0, 1] units, and of the target's probability; how
         many images have the same predicted class, of how many.
 
@@ -133,8 +133,8 @@ def measure_methods(
         progress: Called with (methods done, methods in all).
 
     Returns:
-        A record a method: medians in milliseconds a photo of the method and of a forward pass,
-        their ratio, and the forward and backward passes a photo. `scaled` says whether time
+        One record per method: medians in milliseconds per photo of the method and of a forward
+        pass, their ratio, and the forward and backward passes per photo. `scaled` says whether time
         and passes are scaled up, from `masks_measured` to `masks`.
 
     Raises:
@@ -214,7 +214,7 @@ def measure_cost(
         seed: Seed of the random input (convolutions take the same time on noise as on photos).
 
     Returns:
-        A record a batch size: medians in milliseconds a batch and their ratio.
+        One record per batch size: medians in milliseconds per batch and their ratio.
 
     Raises:
         TTameError: If there are too few repeats for a median.

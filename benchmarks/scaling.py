@@ -28,10 +28,10 @@ def measure_scaling(
         devices: Numbers of devices.
         arguments: Others of `ttame train`, such as the classifier and the photos.
         steps: Steps of a run.
-        batch_size: Photos a step, over all devices.
+        batch_size: Photos per step, over all devices.
 
     Returns:
-        A record a number: devices, photos a second of the steps (reading photos included, the
+        One record per number: devices, photos per second of the steps (reading photos included, the
         start not), and the times of the first number's rate.
 
     Raises:

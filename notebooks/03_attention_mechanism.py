@@ -85,8 +85,8 @@ for name_of, values in zip(explainer.layers, maps, strict=True):
 plot_feature_maps(dict(zip(explainer.layers, maps, strict=True)), channels)
 
 # %% [markdown]
-# *The channels of strongest response, a layer a row. All the mechanism ever sees of the photo is
-# in these maps.*
+# *The channels of strongest response, one row per layer. All the mechanism ever sees of the photo
+# is in these maps.*
 #
 # ## The feature branch
 #
@@ -132,7 +132,7 @@ outputs = dict(zip(explainer.layers, mechanism.branch_outputs(maps), strict=True
 plot_feature_maps({f"B of {of}": values for of, values in outputs.items()}, channels)
 
 # %% [markdown]
-# *What all branches put out for the photo: the channels of strongest response, a layer a row.
+# *What all branches put out for the photo: the channels of strongest response, one row per layer.
 # Compare them with the feature maps above; the fusion takes these.*
 #
 # ## Fusion

@@ -177,7 +177,7 @@ with torch.inference_mode():
 size = sum(item.numel() * item.element_size() for item in maps) * 9469 / 1e9
 pd.Series(
     {
-        "a training step, ms a photo": whole,
+        "a training step, ms per photo": whole,
         "of it the first pass, ms": first_pass,
         "share that caching would save from the second epoch on, %": 100 * first_pass / whole,
         "feature maps of 9,469 photos, gigabytes": size,

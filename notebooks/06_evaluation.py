@@ -297,8 +297,8 @@ Markdown(in_words(differences))
 pd.crosstab(differences["score"], differences["verdict"]).reindex(quality)
 
 # %% [markdown]
-# *Against how many methods T-TAME is better, worse, or not told apart, a score a row. Nothing is
-# corrected for the number of comparisons: where methods do not differ at all, about one interval
+# *Against how many methods T-TAME is better, worse, or not told apart, one row per score. Nothing
+# is corrected for the number of comparisons: where methods do not differ at all, about one interval
 # in twenty leaves zero out by chance. `differences` also holds the p-value of Wilcoxon's
 # signed-rank test for each.*
 #

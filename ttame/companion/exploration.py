@@ -66,8 +66,8 @@ class Exploration:
         explanation: The N photos and their T explained classes.
         names: Names of the photos.
         maps: Raw maps of each method, `(N, T, h, w)`.
-        probabilities: Of the explained classes when only a share of the pixels is kept, by
-            method, `(N, T, S)`.
+        probabilities: Probabilities of the explained classes when a share of the pixels is kept,
+            by method, `(N, T, S)`.
         shares: The S shares of pixels, percent, descending.
         spec: Facts of the classifier.
     """

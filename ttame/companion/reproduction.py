@@ -45,10 +45,10 @@ def score_table(pattern: str) -> pd.DataFrame:
     """The papers' main table for one classifier.
 
     Args:
-        pattern: Of results files under `data/results`, for example `"imagenette_val*.jsonl"`.
+        pattern: Pattern of results files under `data/results`, such as `"imagenette_val*.jsonl"`.
 
     Returns:
-        A row a method; under every score a column of ours (percent) and an empty one, then the
+        One row per method; under every score a column of ours (percent) and an empty one, then the
         number of photos. A second explainer of the same method stands under its own name.
 
     Raises:
@@ -74,10 +74,10 @@ def score_table(pattern: str) -> pd.DataFrame:
 
 
 def evaluation_table(patterns: Sequence[str]) -> pd.DataFrame:
-    """The commands behind `score_table`, a results file a row.
+    """List the commands behind `score_table`, one row per results file.
 
     Args:
-        patterns: Of results files under `data/results`.
+        patterns: Patterns of results files under `data/results`.
     """
     rows = {}
     for path in (path for pattern in patterns for path in _results(pattern)):

@@ -56,7 +56,7 @@ def insertion_deletion(
 
     Blur and blank are RISE's: a Gaussian of 11 pixels and sigma 5 (edges reflected here, zeros
     there), and 0 in the normalised space, which is the mean colour (RISE's code blanks after the
-    mean was subtracted). RISE moves 224 pixels a step, `steps=224` for 224x224; 20 steps cost an
+    mean was subtracted). RISE moves 224 pixels per step, `steps=224` for 224x224; 20 steps cost an
     eleventh of that. Each photo is classified 2·steps + 1 times: the whole photo once for both.
 
     Args:

@@ -19,7 +19,7 @@ from ttame.training.config import Init
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
 # uniform grey, narrow enough that the sigmoid still passes gradients.
 _SPREAD = 2.0
-_GRADIENT_PHOTOS = 16  # a backward pass a class, from the deepest layer on
+_GRADIENT_PHOTOS = 16  # one backward pass per class, from the deepest layer on
 _CHUNK = 32
 
 

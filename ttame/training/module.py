@@ -204,7 +204,7 @@ def _ground_truth(photos: PhotoList | None, explainer: Explainer) -> Tensor:
     """The photos' labels, `(N,)`."""
     if photos is None or photos.labels is None:
         raise TTameError(
-            "truth='ground' needs photos with labels; use folders a class, a list file, or "
+            "truth='ground' needs photos with labels; use one folder per class, a list file, or "
             "truth='model'"
         )
     classes = explainer.mechanism.classes
@@ -229,6 +229,6 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context in which Lightning runs a step of this precision."""
+    """Make the context in which Lightning runs a step of this precision."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "32-true")

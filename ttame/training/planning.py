@@ -114,7 +114,7 @@ def plan_training(
 
 
 def launch_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
-    """The command that starts a run; with several nodes, it is given on each of them.
+    """Build the command that starts a run; with several nodes, it is given on each of them.
 
     Args:
         config: Devices and nodes.
@@ -131,7 +131,7 @@ def launch_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
 
 
 def slurm_command(config: TrainingConfig, arguments: Sequence[str]) -> str:
-    """The command that starts a run under Slurm, once; empty for one process."""
+    """Build the command that starts a run under Slurm, once; empty for one process."""
     if config.run.nodes * config.run.devices == 1:
         return ""
     command = shlex.join(["ttame", *arguments])
@@ -173,7 +173,7 @@ def measure_throughput(
         device: Default: a GPU where there is one.
 
     Returns:
-        A record: images a second of step and floor, the ratio of their times (medians), the
+        A record: images per second of step and floor, the ratio of their times (medians), the
         spread of each (slowest by fastest turn: far from 1, something else kept the machine
         busy and the ratio means little), peak memory in MB of a step and of the floor
         (`ttame.cost.peak_memory`), and the setting.

@@ -236,7 +236,7 @@ def total_steps(photos: int, config: TrainingConfig) -> int:
 
 
 def draw_ranks(seed: int, step: int, photos: Sequence[int], count: int) -> list[int]:
-    """Which of a photo's `count` most probable classes a step explains, from 0.
+    """Draw which of a photo's `count` most probable classes a step explains, from 0.
 
     Drawn evenly from (seed, step, photo), like everything that a step sees.
     """

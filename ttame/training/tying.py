@@ -22,7 +22,7 @@ class TiedRows(nn.Module):
     """The fusion's weight `(K, C, 1, 1)` as V·P.
 
     Args:
-        vectors: V, one row a class, `(K, D)`; frozen.
+        vectors: V, one row per class, `(K, D)`; frozen.
     """
 
     vectors: Tensor

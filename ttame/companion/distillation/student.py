@@ -40,7 +40,7 @@ class DistillationConfig:
         temperature: T of the softened probabilities (`distillation`).
         label_share: Weight of the true label's cross-entropy; the teacher has the rest.
         mixup: α of the Beta distribution that mixes pairs of photos; 0 for none.
-        seed: Of initialisation, views and order.
+        seed: Seed of initialisation, views and order.
         workers: Processes that read photos.
     """
 

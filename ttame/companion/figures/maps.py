@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
-    """The channels of strongest response of each layer, a layer a row.
+    """The channels of strongest response of each layer, one row per layer.
 
     Args:
         maps: Feature maps of one photo, `(1, C, h, w)`, by layer name.
@@ -27,7 +27,7 @@ def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
         strength = found[0].clamp_min(0).mean(dim=(-2, -1))
         top = strength.topk(min(channels, len(strength))).indices.tolist()
         rows.append([(f"{name} · channel {index}", found[0, index]) for index in top])
-    return plot_grid(rows, what="Feature maps of strongest response, a layer a row")
+    return plot_grid(rows, what="Feature maps of strongest response, one row per layer")
 
 
 def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
@@ -69,7 +69,7 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
         axis.set_ylim(high * 2.2, low / 1.6)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("module, in order of execution")
-        axis.set_ylabel("stride (pixels a cell)")
+        axis.set_ylabel("stride (pixels per cell)")
     for axis in axes[len(networks) :]:
         axis.set_visible(False)
     return figure

@@ -245,7 +245,7 @@ def describe_costs(panels: Mapping[str, pd.DataFrame], labels: Mapping[str, str]
 
 
 def describe_differences(table: pd.DataFrame, method: str, scores: Sequence[str]) -> str:
-    """Against how many others a method is better, worse, or not told apart."""
+    """Count the others that a method is better than, worse than, or cannot be told from."""
     counts = table.groupby("score")["verdict"].value_counts()
     parts = [
         f"{score}: better {counts.get((score, 'better'), 0)}, worse "
