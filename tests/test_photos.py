@@ -92,7 +92,23 @@ def test_caltech_without_network_names_the_way_out(
     monkeypatch.setattr("torchvision.datasets.Caltech101", refuse)
     with pytest.raises(TTameError, match=r"could not be fetched .*no route to host.*by hand"):
         data.download_caltech101()
-    assert not (tmp_path / "photos" / "caltech101").exists()
+    assert list((tmp_path / "photos").iterdir()) == []
+
+
+def test_caltech_is_moved_into_place_when_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(root: Path, download: bool) -> None:
+        assert download
+        save(root / "caltech101" / "101_ObjectCategories" / "ant" / "image_0001.jpg")
+
+    monkeypatch.setenv("TTAME_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.Caltech101", download)
+    assert data.download_caltech101() == tmp_path / "photos" / "caltech101"
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert found == [tmp_path / "photos" / "caltech101" / "ant" / "image_0001.jpg"]
+    with pytest.raises(TTameError, match="exists already"):
+        data.download_caltech101()
 
 
 @pytest.mark.data

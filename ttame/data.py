@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -329,7 +329,7 @@ def open_photos(name: str, split: str = "val") -> PhotoList:
 
 
 def download_imagenette() -> Path:
-    """Download Imagenette (320 px) into `TTAME_DATA` or `data/` and verify its checksum.
+    """Download Imagenette (320 px) into `TTAME_DATA` or `data/`; torchvision verifies it.
 
     Returns:
         The folder `imagenette`.
@@ -339,47 +339,46 @@ def download_imagenette() -> Path:
     """
     from torchvision.datasets import Imagenette
 
-    root = Path(os.environ.get("TTAME_DATA", "data"))
-    final = root / "imagenette"
-    if final.exists():
-        raise TTameError(f"{str(final)!r} exists already; remove it to fetch it again")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
+    def fetch(folder: Path) -> Path:
         for split in ("train", "val"):
-            Imagenette(root, split=split, size="320px", download=split == "train")
-    except Exception as error:  # urllib, hashlib and tarfile raise families of their own
-        raise TTameError(
-            f"Imagenette could not be fetched into {str(root)!r} ({type(error).__name__}: "
-            f"{error}); check the network, or copy the folder there by hand"
-        ) from error
-    (root / "imagenette2-320").rename(final)
-    return final
+            Imagenette(folder, split=split, size="320px", download=split == "train")
+        return folder / "imagenette2-320"
+
+    return _fetched("Imagenette", "imagenette", fetch)
 
 
 def download_caltech101() -> Path:
-    """Fetch Caltech-101 into `TTAME_DATA` or `data/`, checksums verified by torchvision.
+    """Download Caltech-101 into `TTAME_DATA` or `data/`; torchvision verifies it.
 
     Returns:
         The folder `photos/caltech101`, one sub-folder per category.
 
     Raises:
-        TTameError: If the folder exists, the network is missing or the archive is damaged.
+        TTameError: If it exists already, the network fails or the archive is damaged.
     """
     from torchvision.datasets import Caltech101
 
-    root = Path(os.environ.get("TTAME_DATA", "data")) / "photos"
-    final = root / "caltech101"
+    def fetch(folder: Path) -> Path:
+        Caltech101(folder, download=True)
+        return folder / "caltech101" / "101_ObjectCategories"
+
+    return _fetched("Caltech-101", "photos/caltech101", fetch)
+
+
+def _fetched(title: str, place: str, fetch: Callable[[Path], Path]) -> Path:
+    """Download into a folder aside, and move what `fetch` returns into place when it is whole."""
+    final = Path(os.environ.get("TTAME_DATA", "data")) / place
     if final.exists():
         raise TTameError(f"{str(final)!r} exists already; remove it to fetch it again")
-    fetched = root / ".fetched"
+    aside = final.with_name(f".{final.name}.partial")
     try:
-        Caltech101(fetched, download=True)
-        (fetched / "caltech101" / "101_ObjectCategories").rename(final)
+        aside.mkdir(parents=True, exist_ok=True)
+        fetch(aside).rename(final)
     except Exception as error:  # urllib, hashlib and tarfile raise families of their own
         raise TTameError(
-            f"Caltech-101 could not be fetched into {str(final)!r} ({type(error).__name__}: "
+            f"{title} could not be fetched into {str(final)!r} ({type(error).__name__}: "
             f"{error}); check the network, or copy the folder there by hand"
         ) from error
     finally:
-        shutil.rmtree(fetched, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     return final
