@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from ttame.companion.studies.study import Run
 
 
+# Options that `evaluate` and `diagnose` share.
+METRICS = Annotated[
+    str, typer.Option(help="'all', or any of AD/IC, ROAD, insertion/deletion, with commas.")
+]
+DATA = Annotated[
+    str, typer.Option(help="'imagenette', 'photos', 'samples', or a folder of photos.")
+]
+LIMIT = Annotated[int | None, typer.Option(help="Number of photos; default: all.")]
+BATCH_SIZE = Annotated[int, typer.Option(help="Photos at a time.")]
+
+
 def evaluate(
     out: Annotated[Path, typer.Option(help="Results file, .jsonl; a summary .csv goes beside it.")],
     backbone: Annotated[
@@ -29,18 +40,14 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="'default', 'all' that apply, or names with commas.")
     ] = "default",
-    metrics: Annotated[
-        str, typer.Option(help="'all', or of AD/IC, ROAD, insertion/deletion with commas.")
-    ] = "AD/IC",
-    data: Annotated[
-        str, typer.Option(help="'imagenette', 'samples', or a folder of photos.")
-    ] = "imagenette",
-    limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
+    metrics: METRICS = "AD/IC",
+    data: DATA = "imagenette",
+    limit: LIMIT = None,
     curve_limit: Annotated[
         int | None, typer.Option(help="Photos for ROAD and insertion/deletion; default all.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
+    batch_size: BATCH_SIZE = 16,
     rise_masks: Annotated[int, typer.Option(help="Masks of RISE, a pass each.")] = 4000,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
@@ -80,17 +87,14 @@ def diagnose(
     explainer: Annotated[
         str, typer.Option(help="Shipped explainer or .safetensors file.")
     ] = DEFAULT,
-    metrics: Annotated[
-        str, typer.Option(help="'all', or of AD/IC, ROAD, insertion/deletion with commas.")
-    ] = "AD/IC",
-    data: Annotated[
-        str, typer.Option(help="'imagenette', 'samples', or a folder of photos.")
-    ] = "imagenette",
-    limit: Annotated[int | None, typer.Option(help="Photos; default all.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Photos at a time.")] = 16,
+    metrics: METRICS = "AD/IC",
+    data: DATA = "imagenette",
+    limit: LIMIT = None,
+    batch_size: BATCH_SIZE = 16,
     seed: SEED = 0,
 ) -> None:
     """Show what each layer adds to the map, and what dropping it costs."""
+    require("evaluate")
     from ttame.data import open_photos
     from ttame.evaluation.diagnosis import diagnose as run
     from ttame.evaluation.tables import write_table
@@ -111,9 +115,9 @@ def diagnose(
 
 
 def _metrics(names: str) -> tuple[str, ...]:
-    from ttame.evaluation.evaluate import METRICS
+    from ttame.evaluation.evaluate import METRICS as EVERY
 
-    return METRICS if names == "all" else tuple(name.strip() for name in names.split(","))
+    return EVERY if names == "all" else tuple(name.strip() for name in names.split(","))
 
 
 def study(

@@ -34,7 +34,7 @@ def train(
         str | None,
         typer.Option(
             help="Photos instead of the profile's: a folder with train/ and val/, a list file "
-            "(a path and a class index per line), any image folder, or 'imagenette'."
+            "(a path and a class index per line), any image folder, 'imagenette' or 'photos'."
         ),
     ] = None,
     held_out: Annotated[
