@@ -261,3 +261,16 @@ def test_installed_command_fails_without_a_traceback(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "none.jpg" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_diagnose_shows_shares_and_costs_of_every_layer(tmp_path: Path) -> None:
+    out = tmp_path / "layers.jsonl"
+    output = run("diagnose", "--out", str(out), "--data", "samples", "--limit", "2")
+    layers = pd.read_csv(out.with_suffix(".layers.csv"))
+    costs = pd.read_csv(out.with_suffix(".costs.csv"))
+    assert list(layers["layer"]) == ["blocks.2", "blocks.4", "blocks.6"]
+    assert {f"{how} {name}" for how in ("without", "only") for name in layers["layer"]} == set(
+        costs["against"]
+    )
+    assert "blocks.6" in output and out.is_file()
