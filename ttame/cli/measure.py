@@ -48,7 +48,7 @@ def evaluate(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.")] = 20,
     batch_size: BATCH_SIZE = 16,
-    rise_masks: Annotated[int, typer.Option(help="Masks of RISE, a pass each.")] = 4000,
+    rise_masks: Annotated[int, typer.Option(help="Masks of RISE; each costs a pass.")] = 4000,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,

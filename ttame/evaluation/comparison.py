@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
 
-from ttame.errors import TTameError
+from ttame.errors import TTameError, require
 from ttame.evaluation.intervals import RESAMPLES, bootstrap, verdict
 
 
@@ -31,6 +30,9 @@ def paired_differences(
         TTameError: If `method` was not measured, or not on all photos of another method, or
             there is no other.
     """
+    require("evaluate", "scipy")
+    from scipy.stats import wilcoxon
+
     methods = list(dict.fromkeys(long["method"]))
     if method not in methods:
         raise TTameError(f"{method!r} was not measured; there are {', '.join(methods)}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
-from ttame.errors import TTameError
+from ttame.errors import TTameError, require
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
@@ -40,6 +39,9 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 def _centred_ranks(maps: Tensor) -> Tensor:
     """Average ranks of each map's pixels less their mean, `(B, h·w)` float64."""
+    require("evaluate", "scipy")
+    from scipy.stats import rankdata
+
     flat = maps.detach().flatten(1).cpu().double().numpy()
     centred: Tensor = torch.from_numpy(rankdata(flat, axis=1)) - (flat.shape[1] + 1) / 2
-    return centred
+    return centred.to(maps.device)

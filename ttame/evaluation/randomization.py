@@ -132,7 +132,7 @@ def sanity_check(
         batch_size: Photos explained at a time.
 
     Returns:
-        One row a stage and photo: `photo` (its index), `stage` (modules randomised), `layer`
+        One row per stage and photo: `photo` (its index), `stage` (modules randomised), `layer`
         (the deepest of them), `randomized` (share of the parameters, percent), `correlation`
         (`rank_correlation` of the two raw maps at the images' size, signed values) and
         `degenerate` (one of the maps is constant or not finite; the correlation counts as 0).

@@ -127,7 +127,7 @@ def seed_intervals(long: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> 
 
 
 def combined(long: pd.DataFrame) -> pd.DataFrame:
-    """One score a photo: IC - AD, the mean over the percentages; higher is better.
+    """One score per photo: IC - AD, the mean over the percentages; higher is better.
 
     Args:
         long: `run_scores`, or some of its rows.
