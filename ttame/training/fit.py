@@ -157,11 +157,13 @@ def fit(
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
         weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
         working.mechanism.load_state_dict(weights)
+    parameter = next(explainer.parameters())
     mechanism = _blank(explainer)
     mechanism.load_state_dict(dense_state(working.mechanism))
+    mechanism.to(parameter.device)  # beside the classifier: its maps are measured at once
     best = checkpoints.best
     trained = explainer.replace(mechanism=mechanism).eval()
-    shown = _stacked(explainer, photos, config, _DIAGNOSED).to(next(explainer.parameters()))
+    shown = _stacked(explainer, photos, config, _DIAGNOSED).to(parameter)
     record = {
         "name": name,
         **made,
