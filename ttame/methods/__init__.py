@@ -7,37 +7,21 @@ A method takes normalised images `(B, 3, H, W)` and target classes `(B,)` and re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from ttame.errors import TTameError, unknown
 from ttame.explainer import Explainer
 from ttame.methods.ablation_cam import ablation_cam
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
+from ttame.methods.baselines import Method as Method
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
 from ttame.methods.cam import cam_method, finer_cam
 from ttame.methods.iia import iia_method
 from ttame.methods.opticam import opticam_method
 from ttame.methods.rise import rise_method
 from ttame.methods.trained import trained_method
+from ttame.methods.trained import ttame_method as ttame_method
 from ttame.methods.transformer import attention_rollout, legrad, transformer_attribution
-
-# Normalised images `(B, 3, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
-Method: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-
-
-def ttame_method(explainer: Explainer) -> Method:
-    """T-TAME itself: the raw maps of the target classes, from one forward pass."""
-
-    @torch.inference_mode()
-    def explain(images: Tensor, targets: Tensor) -> Tensor:
-        maps: Tensor = explainer(images, targets[:, None])[2]
-        return maps
-
-    return explain
-
 
 METHODS: dict[str, Callable[[Explainer], Method]] = {
     "T-TAME": ttame_method,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
+from ttame.methods.baselines import Method
 from ttame.methods.cam import cam_layer_module
 from ttame.methods.replay import replaced, replay_size
 
@@ -16,7 +15,7 @@ _CHUNK = 64  # ablated feature maps at a time
 _FAR = 1e7  # as in pytorch-grad-cam
 
 
-def ablation_cam(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def ablation_cam(explainer: Explainer) -> Method:
     """Ablation-CAM on the backbone's `cam_layer`: ReLU(Σ_k w_k A_k), w_k = (y - y_k) / y.
 
     y is the logit of the target class and y_k the logit where channel k of the layer's output is

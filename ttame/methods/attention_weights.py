@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +68,8 @@ def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module,
     windowed = min((kind for kind in kinds if "Window" in kind), default="")
     if windowed:
         raise _windowed(name, windowed)
-    pairs = []
-    for block in _block_list(model):
+    pairs, blocks = [], _block_list(model)
+    for block in blocks:
         found = [module for module in block.modules() if _is_attention(module)]
         if len(found) > 1:
             raise TTameError(
@@ -78,9 +79,9 @@ def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module,
         pairs += [(block, module) for module in found]
     if not pairs:
         raise TTameError(f"{name} has none in readable self-attention blocks; {_TRANSFORMER}")
-    if len(pairs) != len(_block_list(model)):
+    if len(pairs) != len(blocks):
         raise TTameError(
-            f"{name} has attention in {len(pairs)} of {len(_block_list(model))} blocks, the others "
+            f"{name} has attention in {len(pairs)} of {len(blocks)} blocks, the others "
             f"mix tokens unseen; {_TRANSFORMER}"
         )
     return tuple(pairs)
@@ -110,7 +111,7 @@ def capture_attention(
     with ExitStack() as stack:
         for block, attention in attention_blocks(model, name):
             stack.enter_context(_taken_apart(attention, probabilities))
-            stack.callback(block.register_forward_hook(_recorder(tokens)).remove)
+            stack.enter_context(block.register_forward_hook(_recorder(tokens)))
         yield probabilities, tokens
 
 
@@ -170,42 +171,27 @@ def _recorder(kept: list[Tensor]) -> Callable[..., None]:
     return hook
 
 
-def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> AbstractContextManager[None]:
+@contextmanager
+def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
     """Let `attention` compute its probabilities in the open and keep them in `kept`."""
+    own, hooks = vars(attention), ExitStack()
     if isinstance(attention, nn.MultiheadAttention):
-        return _replaced(attention, _explicit(attention, kept))
-    return _unfused(attention, kept)
+        name, value = "forward", _explicit(attention, kept)
+    else:  # timm: without the fused step, the dropout's output is what multiplies the values
+        name, value = "fused_attn", False
+        drop = attention.get_submodule("attn_drop")
+        hooks.enter_context(drop.register_forward_hook(_recorder(kept)))
+    before = {name: own[name]} if name in own else {}
+    with hooks:
+        own[name] = value
+        try:
+            yield
+        finally:
+            del own[name]
+            own.update(before)
 
 
-@contextmanager
-def _unfused(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
-    """timm: without the fused step, the dropout's output is what multiplies the values."""
-    fused = attention.fused_attn
-    handle = attention.get_submodule("attn_drop").register_forward_hook(_recorder(kept))
-    try:
-        attention.fused_attn = False  # type: ignore[assignment]
-        yield
-    finally:
-        attention.fused_attn = fused
-        handle.remove()
-
-
-@contextmanager
-def _replaced(attention: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
-    """Give one instance another `forward` for a while; its own, if it had one, comes back."""
-    own = vars(attention).get("forward")
-    try:
-        vars(attention)["forward"] = forward
-        yield
-    finally:
-        del vars(attention)["forward"]
-        if own is not None:
-            vars(attention)["forward"] = own
-
-
-def _explicit(
-    module: nn.MultiheadAttention, kept: list[Tensor]
-) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _explicit(module: nn.MultiheadAttention, kept: list[Tensor]) -> Callable[..., Any]:
     """`nn.MultiheadAttention` as its formula: the weights it returns are off the graph."""
 
     def forward(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ttame.errors import require
 from ttame.explainer import Explainer
+from ttame.images import normalize
+from ttame.methods.baselines import Method
 
 _CHUNK = 16  # images that captum expands to at a time
 
 
-def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def integrated_gradients(explainer: Explainer) -> Method:
     """Integrated Gradients, 50 steps from the black image; magnitudes summed over colours."""
     require("evaluate", "captum")
     from captum.attr import IntegratedGradients
@@ -21,14 +21,12 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
     method = IntegratedGradients(explainer.classifier)
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        black = (images.new_zeros(3) - images.new_tensor(explainer.spec.mean)) / images.new_tensor(
-            explainer.spec.std
-        )
+        black = normalize(torch.zeros_like(images[:1]), explainer.spec)
         maps = []
         for image, target in zip(images.split(1), targets, strict=True):  # type: ignore[no-untyped-call]  # bounds the memory
             found = method.attribute(
                 image.clone(),
-                baselines=black.view(1, 3, 1, 1).expand_as(image),
+                baselines=black,
                 target=target[None].clone(),
                 n_steps=50,
                 internal_batch_size=_CHUNK,
@@ -39,7 +37,7 @@ def integrated_gradients(explainer: Explainer) -> Callable[[Tensor, Tensor], Ten
     return explain
 
 
-def smooth_grad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def smooth_grad(explainer: Explainer) -> Method:
     """SmoothGrad: mean gradient magnitude over 25 noisy copies of the image."""
     require("evaluate", "captum")
     from captum.attr import NoiseTunnel, Saliency
@@ -52,13 +50,12 @@ def smooth_grad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
             # Seeded per image: the result must not depend on what was explained before.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                spread = 0.15 * float(image.max() - image.min())
                 found = method.attribute(
                     image[None].clone().requires_grad_(True),
                     nt_type="smoothgrad",
                     nt_samples=25,
                     nt_samples_batch_size=_CHUNK,
-                    stdevs=spread,
+                    stdevs=0.15 * float(image.max() - image.min()),
                     target=target[None],
                 )
             maps.append(found.abs().sum(dim=1, keepdim=True).float().detach())
@@ -67,7 +64,7 @@ def smooth_grad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
     return explain
 
 
-def occlusion(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def occlusion(explainer: Explainer) -> Method:
     """Occlusion: the drop of the logit under a sliding square of the mean colour."""
     require("evaluate", "captum")
     from captum.attr import Occlusion

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr
 from functools import partial
 from io import StringIO
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
+from ttame.methods.baselines import Method
 
 
 def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:
@@ -34,35 +36,28 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
     """
     layer, classifier = explainer.spec.cam_layer or explainer.layers[-1], explainer.classifier
     height, width = explainer.spec.input_size
-    kind = next(classifier.parameters(), torch.zeros(0))
-    blank = torch.zeros(1, 3, height, width, dtype=kind.dtype, device=kind.device)
+    blank = next(classifier.parameters(), torch.zeros(0)).new_zeros(1, 3, height, width)
+    refused = f"{method} does not apply to {explainer.spec.name}"
     advice = "set cam_layer to a layer with a spatial feature map; `ttame layers` lists them"
     try:
         # No inference mode: a classifier that keeps a tensor of its first pass (position
         # embeddings, say) could have no gradient through it later.
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            capture(classifier, [layer]) as outputs,
-        ):
+        with torch.inference_mode(False), torch.no_grad(), capture(classifier, [layer]) as outputs:
             classifier(blank)
         if layer not in outputs:
             raise TTameError(f"layer {layer!r} did not run in a forward pass")
         maps = to_map(outputs[layer], layer, blank, prefix_tokens(classifier))
     except TTameError as error:
-        raise TTameError(
-            f"{method} does not apply to {explainer.spec.name}: {error}; {advice}"
-        ) from error
+        raise TTameError(f"{refused}: {error}; {advice}") from error
     if maps.shape[-2:].numel() == 1:
         raise TTameError(
-            f"{method} does not apply to {explainer.spec.name}: layer {layer!r} returns "
-            f"{tuple(outputs[layer].shape)} for one {height}x{width} image, "  # type: ignore[attr-defined]
-            f"a map of a single cell; {advice}"
+            f"{refused}: layer {layer!r} returns {tuple(outputs[layer].shape)} "  # type: ignore[attr-defined]
+            f"for one {height}x{width} image, a map of a single cell; {advice}"
         )
     return layer, classifier.get_submodule(layer)
 
 
-def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+def cam_method(kind: str) -> Callable[[Explainer], Method]:
     """Make a factory for one of pytorch-grad-cam's classes, on the backbone's `cam_layer`.
 
     The factory raises `TTameError` where that layer has no spatial map (`cam_layer_module`).
@@ -71,7 +66,7 @@ def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Te
         kind: Class name in `pytorch_grad_cam`, for example `"GradCAM"`.
     """
 
-    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+    def bind(explainer: Explainer) -> Method:
         require("evaluate", "pytorch_grad_cam")
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -80,9 +75,7 @@ def cam_method(kind: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Te
     return bind
 
 
-def finer_cam(
-    alpha: float = 1.0, similar: int = 3
-) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+def finer_cam(alpha: float = 1.0, similar: int = 3) -> Callable[[Explainer], Method]:
     """Make a factory for Finer-CAM (`finercam`): Grad-CAM of a class against similar ones.
 
     With the logits y, the probabilities p and the similar classes K, those whose logits lie
@@ -106,15 +99,14 @@ def finer_cam(
     if similar < 1:
         raise TTameError(f"Finer-CAM: compare with at least 1 similar class, got {similar!r}")
 
-    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+    def bind(explainer: Explainer) -> Method:
         if explainer.mechanism.classes < 2:
             raise TTameError(
                 f"Finer-CAM does not apply to {explainer.spec.name}: it compares classes, and "
                 "there is only one; take Grad-CAM"
             )
-        return _library_method(
-            "FinerCAM", explainer, partial(_Comparison, alpha=alpha, similar=similar)
-        )
+        score = partial(_Comparison, alpha=alpha, similar=similar)
+        return _library_method("FinerCAM", explainer, score)
 
     return bind
 
@@ -132,15 +124,13 @@ class _Comparison:
         nearest = distance.argsort(stable=True).tolist()
         # By name, not as the first: another class may have the very same logit.
         nearest.remove(self.target)
-        score: Tensor = FinerWeightedTarget(self.target, nearest[: self.similar], self.alpha)(
-            logits
-        )
-        return score
+        score = FinerWeightedTarget(self.target, nearest[: self.similar], self.alpha)
+        return cast(Tensor, score(logits))
 
 
 def _library_method(
     kind: str, explainer: Explainer, score: Callable[[int], Callable[[Tensor], Tensor]]
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Method:
     """Bind the method of the library's class `kind`, explaining the score of each target class."""
     require("evaluate", "pytorch_grad_cam")
     import pytorch_grad_cam

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
+from ttame.methods.baselines import Method
 from ttame.methods.cam import cam_layer_module
 from ttame.methods.replay import replaced, replay_size
 
 _CHUNK = 16  # images a forward pass
 
 
-def iia_method(
-    steps: int = 10,
-) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+def iia_method(steps: int = 10) -> Callable[[Explainer], Method]:
     """Make a factory for Iterated Integrated Attributions with two integrals (the paper's IIA2).
 
     With the image x, the feature map u(a) of the `cam_layer` at the image a·x, its reference
@@ -53,7 +52,7 @@ def iia_method(
     if steps < 1:
         raise TTameError(f"IIA: an integral needs at least 1 step, got {steps!r}")
 
-    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+    def bind(explainer: Explainer) -> Method:
         layer, module = cam_layer_module(explainer, "IIA")
         classifier = explainer.classifier
         height, width = replay_size(classifier, layer, explainer.spec.input_size)

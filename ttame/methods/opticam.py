@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import capture, prefix_tokens, to_map
-from ttame.masking import apply_mask, normalize_maps, upsample
+from ttame.features import FeatureExtractor
+from ttame.masking import normalize_maps, upsample
+from ttame.methods.baselines import Method
 from ttame.methods.cam import cam_layer_module
 
 _CHUNK = 16  # images optimised at a time
@@ -18,7 +19,7 @@ _CHUNK = 16  # images optimised at a time
 
 def opticam_method(
     iterations: int = 50, learning_rate: float = 0.1
-) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+) -> Callable[[Explainer], Method]:
     """Make a factory for Opti-CAM on the backbone's `cam_layer`.
 
     For every image, weights u of the layer's feature maps A_k, at first all equal, are
@@ -48,15 +49,14 @@ def opticam_method(
     if not 0 < learning_rate < float("inf"):
         raise TTameError(f"Opti-CAM: the learning rate must be above 0, got {learning_rate!r}")
 
-    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+    def bind(explainer: Explainer) -> Method:
         layer, _ = cam_layer_module(explainer, "Opti-CAM")
-        classifier, spec = explainer.classifier, explainer.spec
+        classifier = explainer.classifier
+        extract = FeatureExtractor(classifier, [layer])
 
         def optimise(images: Tensor, targets: Tensor) -> Tensor:
-            with torch.no_grad(), capture(classifier, [layer]) as outputs:
-                classifier(images)
-            maps = to_map(outputs[layer], layer, images, prefix_tokens(classifier))
-            maps = maps.float().relu()  # (B, C, h, w)
+            with torch.no_grad():
+                maps = extract(images)[1][0].float().relu()  # (B, C, h, w)
 
             def mask() -> Tensor:
                 combined = (weights.softmax(dim=1) * maps).sum(dim=1, keepdim=True)
@@ -66,9 +66,7 @@ def opticam_method(
             # Adam works weight by weight: images optimised together do not meet.
             optimiser = torch.optim.Adam([weights], lr=learning_rate)
             for _ in range(iterations):
-                masked = apply_mask(
-                    images, mask().to(images.dtype), spec.space, spec.mean, spec.std
-                )
+                masked = explainer.spec.mask(images, mask().to(images.dtype))
                 score = classifier(masked).gather(1, targets[:, None]).float().sum()
                 (gradient,) = torch.autograd.grad(score, weights)
                 weights.grad = -gradient

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.masking import apply_mask
+from ttame.masking import upsample
+from ttame.methods.baselines import Method
 
 
 def rise_method(
     masks: int = 4000, cells: int = 7, keep: float = 0.5, chunk: int = 32, seed: int = 0
-) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+) -> Callable[[Explainer], Method]:
     """Make a factory for RISE with softmax scores, in the backbone's masking space.
 
     Masks are drawn, upsampled and used chunk by chunk, so memory does not grow with their
@@ -34,23 +34,17 @@ def rise_method(
     if min(masks, cells, chunk) < 1:
         raise TTameError(f"RISE needs masks, cells and a chunk above 0, got {masks, cells, chunk}")
 
-    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+    def bind(explainer: Explainer) -> Method:
         @torch.inference_mode()
         def explain(images: Tensor, targets: Tensor) -> Tensor:
-            spec, size = explainer.spec, images.shape[-2:]
+            size = images.shape[-2:]
             generator = torch.Generator().manual_seed(seed)
             total = images.new_zeros(len(images), 1, *size)
             for start in range(0, masks, chunk):
-                drawn = _draw(min(chunk, masks - start), cells, keep, size, generator)
-                drawn = drawn.to(images)
+                count = min(chunk, masks - start)
+                drawn = _draw(count, cells, keep, size, generator).to(images)
                 for index, image in enumerate(images):
-                    masked = apply_mask(
-                        image.expand(len(drawn), -1, -1, -1),
-                        drawn,
-                        spec.space,
-                        spec.mean,
-                        spec.std,
-                    )
+                    masked = explainer.spec.mask(image.expand(count, -1, -1, -1), drawn)
                     scores = explainer.classifier(masked).float().softmax(dim=1)
                     weights = scores[:, targets[index]]
                     total[index] += torch.einsum("n,nchw->chw", weights.to(drawn), drawn)
@@ -69,17 +63,8 @@ def _draw(
     step_h, step_w = -(-height // cells), -(-width // cells)  # ceiling
     # One cell more than needed, then a random crop: the grid's lines fall anywhere.
     grid = (torch.rand(count, 1, cells + 1, cells + 1, generator=generator) < keep).float()
-    large = F.interpolate(
-        grid,
-        size=((cells + 1) * step_h, (cells + 1) * step_w),
-        mode="bilinear",
-        align_corners=False,
-    )
+    large = upsample(grid, ((cells + 1) * step_h, (cells + 1) * step_w))
     tops = torch.randint(step_h, (count,), generator=generator).tolist()
     lefts = torch.randint(step_w, (count,), generator=generator).tolist()
-    return torch.stack(
-        [
-            mask[:, top : top + height, left : left + width]
-            for mask, top, left in zip(large, tops, lefts, strict=True)
-        ]
-    )
+    places = zip(large, tops, lefts, strict=True)
+    return torch.stack([mask[:, y : y + height, x : x + width] for mask, y, x in places])

@@ -1,9 +1,9 @@
-"""Trained mechanisms other than the explainer's own: T-TAME as published, and L-CAM (`lcam`).
+"""Trained mechanisms: the explainer's own, T-TAME as published, and L-CAM (`lcam`).
 
-One of each ships for the default classifier, trained on the same photos as its explainer. L-CAM,
-the predecessor, is our mechanism on one layer with `AttentionConfig(branch=False)`: a 1x1
-convolution from feature map to classes; its two kinds differ in what the mask multiplies in
-training (`TrainingConfig.masked`).
+Of the others, one of each ships for the default classifier, trained on the same photos as its
+explainer. L-CAM, the predecessor, is our mechanism on one layer with
+`AttentionConfig(branch=False)`: a 1x1 convolution from feature map to classes; its two kinds
+differ in what the mask multiplies in training (`TrainingConfig.masked`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,21 @@ from torch import Tensor
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.loading import explainers, load
+from ttame.methods.baselines import Method
 
 
-def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tensor], Tensor]]:
+def ttame_method(explainer: Explainer) -> Method:
+    """T-TAME itself: the raw maps of the target classes, from one forward pass."""
+
+    @torch.inference_mode()
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        maps: Tensor = explainer(images, targets[:, None])[2]
+        return maps
+
+    return explain
+
+
+def trained_method(recipe: str) -> Callable[[Explainer], Method]:
     """Make a factory for a mechanism that ships with `ttame` for the explainer's classifier.
 
     Args:
@@ -28,9 +40,7 @@ def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tenso
         TTameError: From the factory, if none was trained for this classifier.
     """
 
-    def bind(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
-        from ttame.methods import ttame_method
-
+    def bind(explainer: Explainer) -> Method:
         name = f"{explainer.spec.name}_{recipe.replace('-', '_')}"
         if name not in explainers():
             raise TTameError(
@@ -40,10 +50,9 @@ def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tenso
                 "of your own"
             )
         trained = load(name)
-        parameter = next(explainer.parameters())
         _same_classifier(trained, explainer, repr(name))
         # On the explainer's own classifier, so that its passes count.
-        mechanism = trained.mechanism.to(parameter)
+        mechanism = trained.mechanism.to(next(explainer.parameters()))
         return ttame_method(explainer.replace(mechanism=mechanism, layers=trained.layers).eval())
 
     return bind
@@ -51,10 +60,7 @@ def trained_method(recipe: str) -> Callable[[Explainer], Callable[[Tensor, Tenso
 
 @torch.no_grad()
 def _same_classifier(trained: Explainer, explainer: Explainer, name: str) -> None:
-    """Refuse a classifier of the same name with other weights.
-
-    By what it answers, not by a digest: an evaluation's copy has its batch norm folded.
-    """
+    """Refuse other weights, by what they answer: an evaluation's copy is folded, with no digest."""
     blank = torch.full((1, 3, *trained.spec.input_size), 0.5)
     expected = trained.classifier(blank)
     found = explainer.classifier(blank.to(next(explainer.parameters()))).to(expected)

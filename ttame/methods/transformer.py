@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.methods.attention_weights import AttentionPass, read_attention
+from ttame.methods.baselines import Method
 
 
-def attention_rollout(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def attention_rollout(explainer: Explainer) -> Method:
     """Attention rollout (`rollout`): how much of each patch reaches the class token.
 
     A block's matrix is ½·A + ½·I, with A the mean over heads of its attention probabilities,
@@ -31,14 +33,13 @@ def attention_rollout(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor
         _check_targets(images, targets)
         seen = read_attention(explainer.classifier, images, gradients=False)
         with torch.inference_mode(False), torch.no_grad():
-            row = head_row(explainer.classifier, seen)
             steps = (_rollout_step(found) for found in reversed(seen.probabilities))
-            return _map(seen, _flow(row, steps))
+            return _map(seen, _flow(head_row(explainer.classifier, seen), steps))
 
     return explain
 
 
-def transformer_attribution(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def transformer_attribution(explainer: Explainer) -> Method:
     """Gradient-weighted relevance of attention, the generic rule (`chefer_generic`).
 
     R starts as the identity. Each block, first to last, adds Ā·R, where Ā is the mean over heads
@@ -60,17 +61,15 @@ def transformer_attribution(explainer: Explainer) -> Callable[[Tensor, Tensor], 
         _check_targets(images, targets)
         with torch.inference_mode(False), torch.enable_grad():
             seen = read_attention(explainer.classifier, images)
-            score = _score(seen.logits, targets)
-            gradients = torch.autograd.grad(score, seen.probabilities)
+            gradients = torch.autograd.grad(_score(seen.logits, targets), seen.probabilities)
         with torch.inference_mode(False), torch.no_grad():
-            row = head_row(explainer.classifier, seen)
-            pairs = zip(reversed(seen.probabilities), reversed(gradients), strict=True)
-            return _map(seen, _flow(row, (_attribution_step(a, slope) for a, slope in pairs)))
+            steps = map(_attribution_step, reversed(seen.probabilities), reversed(gradients))
+            return _map(seen, _flow(head_row(explainer.classifier, seen), steps))
 
     return explain
 
 
-def legrad(explainer: Explainer) -> Callable[[Tensor, Tensor], Tensor]:
+def legrad(explainer: Explainer) -> Method:
     """LeGrad (`legrad`): where more attention would raise the class's score, over all blocks.
 
     Block l has a score of its own, sˡ: the target class's logit that the model's final norm,
@@ -146,15 +145,11 @@ def read_out(model: nn.Module, tokens: Tensor) -> Tensor:
     """
     norm, forward_head = getattr(model, "norm", None), getattr(model, "forward_head", None)
     if isinstance(norm, nn.Module) and callable(forward_head):  # timm
-        logits: Tensor = forward_head(norm(tokens))
-        return logits
-    norm, heads = (
-        getattr(getattr(model, "encoder", None), "ln", None),
-        getattr(model, "heads", None),
-    )
+        return cast(Tensor, forward_head(norm(tokens)))
+    encoder, heads = getattr(model, "encoder", None), getattr(model, "heads", None)
+    norm = getattr(encoder, "ln", None)
     if isinstance(norm, nn.Module) and isinstance(heads, nn.Module):  # torchvision
-        logits = heads(norm(tokens)[:, 0])
-        return logits
+        return cast(Tensor, heads(norm(tokens)[:, 0]))
     raise TTameError(
         f"LeGrad reads logits from every block's tokens, but {type(model).__name__} has no `norm` "
         "and `forward_head` (timm) and no `encoder.ln` and `heads` (torchvision) for it; use "
@@ -164,14 +159,10 @@ def read_out(model: nn.Module, tokens: Tensor) -> Tensor:
 
 def _probe(explainer: Explainer, method: str) -> AttentionPass:
     """One pass of zeros: refuse a classifier now, not at the first image."""
-    parameter = next(explainer.classifier.parameters(), torch.zeros(()))
-    image = torch.zeros(
-        1, 3, *explainer.spec.input_size, device=parameter.device, dtype=parameter.dtype
-    )
+    classifier, spec = explainer.classifier, explainer.spec
+    image = next(classifier.parameters(), torch.zeros(())).new_zeros(1, 3, *spec.input_size)
     try:
-        return read_attention(
-            explainer.classifier, image, gradients=False, name=explainer.spec.name
-        )
+        return read_attention(classifier, image, gradients=False, name=spec.name)
     except TTameError as error:
         raise TTameError(f"{method} reads attention probabilities; {error}") from error
 
@@ -207,10 +198,7 @@ def _attribution_step(probabilities: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _flow(row: Tensor, matrices: Iterable[Tensor]) -> Tensor:
-    """Multiply the row vector `(N,)` by matrices `(B, N, N)`, given last block first: `(B, N)`.
-
-    Only the head's row of the product is asked for, so no product of matrices is formed.
-    """
+    """Multiply a row `(N,)` by matrices `(B, N, N)`, last block first, one by one: `(B, N)`."""
     flow = row[None, None]  # (1, 1, N), then (B, 1, N)
     for matrix in matrices:
         flow = flow @ matrix
