@@ -60,10 +60,7 @@ def clock(function: Callable[[], object], device: torch.device) -> float:
 
 
 def alternate(
-    functions: Sequence[Callable[[], object]],
-    repeats: int,
-    device: torch.device,
-    warm_up: int = 0,
+    functions: Sequence[Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 0
 ) -> list[list[float]]:
     """Time several functions in turns.
 

@@ -218,7 +218,8 @@ def many_kinds(split: str = "val") -> PhotoList:
             "remove its folder, or add it to one split"
         )
     names = tuple(name for category in division["train"] for name in found.get(category, ()))
-    return PhotoList("photos/train", root, names + _relative(imagenette("train"), root))
+    more = tuple(path.relative_to(root).as_posix() for path in imagenette("train").paths)
+    return PhotoList("photos/train", root, names + more)
 
 
 def sources(photos: PhotoList) -> dict[str, int]:
@@ -273,14 +274,9 @@ def split_categories(
     generator = random.Random(seed)
     names = sorted(found)
     val = sorted(generator.sample(names, round(share * len(names))))
-    drawn = {
-        name: generator.sample(sorted(found[name]), min(each, len(found[name]))) for name in val
-    }
-    return {
-        "train": [name for name in names if name not in set(val)],
-        "val": val,
-        "val_photos": [photo for name in val for photo in sorted(drawn[name])],
-    }
+    drawn = [generator.sample(sorted(found[name]), min(each, len(found[name]))) for name in val]
+    train = [name for name in names if name not in set(val)]
+    return {"train": train, "val": val, "val_photos": [x for some in drawn for x in sorted(some)]}
 
 
 def read_division(path: Path) -> dict[str, list[str]]:
@@ -299,11 +295,6 @@ def read_division(path: Path) -> dict[str, list[str]]:
     return division
 
 
-def _relative(photos: PhotoList, root: Path) -> tuple[str, ...]:
-    """Name photos relative to another root."""
-    return tuple((photos.root / name).relative_to(root).as_posix() for name in photos.names)
-
-
 def open_photos(name: str, split: str = "val") -> PhotoList:
     """List the photos of a data set or folder.
 
@@ -314,10 +305,8 @@ def open_photos(name: str, split: str = "val") -> PhotoList:
     Raises:
         TTameError: If there is no such data set or folder.
     """
-    if name == "imagenette":
-        return imagenette(split)
-    if name == "photos":
-        return many_kinds(split)
+    if name in ("imagenette", "photos"):
+        return imagenette(split) if name == "imagenette" else many_kinds(split)
     if name == "samples":
         return samples()
     if not Path(name).is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -113,11 +113,9 @@ def train_transform(spec: BackboneSpec, crop_area: float | None = None) -> v2.Co
             input size; `None` crops the input size from the resized photo, as the papers do.
     """
     size, mode = list(spec.input_size), v2.InterpolationMode(spec.interpolation)
-    crop = (
-        [_resize(spec), v2.RandomCrop(size)]
-        if crop_area is None
-        else [v2.RandomResizedCrop(size, scale=(crop_area, 1.0), interpolation=mode)]
-    )
+    crop = [_resize(spec), v2.RandomCrop(size)]
+    if crop_area is not None:
+        crop = [v2.RandomResizedCrop(size, scale=(crop_area, 1.0), interpolation=mode)]
     return _compose(*crop, v2.RandomHorizontalFlip())
 
 
@@ -161,20 +159,15 @@ def _to_pil(item: ImageLike, position: int) -> Image.Image:
     if item.ndim != 3 or item.shape[0] != 3 or item.numel() == 0:
         raise TTameError(f"{where}: expected a tensor (3, H, W), got {tuple(item.shape)}")
     if item.is_floating_point():
-        _check_range(item, where)
+        if not bool(item.isfinite().all()):
+            raise TTameError(f"{where}: contains NaN or infinite values; clean the data first")
+        low, high = float(item.min()), float(item.max())
+        if low < 0 or high > 1:
+            raise TTameError(
+                f"{where}: float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for "
+                "normalised input call explainer(tensor, targets)"
+            )
         item = (item * 255).round().to(torch.uint8)
     elif item.dtype != torch.uint8:
         raise TTameError(f"{where}: integers must be uint8, got {item.dtype}")
-    image: Image.Image = v2.functional.to_pil_image(item.cpu())
-    return image
-
-
-def _check_range(values: Tensor, where: str) -> None:
-    if not bool(values.isfinite().all()):
-        raise TTameError(f"{where}: contains NaN or infinite values; clean the data first")
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        raise TTameError(
-            f"{where}: float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for "
-            "normalised input call explainer(tensor, targets)"
-        )
+    return cast(Image.Image, v2.functional.to_pil_image(item.cpu()))

@@ -100,11 +100,7 @@ class ResultsFile:
     """
 
     def __init__(
-        self,
-        path: Path | str,
-        config: Mapping[str, Any],
-        made: Mapping[str, Any],
-        group: int = 1,
+        self, path: Path | str, config: Mapping[str, Any], made: Mapping[str, Any], group: int = 1
     ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -114,11 +110,17 @@ class ResultsFile:
         self.records: list[dict[str, Any]] = []
         if self.partial.exists():
             header, found = _parse(self.partial, torn=True)
-            _same_config(self.partial, header["config"], json.loads(json.dumps(dict(config))))
+            begun, now = header["config"], json.loads(json.dumps(dict(config)))
+            for key in sorted(begun.keys() | now.keys()):
+                if begun.get(key) != now.get(key):
+                    raise TTameError(
+                        f"{str(self.partial)!r} was begun with {key}={str(begun.get(key))[:80]}, "
+                        f"now it is {str(now.get(key))[:80]}; remove it or choose another name"
+                    )
             self.records = found[: len(found) // group * group]
         # Rewritten when resuming, to drop a torn last line or group.
-        with replacing(self.partial) as begun:
-            begun.write_text(_lines([header, *self.records]), encoding="utf-8")
+        with replacing(self.partial) as temporary:
+            temporary.write_text(_lines([header, *self.records]), encoding="utf-8")
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records; they are on disk when this returns.
@@ -187,15 +189,6 @@ def _checked(path: Path, found: Any, kind: str, version: int, remedy: str = "") 
     return header
 
 
-def _same_config(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in sorted(found.keys() | wanted.keys()):
-        if found.get(key) != wanted.get(key):
-            raise TTameError(
-                f"{str(path)!r} was begun with {key}={str(found.get(key))[:80]}, now it is "
-                f"{str(wanted.get(key))[:80]}; remove it or choose another name"
-            )
-
-
 def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
     """Collect the command, commit, seed, package versions, hardware and date of a run.
 
@@ -250,7 +243,6 @@ def _hardware() -> str:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), model)
     return f"{os.cpu_count()} cores, {model}"

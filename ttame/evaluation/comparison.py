@@ -47,25 +47,13 @@ def paired_differences(
                 raise TTameError(f"{score}: {other!r} saw photos that {method!r} did not")
             difference = (pairs[method] - pairs[other]).to_numpy()
             found = bootstrap(difference, resamples, seed)
-            rows.append(
-                {
-                    "score": score,
-                    "against": other,
-                    "difference": found.mean,
-                    "low": found.low,
-                    "high": found.high,
-                    "p": float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0,
-                    "photos": len(difference),
-                    "verdict": verdict(str(score), found),
-                }
-            )
-    table = pd.DataFrame(rows)
-    table["against"] = pd.Categorical(
-        table["against"], [name for name in methods if name != method]
-    )
-    return (
-        table.sort_values("against", kind="stable").astype({"against": str}).reset_index(drop=True)
-    )
+            p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+            judged = verdict(str(score), found)
+            rows.append((score, other, *found, p, len(difference), judged))
+    columns = ["score", "against", "difference", "low", "high", "p", "photos", "verdict"]
+    table = pd.DataFrame(rows, columns=columns)
+    order = table["against"].map(methods.index).sort_values(kind="stable").index
+    return table.loc[order].reset_index(drop=True)
 
 
 def in_words(differences: pd.DataFrame, method: str = "T-TAME") -> str:

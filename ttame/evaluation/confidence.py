@@ -6,6 +6,8 @@ photo masked by its explanation map. Every sample's value is kept; nothing is av
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -66,6 +68,7 @@ class SampleMetric(Metric):
 
     full_state_update = False
     values: list[Tensor]
+    sample: Callable[[Tensor, Tensor], Tensor]  # of a batch, each sample's value `(B,)`
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,10 +94,6 @@ class SampleMetric(Metric):
                 )
         self.values.append(self.sample(original, masked).detach())
 
-    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
-        """Compute the metric of each sample, `(B,)`."""
-        raise TypeError("use AverageDrop, IncreaseInConfidence or AverageGain")
-
     def compute(self) -> Tensor:
         """Mean over all samples seen, percent."""
         return self.per_sample().mean()
@@ -108,30 +107,21 @@ class AverageDrop(SampleMetric):
     """Mean of `average_drop`; lower is better."""
 
     higher_is_better = False
-
-    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
-        """See `average_drop`."""
-        return average_drop(original, masked)
+    sample = staticmethod(average_drop)
 
 
 class IncreaseInConfidence(SampleMetric):
     """Mean of `increase_in_confidence`; higher is better."""
 
     higher_is_better = True
-
-    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
-        """See `increase_in_confidence`."""
-        return increase_in_confidence(original, masked)
+    sample = staticmethod(increase_in_confidence)
 
 
 class AverageGain(SampleMetric):
     """Mean of `average_gain`; higher is better."""
 
     higher_is_better = True
-
-    def sample(self, original: Tensor, masked: Tensor) -> Tensor:
-        """See `average_gain`."""
-        return average_gain(original, masked)
+    sample = staticmethod(average_gain)
 
 
 def higher_is_better(score: str) -> bool:

@@ -80,13 +80,21 @@ def evaluate(
     """
     _check(methods, metrics, settings or {}, batch_size, steps)
     working = _folded(explainer)
-    bound = (
-        dict(methods)
-        if isinstance(methods, Mapping)
-        else {name: build(name, working, (settings or {}).get(name)) for name in methods}
-    )
+    if isinstance(methods, Mapping):
+        bound = dict(methods)
+    else:
+        bound = {name: build(name, working, (settings or {}).get(name)) for name in methods}
+    spec = explainer.spec
     config = {
-        **_facts(explainer, photos),
+        "backbone": spec.name,
+        "weights": spec.source,
+        "space": spec.space,
+        "layers": list(explainer.layers),
+        "cam_layer": spec.cam_layer,
+        "explainer": explainer.record.get("name", "untitled"),
+        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
+        "data": photos.name,
+        "photos": list(photos.names),
         "methods": list(methods),
         "settings": dict(settings or {}),
         "metrics": list(metrics),
@@ -98,7 +106,7 @@ def evaluate(
     }
     # Whole batches count as done, so that a resumed run forms the same batches.
     results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
-    dataset = PhotoDataset(photos, explainer.spec)
+    dataset = PhotoDataset(photos, spec)
     for start in range(len(results.records) // len(bound), len(photos), batch_size):
         indices = range(start, min(start + batch_size, len(photos)))
         images, skipped = _read(dataset, indices, skip_bad, results.partial)
@@ -153,21 +161,6 @@ def _folded(explainer: Explainer) -> Explainer:
     return explainer.replace(classifier=classifier).eval()
 
 
-def _facts(explainer: Explainer, photos: PhotoList) -> dict[str, Any]:
-    """Name what is explained, on which photos: part of a run's identity."""
-    return {
-        "backbone": explainer.spec.name,
-        "weights": explainer.spec.source,
-        "space": explainer.spec.space,
-        "layers": list(explainer.layers),
-        "cam_layer": explainer.spec.cam_layer,
-        "explainer": explainer.record.get("name", "untitled"),
-        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
-        "data": photos.name,
-        "photos": list(photos.names),
-    }
-
-
 def _read(
     dataset: PhotoDataset, indices: Sequence[int], skip_bad: bool, kept: Path
 ) -> tuple[dict[int, Tensor], dict[int, str]]:
@@ -211,32 +204,25 @@ def _measure(
         flat = degenerate(maps)[:, 0]
         finite = maps.isfinite().all(dim=-1).all(dim=-1)[..., None, None]
         maps = torch.where(finite, maps, torch.zeros_like(maps))  # NaN explains nothing
-        columns: dict[str, Tensor] = {}
+        shown, columns = (classifier, spec, images, maps, targets), dict[str, Tensor]()
         if "AD/IC" in metrics:
-            masked = masked_probabilities(
-                classifier, spec, images, maps, targets, percentages, seed
-            )
+            masked = masked_probabilities(*shown, percentages, seed)
             columns |= {f"masked_{share}": masked[:, i] for i, share in enumerate(percentages)}
         if "ROAD" in metrics:
-            found = vars(road(classifier, spec, images, maps, targets, seed=seed))
+            found = vars(road(*shown, seed=seed))
             columns |= {f"road_{column}": values for column, values in found.items()}
         if "insertion/deletion" in metrics:
-            columns |= vars(
-                insertion_deletion(classifier, spec, images, maps, targets, steps=steps, seed=seed)
-            )
+            columns |= vars(insertion_deletion(*shown, steps=steps, seed=seed))
         for index, row in enumerate(rows):
-            row.append(
-                {
-                    "method": name,
-                    "target": int(targets[index]),
-                    "probability": float(original[index]),
-                    **{
-                        column: values[index].float().tolist() for column, values in columns.items()
-                    },
-                    "degenerate": bool(flat[index]),
-                    "seconds": seconds,
-                    "forward": passes.forward / len(images),
-                    "backward": passes.backward / len(images),
-                }
-            )
+            record = {
+                "method": name,
+                "target": int(targets[index]),
+                "probability": float(original[index]),
+                **{column: values[index].float().tolist() for column, values in columns.items()},
+                "degenerate": bool(flat[index]),
+                "seconds": seconds,
+                "forward": passes.forward / len(images),
+                "backward": passes.backward / len(images),
+            }
+            row.append(record)
     return rows

@@ -57,12 +57,10 @@ def impute(
         raise TTameError("an image has no known pixel left; nothing can be imputed from")
     given = images * known
     unknown = (~known).to(images.dtype)
-    grids = _grids(unknown)
     # Known pixels move to the right-hand side.
     target = unknown * _neighbours(given)
     start = unknown * _pyramid_guess(given, known.to(images.dtype))
-    solution = _conjugate_gradients(grids, target, start, tolerance, iterations)
-    filled = solution
+    filled = _conjugate_gradients(_grids(unknown), target, start, tolerance, iterations)
     if noise:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(1, channels, height, width, generator=generator)
@@ -70,19 +68,21 @@ def impute(
     return torch.where(known, images, filled)
 
 
-def _neighbours(values: Tensor) -> Tensor:
-    """Weighted sum of the eight neighbours; outside counts as zero.
-
-    The weights are [1, 2, 1] ⊗ [1, 2, 1] / 12 without the centre, so two passes of shifted
-    additions do.
-    """
+def _spread(values: Tensor, step: int = 1) -> Tensor:
+    """Sum by [1, 2, 1] ⊗ [1, 2, 1] at every `step`-th cell, in shifted additions; outside is 0."""
     rows = 2 * values
     rows[..., 1:, :] += values[..., :-1, :]
     rows[..., :-1, :] += values[..., 1:, :]
+    rows = rows[..., ::step, :]
     total = 2 * rows
-    total[..., :, 1:] += rows[..., :, :-1]
-    total[..., :, :-1] += rows[..., :, 1:]
-    return total.sub_(values, alpha=4).div_(12)
+    total[..., 1:] += rows[..., :-1]
+    total[..., :-1] += rows[..., 1:]
+    return total[..., ::step]
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """Weighted sum of the eight neighbours; outside counts as zero."""
+    return _spread(values).sub_(values, alpha=4).div_(12)
 
 
 class _Grid:
@@ -92,10 +92,6 @@ class _Grid:
         self.unknown = unknown  # (B, 1, h, w) of 0 and 1
         self.diagonal = _neighbours(torch.ones_like(unknown[:1]))  # border cells have fewer
         self.inverse = unknown * (_DAMPING / self.diagonal)
-
-    def select(self, images: Tensor) -> _Grid:
-        """Return the grid of some of the images, `(B,)` bool."""
-        return _Grid(self.unknown[images])
 
     def apply(self, values: Tensor) -> Tensor:
         """Multiply the system's matrix by values that vanish on known cells."""
@@ -112,36 +108,22 @@ def _grids(unknown: Tensor) -> list[_Grid]:
     while min(unknown.shape[-2:]) > _COARSEST:
         # A coarse cell is unknown where its whole neighbourhood is: a correction that leaks
         # over known pixels would undo itself.
-        eroded = -F.max_pool2d(-unknown, kernel_size=3, stride=2, padding=1)
-        unknown = eroded
+        unknown = -F.max_pool2d(-unknown, kernel_size=3, stride=2, padding=1)
         grids.append(_Grid(unknown))
     return grids
 
 
-def _restrict(values: Tensor) -> Tensor:
-    """Full weighting onto every second cell, the transpose of `_prolong` up to a factor 4."""
-    rows = 2 * values
-    rows[..., 1:, :] += values[..., :-1, :]
-    rows[..., :-1, :] += values[..., 1:, :]
-    rows = rows[..., ::2, :]
-    total = 2 * rows
-    total[..., :, 1:] += rows[..., :, :-1]
-    total[..., :, :-1] += rows[..., :, 1:]
-    return total[..., ::2] / 16
-
-
 def _prolong(values: Tensor, like: Tensor) -> Tensor:
-    """Bilinear interpolation from every second cell."""
+    """Bilinear interpolation from every second cell, the transpose of `_spread(_, 2) / 4`."""
     height, width = like.shape[-2:]
     wide = values.new_zeros(*values.shape[:-1], width)
     wide[..., ::2] = values
-    inner = values[..., : width // 2]
-    wide[..., 1::2] = 0.5 * inner
-    wide[..., 1 : width - 1 : 2] += 0.5 * values[..., 1 : 1 + len(range(1, width - 1, 2))]
+    wide[..., 1::2] = 0.5 * values[..., : width // 2]
+    wide[..., 1 : width - 1 : 2] += 0.5 * values[..., 1 : (width + 1) // 2]
     tall = values.new_zeros(*values.shape[:-2], height, width)
     tall[..., ::2, :] = wide
     tall[..., 1::2, :] = 0.5 * wide[..., : height // 2, :]
-    tall[..., 1 : height - 1 : 2, :] += 0.5 * wide[..., 1 : 1 + len(range(1, height - 1, 2)), :]
+    tall[..., 1 : height - 1 : 2, :] += 0.5 * wide[..., 1 : (height + 1) // 2, :]
     return tall
 
 
@@ -156,7 +138,7 @@ def _cycle(grids: list[_Grid], target: Tensor) -> Tensor:
         return values
     residual = target - grid.apply(values)
     # The same stencil on cells twice as wide is a quarter of the operator.
-    coarse = _cycle(grids[1:], 4 * grids[1].unknown * _restrict(residual))
+    coarse = _cycle(grids[1:], grids[1].unknown * _spread(residual, step=2) / 4)
     values = values.addcmul(grid.unknown, _prolong(coarse, target))
     for _ in range(_SMOOTHINGS):
         values = grid.smooth(values, target)
@@ -166,9 +148,8 @@ def _cycle(grids: list[_Grid], target: Tensor) -> Tensor:
 def _pyramid_guess(given: Tensor, known: Tensor) -> Tensor:
     """Guess by weighted averages of known pixels at ever coarser scales, fine ones first."""
     if min(given.shape[-2:]) <= 2:
-        return given.sum(dim=(-2, -1), keepdim=True).expand_as(given) / known.sum(
-            dim=(-2, -1), keepdim=True
-        ).clamp_min(1)
+        total, count = (found.sum(dim=(-2, -1), keepdim=True) for found in (given, known))
+        return (total / count.clamp_min(1)).expand_as(given)
     smaller = F.avg_pool2d(given, 2, ceil_mode=True)
     weight = F.avg_pool2d(known, 2, ceil_mode=True)
     mean = smaller / weight.clamp_min(1e-6)
@@ -198,14 +179,9 @@ def _conjugate_gradients(
             solved[places[~busy]] = values[~busy]
             if not bool(busy.any()):
                 return solved
-            places, active, limit, previous = (
-                places[busy],
-                active[busy],
-                limit[busy],
-                previous[busy],
-            )
+            places, active, limit = places[busy], active[busy], limit[busy]
             values, residual, direction = values[busy], residual[busy], direction[busy]
-            grids = [grid.select(busy) for grid in grids]
+            previous, grids = previous[busy], [_Grid(grid.unknown[busy]) for grid in grids]
         corrected = _cycle(grids, residual)
         product = dot(residual, corrected)
         direction = corrected.addcmul_(product / previous, direction)

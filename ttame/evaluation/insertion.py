@@ -83,9 +83,8 @@ def insertion_deletion(
         raise TTameError(f"unknown baseline {baseline!r}; expected 'mean' or 'black'")
     places = pixel_places(images, maps, targets, seed)
     blurred = _blur(images, *blur)
-    blank = torch.zeros_like(images[:1])
-    if baseline == "black":
-        blank = normalize(blank, spec)
+    mean = torch.zeros_like(images[:1])
+    blank = normalize(mean, spec) if baseline == "black" else mean
     # Columns 0..steps insert, those after delete; column `steps`, the whole photo, is in both.
     pixels, columns = places.shape[-1], 2 * steps + 1
     counts = [round(step / steps * pixels) for step in range(steps + 1)]

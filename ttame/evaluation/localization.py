@@ -7,7 +7,8 @@ every score against its chance, which is what a map without any preference would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil, floor, isfinite
 
 import torch
@@ -114,10 +115,9 @@ def pointing_chance(masks: Tensor, tolerance: float = TOLERANCE) -> Tensor:
 
     _check_tolerance(tolerance)
     _check_masks(masks)
-    shares = []
-    for mask in masks[:, 0].cpu().numpy():
-        # A hair more: the transform takes a root, and 15 pixels are meant to count.
-        shares.append(100 * float((distance_transform_edt(~mask) <= tolerance + 1e-6).mean()))
+    distances = [distance_transform_edt(~mask) for mask in masks[:, 0].cpu().numpy()]
+    # A hair more: the transform takes a root, and 15 pixels are meant to count.
+    shares = [100 * float((distance <= tolerance + 1e-6).mean()) for distance in distances]
     return torch.tensor(shares, dtype=torch.float32, device=masks.device)
 
 
@@ -164,6 +164,7 @@ class LocalizationMetric(SampleMetric):
 
     higher_is_better = True
     chances: list[Tensor]
+    guess: Callable[[Tensor], Tensor]  # of masks, what a map without preference scores, `(B,)`
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,10 +179,6 @@ class LocalizationMetric(SampleMetric):
         values, chances = self.sample(maps, masks), self.guess(masks)
         self.values.append(values.detach())
         self.chances.append(chances.detach())
-
-    def guess(self, masks: Tensor) -> Tensor:
-        """Compute what a map without preference scores on each sample, `(B,)`, percent."""
-        raise TypeError("use PointingGame or MaskEnergy")
 
     def chance(self) -> Tensor:
         """Mean score of a map without preference on the same samples, percent."""
@@ -199,27 +196,14 @@ class PointingGame(LocalizationMetric):
     def __init__(self, tolerance: float = TOLERANCE, seed: int = 0) -> None:
         super().__init__()
         _check_tolerance(tolerance)
-        self.tolerance, self.seed = tolerance, seed
-
-    def sample(self, maps: Tensor, masks: Tensor) -> Tensor:
-        """See `pointing_game`."""
-        return pointing_game(maps, masks, self.tolerance, self.seed)
-
-    def guess(self, masks: Tensor) -> Tensor:
-        """See `pointing_chance`."""
-        return pointing_chance(masks, self.tolerance)
+        self.sample = partial(pointing_game, tolerance=tolerance, seed=seed)
+        self.guess = partial(pointing_chance, tolerance=tolerance)
 
 
 class MaskEnergy(LocalizationMetric):
     """Mean of `mask_energy` over samples."""
 
-    def sample(self, maps: Tensor, masks: Tensor) -> Tensor:
-        """See `mask_energy`."""
-        return mask_energy(maps, masks)
-
-    def guess(self, masks: Tensor) -> Tensor:
-        """See `mask_share`."""
-        return mask_share(masks)
+    sample, guess = staticmethod(mask_energy), staticmethod(mask_share)
 
 
 def _enlarge(maps: Tensor, masks: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import pandas as pd
 import torch
@@ -47,9 +48,16 @@ def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> li
     parameter = next(classifier.parameters(), None)
     if parameter is None:
         raise TTameError(f"{type(classifier).__name__} has no parameters to randomise")
-    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad(), _record_calls(classifier) as calls:
-        classifier(image)
+    calls: dict[str, None] = {}  # in the order of their last call
+
+    def record(name: str, _module: nn.Module, _args: object) -> None:
+        calls.pop(name, None)
+        calls[name] = None
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, module in classifier.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
+        classifier(parameter.new_zeros(1, 3, *input_size))
     holders = set()
     for name, module in classifier.named_modules():
         if _learned(module):
@@ -89,12 +97,9 @@ def randomized(classifier: nn.Module, names: Sequence[str], seed: int = 0) -> nn
             )
     # Tensors made in inference mode could not be differentiated later.
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        model = copy.deepcopy(classifier)
-        modules = {
-            inner: module
-            for name in names
-            for inner, module in model.get_submodule(name).named_modules(prefix=name)
-        }
+        model, modules = copy.deepcopy(classifier), dict[str, nn.Module]()
+        for name in names:
+            modules |= dict(model.get_submodule(name).named_modules(prefix=name))
         for name, module in modules.items():
             if _learned(module):
                 _reset(module, name, seed)
@@ -174,8 +179,7 @@ def sanity_check(
     tables = []
     for count in counts:
         model = randomized(explainer.classifier, names[:count], seed)
-        twin = explainer.replace(classifier=model)
-        maps, flags = explain(twin.eval())
+        maps, flags = explain(explainer.replace(classifier=model).eval())
         rows = {
             "photo": range(len(images)),
             "stage": count,
@@ -216,28 +220,6 @@ def _reset(module: nn.Module, name: str, seed: int) -> None:
             tensor.copy_(drawn)
 
 
-@contextmanager
-def _record_calls(model: nn.Module) -> Iterator[dict[str, None]]:
-    """Record the names of the modules called inside the block, in the order of their last call."""
-    calls: dict[str, None] = {}
-
-    def recorder(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object) -> None:
-            calls.pop(name, None)
-            calls[name] = None
-
-        return hook
-
-    handles = [
-        module.register_forward_pre_hook(recorder(name)) for name, module in model.named_modules()
-    ]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _counts(stages: int | Sequence[int], layers: int) -> list[int]:
     """Count the modules that each stage randomises."""
     if isinstance(stages, int):
@@ -256,9 +238,6 @@ def _counts(stages: int | Sequence[int], layers: int) -> list[int]:
 
 def _share(classifier: nn.Module, names: Sequence[str]) -> float:
     """Share of the parameters inside the named modules, percent."""
-    inside = {
-        value: value.numel()
-        for name in names
-        for value in classifier.get_submodule(name).parameters()
-    }
-    return 100 * sum(inside.values()) / sum(value.numel() for value in classifier.parameters())
+    inside = {value for name in names for value in classifier.get_submodule(name).parameters()}
+    counts = [sum(map(torch.numel, some)) for some in (inside, classifier.parameters())]
+    return 100 * counts[0] / counts[1]

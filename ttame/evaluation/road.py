@@ -76,14 +76,8 @@ def road(
         found = classifier(normalize(degraded, spec).to(images.dtype)).float().softmax(dim=1)
         scores.append(found[:, target])
         hits.append(found.argmax(dim=1) == target)
-    probability, kept = torch.stack(scores), torch.stack(hits)
-    half = len(levels)
-    return RoadScores(
-        morf=probability[:, :half],
-        lerf=probability[:, half:],
-        morf_kept=kept[:, :half],
-        lerf_kept=kept[:, half:],
-    )
+    found = (torch.stack(values).chunk(2, dim=1) for values in (scores, hits))
+    return RoadScores(*next(found), *next(found))
 
 
 def degrade(
@@ -113,15 +107,14 @@ def degrade(
     """
     if not all(0 < level < 100 for level in levels):
         raise TTameError(f"ROAD levels are percentages in 1..99, got {tuple(levels)}")
-    known = _known(pixel_places(images, maps, targets, seed), levels)  # (B, 2L, HW)
+    places = pixel_places(images, maps, targets, seed)  # (B, HW)
+    removed = [round(level / 100 * places.shape[1]) for level in levels]
     raw = denormalize(images.float(), spec)
-    for image, stays in zip(raw, known, strict=True):  # one photo at a time bounds the memory
-        yield impute(
-            image.expand(len(stays), -1, -1, -1),
-            stays.reshape(-1, 1, *image.shape[-2:]),
-            noise=_NOISE,
-            seed=seed,
-        )
+    for image, place in zip(raw, places, strict=True):  # one photo at a time bounds the memory
+        morf = [place >= count for count in removed]
+        lerf = [place < len(place) - count for count in removed]
+        known = torch.stack(morf + lerf).view(-1, 1, *image.shape[-2:])
+        yield impute(image.expand(len(known), -1, -1, -1), known, noise=_NOISE, seed=seed)
 
 
 def pixel_places(images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> Tensor:
@@ -177,12 +170,3 @@ def area_under_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> Tensor
         )
     where = torch.as_tensor(levels, dtype=values.dtype, device=values.device)
     return torch.trapezoid(values, where, dim=-1) / (where[-1] - where[0])
-
-
-def _known(places: Tensor, levels: Sequence[int]) -> Tensor:
-    """Pixels that stay: for every level MoRF, then for every level LeRF, `(B, 2L, HW)` bool."""
-    pixels = places.shape[-1]
-    removed = [round(level / 100 * pixels) for level in levels]
-    morf = [places >= count for count in removed]
-    lerf = [places < pixels - count for count in removed]
-    return torch.stack(morf + lerf, dim=1)

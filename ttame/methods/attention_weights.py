@@ -175,19 +175,20 @@ def _recorder(kept: list[Tensor]) -> Callable[..., None]:
 def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
     """Let `attention` compute its probabilities in the open and keep them in `kept`."""
     own, hooks = vars(attention), ExitStack()
+    changed: dict[str, object] = {"fused_attn": False}
     if isinstance(attention, nn.MultiheadAttention):
-        name, value = "forward", _explicit(attention, kept)
+        changed = {"forward": _explicit(attention, kept)}
     else:  # timm: without the fused step, the dropout's output is what multiplies the values
-        name, value = "fused_attn", False
         drop = attention.get_submodule("attn_drop")
         hooks.enter_context(drop.register_forward_hook(_recorder(kept)))
-    before = {name: own[name]} if name in own else {}
+    before = {name: own[name] for name in changed if name in own}
     with hooks:
-        own[name] = value
+        own.update(changed)
         try:
             yield
         finally:
-            del own[name]
+            for name in changed:
+                del own[name]
             own.update(before)
 
 

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -90,24 +90,16 @@ class Checkpoints(Checkpoint):
         """Lightning's hook: a run that had stopped early stays stopped."""
         trainer.should_stop = trainer.should_stop or self.stopped
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Lightning's hook: save, unless a validation follows at once."""
         step = trainer.global_step
         if step == trainer.max_steps:
             trainer.should_stop = True  # makes Lightning validate at the end of any run
         elif step % self.every and step % self.epoch:
             return
-        at_end = trainer.should_stop
-        if trainer.enable_validation and (at_end or step % int(trainer.val_check_batch or 1) == 0):
-            return  # saved when that is done
-        self._save(trainer, pl_module, self.last_path)
+        due = trainer.should_stop or step % int(trainer.val_check_batch or 1) == 0
+        if not (trainer.enable_validation and due):  # else saved when that is done
+            self._save(trainer, pl_module, self.last_path)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lightning's hook: save, and keep the best."""
@@ -142,9 +134,8 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         Plain values that a checkpoint can hold.
     """
     names = "\n".join(photos.names).encode()
-    settings = {name: value for name, value in config.flat().items() if name not in PLACEMENT}
     identity = {
-        "config": settings,
+        "config": {name: item for name, item in config.flat().items() if name not in PLACEMENT},
         "attention": asdict(explainer.mechanism.config),
         "backbone": explainer.spec.name,
         "weights": weight_digest(explainer.classifier),
@@ -155,8 +146,7 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         "photos": f"{photos.name}, {len(photos)}, {hashlib.sha256(names).hexdigest()[:12]}",
         "labels": list(photos.labels or ()) if config.photos.truth == "ground" else "not used",
     }
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain
+    return cast(dict[str, Any], json.loads(json.dumps(identity)))
 
 
 def check_resumable(path: Path, run: Mapping[str, Any]) -> None:
@@ -180,11 +170,8 @@ def check_resumable(path: Path, run: Mapping[str, Any]) -> None:
             "in another folder"
         ) from error
     old, new = dict(_flat(begun)), dict(_flat(run))
-    differences = [
-        f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, "absent") != new.get(key, "absent")
-    ]
+    pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in sorted({**old, **new})]
+    differences = [f"{key} was {was}, is {now}" for key, was, now in pairs if was != now]
     if differences:
         raise TTameError(
             f"{str(path)!r} was written by another configuration: {'; '.join(differences)}. Resume "

@@ -60,10 +60,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch says that memory did not suffice, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in message or "can't allocate memory" in message
-    )
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(some in str(error).lower() for some in words)
 
 
 def largest_batch(step: Callable[[int], object], failed: int) -> int:
@@ -80,21 +78,12 @@ def largest_batch(step: Callable[[int], object], failed: int) -> int:
     while failed - fits > max(failed // 8, 1):
         # First by halves: memory that is far exceeded is not asked for again.
         size = (fits + failed) // 2
-        if _succeeds(step, size):
+        try:
+            step(size)
             fits = size
-        else:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             failed = size
+        torch.cuda.empty_cache()  # does nothing without a GPU
     return fits
-
-
-def _succeeds(step: Callable[[int], object], size: int) -> bool:
-    try:
-        step(size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return True

@@ -51,9 +51,7 @@ class RangeTest(Callback):
         self.rates: list[float] = []
         self.losses: list[float] = []
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Lightning's hook: set the rate of the step that follows, over the schedule's."""
         share = len(self.rates) / (self.steps - 1)
         self.rates.append(self.lowest * (self.highest / self.lowest) ** share)
@@ -61,12 +59,7 @@ class RangeTest(Callback):
             group["lr"] = self.rates[-1]
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """Lightning's hook: keep the loss; stop where it has grown fourfold."""
         self.losses.append(float(outputs["loss"]))

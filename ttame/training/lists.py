@@ -37,12 +37,11 @@ def read_list(
         raise TTameError(f"list file {str(path)!r} is not UTF-8 text: {error}") from error
     names, labels, wrong = [], [], []
     for number, line in enumerate(lines, start=1):
-        name, _, index = line.strip().rpartition(" ")
-        reason = _malformed(name.strip(), index, classes)
-        if reason:
+        name, index = (line.strip().rpartition(" ")[part].strip() for part in (0, 2))
+        if reason := _malformed(name, index, classes):
             wrong.append(f"line {number}, {line[:80]!r}, {reason}")
         else:
-            names.append(name.strip())
+            names.append(name)
             labels.append(int(index))
     if wrong:
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

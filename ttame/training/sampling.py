@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -110,17 +110,14 @@ class DrawnPhotos(Dataset[tuple[Tensor, int] | TTameError]):
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | TTameError:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, draw.epoch, draw.photo + 1))
-            try:
-                return self.dataset[draw.photo]
-            except TTameError as error:
-                if not self.skip_bad:
-                    return error
-                warnings.warn(f"skipped: {error}", stacklevel=2)
-            for further in range(1, len(self)):
+            for further in range(len(self)):
                 try:
                     return self.dataset[(draw.photo + further) % len(self)]
-                except TTameError:
-                    continue
+                except TTameError as error:
+                    if not self.skip_bad:
+                        return error
+                    if further == 0:
+                        warnings.warn(f"skipped: {error}", stacklevel=2)
         return TTameError(f"none of the {len(self)} photos of {self.dataset.photos.name} is read")
 
 
@@ -164,11 +161,10 @@ def train_loader(
         rank: This process's number.
         world: Number of processes.
     """
+    batch_size, seed = config.photos.batch_size, config.run.seed
     return StepLoader(
         DrawnPhotos(photos, spec, config, augment=True),
-        batch_sampler=StepSampler(
-            len(photos), config.photos.batch_size, steps, config.run.seed, rank, world
-        ),
+        batch_sampler=StepSampler(len(photos), batch_size, steps, seed, rank, world),
         collate_fn=collate,
         num_workers=config.run.workers,
     )
@@ -199,11 +195,8 @@ def validation_loader(
 
 def collate(items: Sequence[tuple[Tensor, int] | TTameError]) -> Batch | TTameError:
     """A batch, or the error of its first photo that cannot be read."""
-    for item in items:
-        if isinstance(item, TTameError):
-            return item
-    batch: Batch = default_collate(list(items))
-    return batch
+    error = next((item for item in items if isinstance(item, TTameError)), None)
+    return error or cast(Batch, default_collate(list(items)))
 
 
 def readable(photos: PhotoList) -> PhotoList:

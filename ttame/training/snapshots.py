@@ -39,14 +39,7 @@ class MapSnapshots(Callback):
         """Lightning's hook: the start, before the first step."""
         self._keep(pl_module, 0)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Lightning's hook: after a step."""
         if trainer.global_step % self.every == 0:
             self._keep(pl_module, trainer.global_step)
