@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ttame.errors import TTameError, require
@@ -31,17 +32,10 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
         )
     if not bool(first.isfinite().all() and second.isfinite().all()):
         raise TTameError("an explanation map holds NaN or infinite values; it cannot be ranked")
-    one, other = _centred_ranks(first), _centred_ranks(second)
-    scale = (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
-    found = (one * other).sum(dim=1) / torch.where(scale > 0, scale, torch.ones_like(scale))
-    return found.clamp(-1, 1)
-
-
-def _centred_ranks(maps: Tensor) -> Tensor:
-    """Average ranks of each map's pixels less their mean, `(B, h·w)` float64."""
     require("evaluate", "scipy")
     from scipy.stats import rankdata
 
-    flat = maps.detach().flatten(1).cpu().double().numpy()
-    centred: Tensor = torch.from_numpy(rankdata(flat, axis=1)) - (flat.shape[1] + 1) / 2
-    return centred.to(maps.device)
+    flat = (maps.detach().flatten(1).cpu().double().numpy() for maps in (first, second))
+    one, other = (torch.from_numpy(rankdata(values, axis=1)) for values in flat)
+    mean = (one.shape[1] + 1) / 2  # less which a constant map's ranks are zero, and then the result
+    return F.cosine_similarity(one - mean, other - mean, dim=1).clamp(-1, 1).to(first.device)

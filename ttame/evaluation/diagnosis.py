@@ -42,12 +42,10 @@ def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
                 f"{suggest(name, explainer.layers)}"
             )
     mechanism = copy.deepcopy(explainer.mechanism)
-    start = 0
-    with torch.no_grad():
-        for name, width in zip(explainer.layers, mechanism.widths, strict=True):
-            if name not in layers:
-                mechanism.fusion.weight[:, start : start + width] = 0
-            start += width
+    parts = torch.split(mechanism.fusion.weight.detach(), list(mechanism.widths), dim=1)
+    for name, part in zip(explainer.layers, parts, strict=True):
+        if name not in layers:
+            part.zero_()
     return explainer.replace(mechanism=mechanism)
 
 
@@ -93,7 +91,7 @@ def diagnose(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure `Explainer.layer_statistics` on the first 64 photos and `layer_costs` on all."""
     first = PhotoDataset(photos.select(range(min(64, len(photos)))), explainer.spec)
-    parameter = next(explainer.parameters())
-    images = torch.stack([first[i][0] for i in range(len(first))]).to(parameter)
+    images = torch.stack([first[i][0] for i in range(len(first))])
+    images = images.to(next(explainer.parameters()))
     statistics = pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
     return statistics, layer_costs(explainer, photos, out, **settings)

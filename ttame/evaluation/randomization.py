@@ -178,13 +178,16 @@ def sanity_check(
     original, blank = explain(explainer)
     tables = []
     for count in counts:
-        model = randomized(explainer.classifier, names[:count], seed)
+        classifier, some = explainer.classifier, names[:count]
+        model = randomized(classifier, some, seed)
+        drawn = {value for name in some for value in classifier.get_submodule(name).parameters()}
+        sizes = [sum(map(torch.numel, values)) for values in (drawn, classifier.parameters())]
         maps, flags = explain(explainer.replace(classifier=model).eval())
         rows = {
             "photo": range(len(images)),
             "stage": count,
             "layer": names[count - 1] or type(model).__name__,
-            "randomized": _share(explainer.classifier, names[:count]),
+            "randomized": 100 * sizes[0] / sizes[1],
             "correlation": rank_correlation(original, maps).tolist(),
             "degenerate": (blank | flags).tolist(),
         }
@@ -234,10 +237,3 @@ def _counts(stages: int | Sequence[int], layers: int) -> list[int]:
             "how many stages to spread over the cascade"
         )
     return counts
-
-
-def _share(classifier: nn.Module, names: Sequence[str]) -> float:
-    """Share of the parameters inside the named modules, percent."""
-    inside = {value for name in names for value in classifier.get_submodule(name).parameters()}
-    counts = [sum(map(torch.numel, some)) for some in (inside, classifier.parameters())]
-    return 100 * counts[0] / counts[1]

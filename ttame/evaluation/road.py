@@ -90,20 +90,11 @@ def degrade(
 ) -> Iterator[Tensor]:
     """Yield the degraded photos that `road` classifies, one photo at a time.
 
-    Args:
-        spec: The classifier's facts.
-        images: Normalised photos, `(B, 3, H, W)`.
-        maps: Raw explanation maps, `(B, 1, h, w)`.
-        targets: Target classes, `(B,)` int64.
-        levels: Percent of pixels removed, each in 1..99.
-        seed: Seed of tie-breaks and noise.
+    Arguments and errors are those of `road`.
 
     Yields:
         For each photo `(2L, 3, H, W)`, raw: every level with the most relevant pixels removed
         first, then every level with the least relevant first.
-
-    Raises:
-        TTameError: As `road`.
     """
     if not all(0 < level < 100 for level in levels):
         raise TTameError(f"ROAD levels are percentages in 1..99, got {tuple(levels)}")

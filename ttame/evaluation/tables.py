@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +87,13 @@ def per_sample(records: pd.DataFrame) -> pd.DataFrame:
     records = measured(records)
     original = torch.tensor(records["probability"].to_numpy())
     functions = {"AD": average_drop, "IC": increase_in_confidence, "AG": average_gain}
+    keys = records[["photo", "method"]]
     pieces = [pd.DataFrame(columns=["photo", "method", "percentage", "metric", "value"])]
     for column in (name for name in map(str, records) if name.startswith("masked_")):
         masked = torch.tensor(records[column].to_numpy())
         for metric, function in functions.items():
-            piece = records[["photo", "method"]].copy()
-            piece["percentage"] = int(column.removeprefix("masked_"))
-            piece["metric"], piece["value"] = metric, function(original, masked).numpy()
-            pieces.append(piece)
+            share, values = int(column.removeprefix("masked_")), function(original, masked).numpy()
+            pieces.append(keys.assign(percentage=share, metric=metric, value=values))
     return pd.concat(pieces[1:] or pieces, ignore_index=True)
 
 
@@ -120,12 +118,10 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     for name, column in areas.items():
         known = records[records[column].notna()]  # curves may be limited to the first photos
         curves = torch.tensor(known[column].to_list(), dtype=torch.float64)
-        levels: Sequence[float] = LEVELS
-        if name in ("insertion", "deletion"):
-            levels = np.linspace(0, 100, curves.shape[1]).tolist()
-        piece = known[["photo", "method"]].copy()
-        piece["score"], piece["value"] = name, 100 * area_under_curve(curves, levels).numpy()
-        pieces.append(piece)
+        road = name.startswith("ROAD")
+        levels = LEVELS if road else np.linspace(0, 100, curves.shape[1]).tolist()
+        value = 100 * area_under_curve(curves, levels).numpy()
+        pieces.append(known[["photo", "method"]].assign(score=name, value=value))
     return pd.concat([piece for piece in pieces if len(piece)], ignore_index=True)
 
 
@@ -156,9 +152,9 @@ def curves(records: pd.DataFrame, kind: str) -> pd.DataFrame:
         values = np.array(records[column].to_list())
         shares = LEVELS if kind == "ROAD" else np.linspace(0, 100, values.shape[1])
         for index, share in enumerate(shares):
-            piece = records[["photo", "method"]].copy()
-            piece["curve"] = {"road_morf": "MoRF", "road_lerf": "LeRF"}.get(column, column)
-            piece["share"], piece["probability"] = share, 100 * values[:, index]
+            curve = {"road_morf": "MoRF", "road_lerf": "LeRF"}.get(column, column)
+            piece = records[["photo", "method"]].assign(curve=curve, share=share)
+            piece["probability"] = 100 * values[:, index]
             if kind == "ROAD":
                 piece["kept"] = 100 * records[f"{column}_kept"].str[index]
             pieces.append(piece)

@@ -13,10 +13,10 @@ from ttame.errors import TTameError, unknown
 from ttame.explainer import Explainer
 from ttame.methods.ablation_cam import ablation_cam
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
-from ttame.methods.baselines import Method as Method
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
 from ttame.methods.cam import cam_method, finer_cam
 from ttame.methods.iia import iia_method
+from ttame.methods.method import Method as Method
 from ttame.methods.opticam import opticam_method
 from ttame.methods.rise import rise_method
 from ttame.methods.trained import trained_method

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
-from ttame.methods.baselines import Method
 from ttame.methods.cam import cam_layer_module
+from ttame.methods.method import Method
 from ttame.methods.replay import replaced, replay_size
 
 _CHUNK = 64  # ablated feature maps at a time

@@ -1,16 +1,11 @@
-"""The signature of a method, and maps that look at nothing: what every method has to beat."""
+"""Maps that look at nothing: what every method has to beat."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
-
-# Normalised images `(B, 3, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
-Method: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _CELLS = 7  # the resolution of the CAM methods' maps on the papers' networks
 

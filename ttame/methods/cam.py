@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
-from ttame.methods.baselines import Method
+from ttame.methods.method import Method
 
 
 def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:

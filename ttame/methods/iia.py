@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
-from ttame.methods.baselines import Method
 from ttame.methods.cam import cam_layer_module
+from ttame.methods.method import Method, one_by_one
 from ttame.methods.replay import replaced, replay_size
 
 _CHUNK = 16  # images a forward pass
@@ -63,36 +63,28 @@ def iia_method(steps: int = 10) -> Callable[[Explainer], Method]:
                 classifier(path)
             output = outputs[layer]
             assert isinstance(output, Tensor)  # checked when the method was made
-            reference = _reference(output, layer, path, classifier)
-            span = output - reference
-            total = torch.zeros_like(output, dtype=torch.float32)
+            prefix = prefix_tokens(classifier)
+            first = to_map(output, layer, path, prefix) is output  # else channels come last
+            places = (2, 3) if first else tuple(range(1, output.ndim - 1))
+            reference = output.amin(dim=places, keepdim=True)
+            span, total = output - reference, torch.zeros_like(output, dtype=torch.float32)
             for step in range(1, steps + 1):
                 point = (reference + step / steps * span).requires_grad_(True)
                 with replaced(module, point):
                     logits = classifier(path[..., :height, :width])
                 (gradient,) = torch.autograd.grad(logits[:, target].sum(), point)
                 total += (span * point.detach() * gradient).float()
-            maps = to_map(total, layer, path, prefix_tokens(classifier))  # (a, C, h, w)
+            maps = to_map(total, layer, path, prefix)  # (a, C, h, w)
             return maps.sum(dim=(0, 1))[None, None]
 
-        def explain(images: Tensor, targets: Tensor) -> Tensor:
-            maps = []
+        @one_by_one
+        def explain(image: Tensor, target: Tensor) -> Tensor:
             with torch.inference_mode(False), torch.enable_grad():
-                for image, target in zip(images.clone(), targets.tolist(), strict=True):
-                    scale = torch.arange(1, steps + 1, device=image.device, dtype=image.dtype)
-                    path = (scale / steps).view(-1, 1, 1, 1) * image
-                    parts = [attribute(part, target) for part in path.split(_CHUNK)]
-                    maps.append(torch.stack(parts).sum(dim=0) / steps**2)
-            return torch.cat(maps)
+                scale = torch.arange(1, steps + 1, device=image.device, dtype=image.dtype)
+                path = (scale / steps).view(-1, 1, 1, 1) * image.clone()
+                parts = [attribute(part, int(target)) for part in torch.split(path, _CHUNK)]
+                return torch.stack(parts).sum(dim=0) / steps**2
 
         return explain
 
     return bind
-
-
-def _reference(output: Tensor, layer: str, images: Tensor, classifier: nn.Module) -> Tensor:
-    """Minimum of every channel over the positions, of a layer's output in any of its forms."""
-    if to_map(output, layer, images, prefix_tokens(classifier)) is output:
-        return output.amin(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
-    # Channels last: (B, h, w, C) or tokens (B, N, C).
-    return output.amin(dim=tuple(range(1, output.ndim - 1)), keepdim=True)

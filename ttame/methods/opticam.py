@@ -11,8 +11,8 @@ from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import FeatureExtractor
 from ttame.masking import normalize_maps, upsample
-from ttame.methods.baselines import Method
 from ttame.methods.cam import cam_layer_module
+from ttame.methods.method import Method
 
 _CHUNK = 16  # images optimised at a time
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import upsample
-from ttame.methods.baselines import Method
+from ttame.methods.method import Method
 
 
 def rise_method(

@@ -16,7 +16,7 @@ from torch import Tensor
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.loading import explainers, load
-from ttame.methods.baselines import Method
+from ttame.methods.method import Method
 
 
 def ttame_method(explainer: Explainer) -> Method:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.methods.attention_weights import AttentionPass, read_attention
-from ttame.methods.baselines import Method
+from ttame.methods.method import Method
 
 
 def attention_rollout(explainer: Explainer) -> Method:
