@@ -11,9 +11,6 @@ from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.evaluation.localization import (
-    LocalizationMetric,
-    MaskEnergy,
-    PointingGame,
     box_masks,
     mask_energy,
     mask_share,
@@ -181,35 +178,22 @@ def test_results_do_not_depend_on_the_batch(function: Any) -> None:
     assert torch.equal(maps, kept[0]) and torch.equal(masks, kept[1])
 
 
-@pytest.mark.parametrize(
-    ("metric", "mean", "chance"),
-    [(PointingGame(tolerance=0), 50.0, 25.0), (MaskEnergy(), 50.0, 25.0)],
-    ids=["pointing", "energy"],
-)
-def test_metrics_are_means_over_samples(
-    metric: LocalizationMetric, mean: float, chance: float
-) -> None:
-    left = torch.tensor([[[[True, False], [False, False]]]])
+def test_a_quarter_of_the_pixels_is_a_quarter_of_the_chance() -> None:
+    left = torch.tensor([[[[True, False], [False, False]]]]).expand(4, -1, -1, -1)
     hit, miss = one_peak(0, 0, 2), one_peak(1, 1, 2)
-    metric.update(torch.cat([hit, miss, miss]), left.expand(3, -1, -1, -1))
-    metric.update(hit, left)
-    assert metric.per_sample().tolist() == [100.0, 0.0, 0.0, 100.0]
-    assert float(metric.compute()) == mean and float(metric.chance()) == chance
-    assert metric.higher_is_better
-    metric.reset()
-    metric.update(miss, left)
-    assert float(metric.compute()) == 0
+    maps = torch.cat([hit, miss, miss, hit])
+    assert pointing_game(maps, left, tolerance=0).tolist() == [100.0, 0.0, 0.0, 100.0]
+    assert mask_energy(maps, left).tolist() == [100.0, 0.0, 0.0, 100.0]
+    assert pointing_chance(left, tolerance=0).tolist() == mask_share(left).tolist() == [25.0] * 4
 
 
 def test_the_paper_tolerance_is_the_default() -> None:
     masks = corner(32)
-    metric = PointingGame()
-    metric.update(one_peak(0, 15, 32), masks)
-    metric.update(one_peak(0, 16, 32), masks)
-    assert metric.per_sample().tolist() == [100.0, 0.0]
+    found = [pointing_game(one_peak(0, column, 32), masks) for column in (15, 16)]
+    assert torch.cat(found).tolist() == [100.0, 0.0]
 
 
-@pytest.mark.parametrize("function", [pointing_game, mask_energy, PointingGame().update])
+@pytest.mark.parametrize("function", [pointing_game, mask_energy])
 def test_bad_input_is_refused(function: Any) -> None:
     maps, masks = random_case()
     broken = maps.clone()
@@ -229,19 +213,10 @@ def test_bad_input_is_refused(function: Any) -> None:
             function(*arguments)
 
 
-def test_refused_batches_leave_the_metric_as_it_was() -> None:
-    maps, masks = random_case()
-    metric = MaskEnergy()
-    with pytest.raises(TTameError):
-        metric.update(maps * float("inf"), masks)
-    assert metric.values == [] and metric.chances == []
-
-
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
 def test_bad_tolerances_are_refused(tolerance: float) -> None:
     maps, masks = random_case()
     for call in (
-        lambda: PointingGame(tolerance),
         lambda: pointing_game(maps, masks, tolerance),
         lambda: pointing_chance(masks, tolerance),
     ):

@@ -17,7 +17,7 @@ import ttame
 from ttame.cost import count_passes
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.methods.attention_weights import capture_attention, has_attention, read_attention
+from ttame.methods.attention_weights import attention_blocks, capture_attention, read_attention
 from ttame.methods.transformer import (
     attention_rollout,
     head_row,
@@ -435,7 +435,6 @@ def test_windowed_and_other_attention_is_refused() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=12, depths=(1, 1), **window)
     swin_torchvision = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [3, 3], [4, 4])
     for model in (swin, swin_torchvision):
-        assert not has_attention(model)
         with pytest.raises(TTameError, match=r"within windows only.*N varies by windows"):
             read_attention(model.eval(), torch.zeros(1, 3, 32, 32))
     local = timm.create_model("samvit_base_patch16", img_size=64, window_size=2, **SMALL)
@@ -449,8 +448,11 @@ def test_windowed_and_other_attention_is_refused() -> None:
     mixed.blocks[1] = nn.Identity()
     with pytest.raises(TTameError, match="attention in 1 of 2 blocks"):
         read_attention(mixed, torch.zeros(1, 3, 32, 32))
-    assert has_attention(with_class_token()) and has_attention(torchvision_vit())
-    assert not has_attention(nn.Linear(2, 2))
+    assert (
+        len(attention_blocks(with_class_token())) == len(attention_blocks(torchvision_vit())) == 2
+    )
+    with pytest.raises(TTameError, match="none in readable self-attention blocks"):
+        attention_blocks(nn.Linear(2, 2))
 
 
 def test_rows_that_are_no_distribution_are_refused() -> None:

@@ -7,16 +7,13 @@ every score against its chance, which is what a map without any preference would
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from math import ceil, floor, isfinite
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from ttame.errors import TTameError
-from ttame.evaluation.confidence import SampleMetric
 from ttame.masking import degenerate, normalize_maps, rank_pixels, upsample
 
 # Pixels of the mask; the paper's margin, which forgives a peak just beside the object.
@@ -157,53 +154,6 @@ def mask_share(masks: Tensor) -> Tensor:
     """
     _check_masks(masks)
     return 100 * masks.float().mean(dim=(1, 2, 3))
-
-
-class LocalizationMetric(SampleMetric):
-    """A mean over maps and masks that keeps every sample's value, and its chance."""
-
-    higher_is_better = True
-    chances: list[Tensor]
-    guess: Callable[[Tensor], Tensor]  # of masks, what a map without preference scores, `(B,)`
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("chances", default=[], dist_reduce_fx="cat")
-
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Add a batch of raw maps `(B, 1, h, w)` and bool masks `(B, 1, H, W)`.
-
-        Raises:
-            TTameError: As `pointing_game` and `mask_energy` do; nothing is added then.
-        """
-        values, chances = self.sample(maps, masks), self.guess(masks)
-        self.values.append(values.detach())
-        self.chances.append(chances.detach())
-
-    def chance(self) -> Tensor:
-        """Mean score of a map without preference on the same samples, percent."""
-        return dim_zero_cat(self.chances).mean()
-
-
-class PointingGame(LocalizationMetric):
-    """Mean of `pointing_game` over samples (not over classes, as the paper does).
-
-    Args:
-        tolerance: Pixels of the mask.
-        seed: Seed of the tie-break.
-    """
-
-    def __init__(self, tolerance: float = TOLERANCE, seed: int = 0) -> None:
-        super().__init__()
-        _check_tolerance(tolerance)
-        self.sample = partial(pointing_game, tolerance=tolerance, seed=seed)
-        self.guess = partial(pointing_chance, tolerance=tolerance)
-
-
-class MaskEnergy(LocalizationMetric):
-    """Mean of `mask_energy` over samples."""
-
-    sample, guess = staticmethod(mask_energy), staticmethod(mask_share)
 
 
 def _enlarge(maps: Tensor, masks: Tensor) -> Tensor:

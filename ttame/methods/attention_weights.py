@@ -43,15 +43,6 @@ class AttentionPass:
     grid: tuple[int, int]
 
 
-def has_attention(model: nn.Module) -> bool:
-    """Tell whether `model` is built like a transformer that `read_attention` reads."""
-    try:
-        attention_blocks(model)
-    except TTameError:
-        return False
-    return True
-
-
 def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module, nn.Module], ...]:
     """List the blocks of a Vision Transformer in order, each with its self-attention module.
 
