@@ -207,7 +207,7 @@ def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
         "command": command,
         "commit": _commit(),
         "seed": seed,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
         "hardware": _hardware(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -228,14 +228,11 @@ def _commit() -> str:
     return commit + ("+" if changes else "")
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _hardware() -> str:
