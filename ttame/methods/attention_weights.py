@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from ttame.errors import TTameError
 from ttame.features import prefix_tokens, token_grid
 
-_TRANSFORMER = "use it on a Vision Transformer"
-
 
 @dataclass(frozen=True)
 class AttentionPass:
@@ -63,18 +61,13 @@ def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module,
     for block in blocks:
         found = [module for module in block.modules() if _is_attention(module)]
         if len(found) > 1:
-            raise TTameError(
-                f"{name} has {len(found)} attentions in one block, of no single order; "
-                f"{_TRANSFORMER}"
-            )
+            raise _refused(name, f"has {len(found)} attentions in one block, of no single order")
         pairs += [(block, module) for module in found]
     if not pairs:
-        raise TTameError(f"{name} has none in readable self-attention blocks; {_TRANSFORMER}")
+        raise _refused(name, "has none in readable self-attention blocks")
     if len(pairs) != len(blocks):
-        raise TTameError(
-            f"{name} has attention in {len(pairs)} of {len(blocks)} blocks, the others "
-            f"mix tokens unseen; {_TRANSFORMER}"
-        )
+        seen = f"{len(pairs)} of {len(blocks)} blocks"
+        raise _refused(name, f"has attention in {seen}, the others mix tokens unseen")
     return tuple(pairs)
 
 
@@ -102,7 +95,7 @@ def capture_attention(
     with ExitStack() as stack:
         for block, attention in attention_blocks(model, name):
             stack.enter_context(_taken_apart(attention, probabilities))
-            stack.enter_context(block.register_forward_hook(_recorder(tokens)))
+            stack.enter_context(block.register_forward_hook(lambda _m, _a, out: tokens.append(out)))
         yield probabilities, tokens
 
 
@@ -155,13 +148,6 @@ def _is_attention(module: nn.Module) -> bool:
     )
 
 
-def _recorder(kept: list[Tensor]) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
-        kept.append(output)
-
-    return hook
-
-
 @contextmanager
 def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
     """Let `attention` compute its probabilities in the open and keep them in `kept`."""
@@ -171,7 +157,7 @@ def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
         changed = {"forward": _explicit(attention, kept)}
     else:  # timm: without the fused step, the dropout's output is what multiplies the values
         drop = attention.get_submodule("attn_drop")
-        hooks.enter_context(drop.register_forward_hook(_recorder(kept)))
+        hooks.enter_context(drop.register_forward_hook(lambda _m, _a, out: kept.append(out)))
     before = {name: own[name] for name in changed if name in own}
     with hooks:
         own.update(changed)
@@ -225,31 +211,28 @@ def _check(
     """Refuse what was recorded unless it is one distribution over all tokens a head and query."""
     blocks = attention_blocks(model, name)
     if not len(probabilities) == len(tokens) == len(blocks):
-        raise TTameError(
-            f"{name} has {len(blocks)} blocks, but showed {len(probabilities)} attentions in one "
-            f"pass; {_TRANSFORMER}"
-        )
+        shown = f"showed {len(probabilities)} attentions in one pass"
+        raise _refused(name, f"has {len(blocks)} blocks, but {shown}")
     for (_, attention), found, after in zip(blocks, probabilities, tokens, strict=True):
         kind = type(attention).__name__
         if found.shape[0] != batch:
             raise _windowed(name, kind)
         heads = getattr(attention, "num_heads", found.shape[1])
         if after.ndim != 3 or found.shape != (batch, heads, after.shape[1], after.shape[1]):
-            raise TTameError(
-                f"{name} has attention of another kind: {kind} shows {tuple(found.shape)} for "
-                f"tokens {tuple(after.shape)}, not (B, heads, N, N); {_TRANSFORMER}"
-            )
+            shown = f"{kind} shows {tuple(found.shape)} for tokens {tuple(after.shape)}"
+            raise _refused(name, f"has attention of another kind: {shown}, not (B, heads, N, N)")
         if not bool(((found.detach().float().sum(dim=-1) - 1).abs() < 1e-2).all()):
-            raise TTameError(
-                f"{name} has attention of another kind: rows of {kind} do not sum to 1; "
-                f"{_TRANSFORMER}"
-            )
+            raise _refused(name, f"has attention of another kind: rows of {kind} do not sum to 1")
     if len({after.shape for after in tokens}) != 1:
-        raise TTameError(f"{name} changes its number of tokens between blocks; {_TRANSFORMER}")
+        raise _refused(name, "changes its number of tokens between blocks")
+
+
+def _refused(name: str, why: str) -> TTameError:
+    return TTameError(f"{name} {why}; use it on a Vision Transformer")
 
 
 def _windowed(name: str, kind: str) -> TTameError:
     return TTameError(
         f"{name} has attention within windows only ({kind}): N varies by windows and no block "
-        f"relates all patches; {_TRANSFORMER} with global attention"
+        "relates all patches; use it on a Vision Transformer with global attention"
     )
