@@ -14,7 +14,7 @@ from ttame.cost import count_passes
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import apply_mask
-from ttame.methods.cam import _Comparison, cam_layer_module, cam_method, finer_cam
+from ttame.methods.cam import _comparison, cam_layer_module, cam_method, finer_cam
 from ttame.methods.iia import iia_method
 from ttame.methods.opticam import opticam_method
 
@@ -312,10 +312,10 @@ def test_finer_cam_compares_with_another_class_of_the_same_logit() -> None:
     """Never with itself: classes 1 and 2 are as alike as can be."""
     logits = torch.tensor([1.0, 2.0, 2.0, -3.0])
     for target in (1, 2):
-        assert float(_Comparison(target, 1.0, 1)(logits)) == 0
+        assert float(_comparison(target, 1.0, 1)(logits)) == 0
         # Class 0 next: p ∝ e² and e¹, differences 0 and 1.
         second = 1 / (1 + torch.tensor(1.0).exp())
-        assert float(_Comparison(target, 1.0, 2)(logits)) == pytest.approx(float(second), abs=1e-6)
+        assert float(_comparison(target, 1.0, 2)(logits)) == pytest.approx(float(second), abs=1e-6)
 
 
 @pytest.mark.parametrize("factory", [*FACTORIES.values(), cam_method("GradCAM")])

@@ -105,27 +105,24 @@ def finer_cam(alpha: float = 1.0, similar: int = 3) -> Callable[[Explainer], Met
                 f"Finer-CAM does not apply to {explainer.spec.name}: it compares classes, and "
                 "there is only one; take Grad-CAM"
             )
-        score = partial(_Comparison, alpha=alpha, similar=similar)
+        score = partial(_comparison, alpha=alpha, similar=similar)
         return _library_method("FinerCAM", explainer, score)
 
     return bind
 
 
-class _Comparison:
+def _comparison(target: int, alpha: float, similar: int) -> Callable[[Tensor], Tensor]:
     """Finer-CAM's score of one image, from its logits `(K,)`."""
+    from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 
-    def __init__(self, target: int, alpha: float, similar: int) -> None:
-        self.target, self.alpha, self.similar = target, alpha, similar
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
-
-        distance = (logits.detach() - logits.detach()[self.target]).abs()
+    def score(logits: Tensor) -> Tensor:
+        distance = (logits.detach() - logits.detach()[target]).abs()
         nearest = distance.argsort(stable=True).tolist()
         # By name, not as the first: another class may have the very same logit.
-        nearest.remove(self.target)
-        score = FinerWeightedTarget(self.target, nearest[: self.similar], self.alpha)
-        return cast(Tensor, score(logits))
+        nearest.remove(target)
+        return cast(Tensor, FinerWeightedTarget(target, nearest[:similar], alpha)(logits))
+
+    return score
 
 
 def _library_method(
