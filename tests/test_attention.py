@@ -16,6 +16,7 @@ from ttame.attention import (
     FeatureBranch,
     SelfAttention,
     resize,
+    standardize,
 )
 from ttame.errors import TTameError
 
@@ -37,6 +38,7 @@ def architectures() -> list[AttentionConfig]:
         for resolution in ("largest", "smallest")
         for bound in (56, 5)
     ]
+    branches += [{"branch": False, "decoder": 3}, {"activation": "identity", "decoder": 3}]
     return [AttentionConfig(**a, **b) for a, b in itertools.product(branches, sizes)]
 
 
@@ -271,3 +273,68 @@ def test_few_places_are_the_same_convolution(size: tuple[int, int]) -> None:
         wanted = torch.einsum("oc,bchw->bohw", weight, maps) + bias[:, None, None]
         wanted = (wanted / (1 + branch.norm.eps) ** 0.5 + maps).relu()
         assert torch.allclose(branch(maps), wanted, atol=1e-5)
+
+
+def random_maps(batch: int = 2) -> list[Tensor]:
+    sizes = ((8, 8), (4, 4), (2, 2))
+    return [torch.randn(batch, count, *size) for count, size in zip(CHANNELS, sizes, strict=True)]
+
+
+def test_a_decoder_starts_as_the_sigmoid_of_the_standardised_map() -> None:
+    config = AttentionConfig(branch=False, decoder=3)
+    mechanism = AttentionMechanism(CHANNELS, CLASSES, config).eval()
+    maps, targets = random_maps(), torch.tensor([[1, 4], [0, 6]])
+    plain = AttentionMechanism(CHANNELS, CLASSES, AttentionConfig(branch=False)).eval()
+    plain.load_state_dict(mechanism.state_dict(), strict=False)
+    for found, fused in zip(
+        mechanism(maps, targets).flatten(0, 1), plain(maps, targets).flatten(0, 1), strict=True
+    ):
+        z = (fused - fused.mean()) / fused.std(correction=0)
+        assert torch.allclose(found, 1 / (1 + torch.exp(-2 * z - 1)), atol=1e-5)
+
+
+def test_a_decoder_explains_each_class_of_each_photo_alone() -> None:
+    mechanism = build(AttentionConfig(branch=False, decoder=3))
+    for parameter in mechanism.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    maps, targets = random_maps(3), torch.tensor([[1, 4], [0, 6], [2, 2]])
+    together = mechanism(maps, targets)
+    for photo in range(3):
+        for column in range(2):
+            one = mechanism(
+                [item[photo : photo + 1] for item in maps],
+                targets[photo : photo + 1, column : column + 1],
+            )
+            assert torch.allclose(one[0, 0], together[photo, column], atol=1e-5)
+    assert torch.allclose(together[2, 0], together[2, 1])
+    assert not torch.allclose(together[0, 0], together[0, 1], atol=1e-3)
+
+
+def test_a_decoder_does_not_see_the_scale_of_the_fused_map() -> None:
+    mechanism = build(AttentionConfig(branch=False, decoder=3))
+    maps, targets = random_maps(), torch.tensor([[1], [4]])
+    before = mechanism(maps, targets)
+    with torch.no_grad():
+        mechanism.fusion.weight.mul_(100)
+        mechanism.fusion.bias.add_(5)  # type: ignore[union-attr]
+    assert torch.allclose(before, mechanism(maps, targets), atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [AttentionConfig(), AttentionConfig(branch=False, decoder=3)])
+def test_nothing_of_a_layer_that_is_not_kept_reaches_the_map(config: AttentionConfig) -> None:
+    mechanism = build(config)
+    for parameter in mechanism.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    maps, targets = random_maps(), torch.tensor([[1], [4]])
+    kept = mechanism.keep_layers([0, 2])
+    moved = [maps[0], torch.randn_like(maps[1]), maps[2]]
+    assert torch.equal(kept(maps, targets), kept(moved, targets))
+    assert not torch.allclose(mechanism(maps, targets), mechanism(moved, targets), atol=1e-3)
+    assert not torch.equal(kept(maps, targets), mechanism(maps, targets))
+
+
+def test_standardize_by_hand() -> None:
+    found = standardize(torch.tensor([[[1.0, 3.0], [5.0, 7.0]]]))
+    root = 5**0.5  # of the variance (9 + 1 + 1 + 9) / 4
+    assert torch.allclose(found, torch.tensor([[[-3.0, -1.0], [1.0, 3.0]]]) / root)
+    assert torch.equal(standardize(torch.full((1, 2, 2), 4.0)), torch.zeros(1, 2, 2))

@@ -5,6 +5,7 @@ There is one mechanism; every architectural variant is a field of `AttentionConf
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 _HEAD = 64  # channels of an attention head, as in Vision Transformers
+_HIDDEN = 32  # channels within the decoder
 _FEW_PLACES = 8  # channels per place above which a matrix product is faster, measured
 
 
@@ -44,6 +46,8 @@ class AttentionConfig:
         max_size: Maximum height and width of the explanation map, in cells.
         tokens: For transformers: `"drop"` the prefix tokens, or multiply the patch tokens by
             the `"cls"` token.
+        decoder: Channels that a `MapDecoder`, shared by all classes, reads from each layer to
+            refine the fused map; `None`, as published, has none.
 
     Raises:
         TTameError: If a field has an invalid value, or two fields contradict each other.
@@ -58,6 +62,7 @@ class AttentionConfig:
     resolution: Literal["largest", "smallest"] = "largest"
     max_size: AtLeastOne = 56
     tokens: Tokens = "drop"
+    decoder: AtLeastOne | None = None
 
     def __post_init__(self) -> None:
         """Validate each field, then the combinations that `width` rules out."""
@@ -138,6 +143,78 @@ class SelfAttention(nn.Module):
         return mixed.transpose(1, 2).reshape(maps.shape)
 
 
+class MapDecoder(nn.Module):
+    """Refine the fused map of any class by what every layer shows at each place (`ttame`: ours).
+
+    A fusion is linear in the branches, so it can weigh layers but not let one decide how another
+    is read. Here the fused map, standardised per photo, meets a few channels of each layer in a
+    small convolutional network. Its weights are shared by all classes: what it learns on some
+    classes holds for all. It starts as sigmoid(2·map + 1), whatever the layers.
+
+    Args:
+        channels: Channels C_l of each layer.
+        width: Channels that are read from each layer.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.readers = nn.ModuleList(nn.Conv2d(count, width, 1, bias=False) for count in channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels)
+        read = width * len(channels)
+        self.inlet = nn.Conv2d(2 * read + 1, _HIDDEN, 1)
+        self.blocks = nn.ModuleList(_residual_block() for _ in range(2))
+        self.outlet = nn.Conv2d(_HIDDEN, 1, 1, bias=False)
+        self.scale = nn.Linear(_HIDDEN, 2)  # gain and shift of the fused map
+        for last in (self.outlet, self.scale):
+            nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            self.scale.bias.copy_(torch.tensor([2.0, 1.0]))
+
+    def forward(self, maps: Sequence[Tensor], fused: Tensor) -> Tensor:
+        """Refine maps.
+
+        Args:
+            maps: Feature maps, `(B, C_l, h_l, w_l)` each.
+            fused: Fused maps of T classes, `(B, T, h, w)`.
+
+        Returns:
+            `(B, T, h, w)` in (0, 1).
+        """
+        batch, classes, height, width = fused.shape
+        size = (height, width)
+        read = torch.cat(
+            [resize(norm(reader(found)), size)
+             for reader, norm, found in zip(self.readers, self.norms, maps, strict=True)], dim=1
+        )  # fmt: skip
+        read = read.repeat_interleave(classes, dim=0)  # (B·T, L·width, h, w)
+        own = standardize(fused).reshape(batch * classes, 1, *size)
+        hidden = F.gelu(self.inlet(torch.cat([read, own, read * own], dim=1)))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        gain, shift = self.scale(hidden.mean(dim=(2, 3)))[..., None, None].split(1, dim=1)
+        refined: Tensor = torch.sigmoid(gain * own + shift + self.outlet(hidden))
+        return refined.reshape(fused.shape)
+
+
+def _residual_block() -> nn.Sequential:
+    """A depthwise and two pointwise convolutions that add nothing at the start."""
+    last = nn.Conv2d(_HIDDEN, _HIDDEN, 1)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(
+        nn.Conv2d(_HIDDEN, _HIDDEN, 5, padding=2, groups=_HIDDEN),
+        nn.BatchNorm2d(_HIDDEN),
+        nn.Conv2d(_HIDDEN, _HIDDEN, 1),
+        nn.GELU(),
+        last,
+    )
+
+
+def standardize(maps: Tensor) -> Tensor:
+    """Shift and scale each map `(..., h, w)` to mean 0 and standard deviation 1."""
+    centred = maps - maps.mean(dim=(-2, -1), keepdim=True)
+    return centred / centred.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp_min(1e-6)
+
+
 class AttentionMechanism(nn.Module):
     """Turn the feature maps of L layers into one explanation map per target class.
 
@@ -165,6 +242,8 @@ class AttentionMechanism(nn.Module):
             self.branches = nn.ModuleList(nn.Identity() for _ in channels)
             self.widths = self.channels
         self.fusion = nn.Conv2d(sum(self.widths), classes, kernel_size=1)
+        width = self.config.decoder
+        self.decoder = None if width is None else MapDecoder(self.channels, width)
 
     def output_size(self, maps: Sequence[Tensor]) -> tuple[int, int]:
         """Return the height and width of the explanation map for these feature maps."""
@@ -198,7 +277,8 @@ class AttentionMechanism(nn.Module):
             targets: Class indices `(B, T)`, int64; `None` for all K classes.
 
         Returns:
-            Raw maps before the sigmoid, `(B, T, h, w)`; T = K without targets.
+            Raw maps, `(B, T, h, w)`; T = K without targets. Before the sigmoid, or in (0, 1) where
+            there is a decoder.
 
         Raises:
             TTameError: If the maps or targets do not match the mechanism or the batch.
@@ -210,10 +290,37 @@ class AttentionMechanism(nn.Module):
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        return total + chosen[..., None, None]
+        return self.decode(maps, total + chosen[..., None, None])
+
+    def decode(self, maps: Sequence[Tensor], fused: Tensor) -> Tensor:
+        """Refine fused maps `(B, T, h, w)` by the decoder, if there is one."""
+        if self.decoder is None:
+            return fused
+        refined: Tensor = self.decoder(maps, fused)
+        return refined
+
+    def keep_layers(self, kept: Sequence[int]) -> AttentionMechanism:
+        """Return a copy that reads only some layers: nothing of the others reaches the map.
+
+        Args:
+            kept: Positions of the layers to keep.
+        """
+        mechanism = copy.deepcopy(self)
+        rows = torch.split(mechanism.fusion.weight.detach(), list(self.widths), dim=1)
+        with torch.no_grad():
+            for index, row in enumerate(rows):
+                if index in kept:
+                    continue
+                row.zero_()
+                if mechanism.decoder is not None:
+                    norm = mechanism.decoder.norms[index]
+                    assert isinstance(norm, nn.BatchNorm2d)
+                    norm.weight.zero_()
+                    norm.bias.zero_()
+        return mechanism
 
     def layer_parts(self, maps: Sequence[Tensor], targets: Tensor | None = None) -> list[Tensor]:
-        """Compute what each layer adds to the maps; with the bias, the parts sum to the map.
+        """Compute what each layer adds to the fused maps; with the bias, the parts sum to them.
 
         Args:
             maps: Feature maps, `(B, C_l, h_l, w_l)` each.
@@ -252,8 +359,7 @@ class AttentionMechanism(nn.Module):
         """
         size = self.output_size(maps)
         upsampled = [resize(hidden, size) for hidden in self.branch_outputs(maps)]
-        every: Tensor = self.fusion(torch.cat(upsampled, dim=1))
-        return every
+        return self.decode(maps, self.fusion(torch.cat(upsampled, dim=1)))
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

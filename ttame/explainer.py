@@ -103,7 +103,7 @@ class Explainer(nn.Module):
             targets: Target classes, `(B, T)` int64; `None` for the predicted class.
 
         Returns:
-            Logits `(B, K)`, targets `(B, T)` and raw maps before the sigmoid, `(B, T, h, w)`.
+            Logits `(B, K)`, targets `(B, T)` and the mechanism's raw maps, `(B, T, h, w)`.
         """
         with torch.no_grad():
             logits, maps = self.extract(images)
@@ -155,10 +155,11 @@ class Explainer(nn.Module):
             images: Normalised photos, `(B, C, H, W)`.
 
         Returns:
-            One entry per layer, means over the photos: `share`, the standard deviation of the
-            layer's part over that of the map (shares need not sum to 1: parts may agree or
-            cancel); `correlation` of the part alone with the map, in [-1, 1]; `moved` and
-            `gain` of its branch (`ttame.attention.branch_change`).
+            One entry per layer, means over the photos. A layer's part is what the map loses when
+            the layer is not read: `share` is the standard deviation of the part over that of the
+            map (shares need not sum to 1: parts may agree or cancel), `correlation` that of the
+            part with the map, in [-1, 1]; `moved` and `gain` describe its branch
+            (`ttame.attention.branch_change`).
 
         Raises:
             TTameError: If the explainer is in training mode.
@@ -166,17 +167,18 @@ class Explainer(nn.Module):
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
         logits, maps = self.extract(images)
-        parts = self.mechanism.layer_parts(maps, logits.argmax(dim=1, keepdim=True))
-        centred = [part.flatten(1) - part.flatten(1).mean(1, keepdim=True) for part in parts]
-        whole = torch.stack(centred).sum(0)
-        length = whole.norm(dim=1).clamp_min(1e-12)
+        targets = logits.argmax(dim=1, keepdim=True)
+        whole = self.mechanism(maps, targets).flatten(1)
+        length = _centre(whole).norm(dim=1).clamp_min(1e-12)
         rows: list[dict[str, str | float]] = []
-        for name, branch, found, part in zip(
-            self.layers, self.mechanism.branches, maps, centred, strict=True
+        for index, (name, branch) in enumerate(
+            zip(self.layers, self.mechanism.branches, strict=True)
         ):
+            others = [other for other in range(len(maps)) if other != index]
+            part = _centre(whole - self.mechanism.keep_layers(others)(maps, targets).flatten(1))
             own = part.norm(dim=1)
-            correlation = (part * whole).sum(1) / (own * length).clamp_min(1e-12)
-            moved, gain = branch_change(branch, found)
+            correlation = (part * _centre(whole)).sum(1) / (own * length).clamp_min(1e-12)
+            moved, gain = branch_change(branch, maps[index])
             rows.append(
                 {"layer": name, "share": float((own / length).mean()),
                  "correlation": float(correlation.mean()), "moved": moved, "gain": gain}
@@ -275,6 +277,11 @@ class Explainer(nn.Module):
         mechanism.load_state_dict(_cast(state, torch.float32))
         backbone = replace(backbone, spec=spec)
         return cls(backbone, mechanism, header["layers"], header["training"]).eval()
+
+
+def _centre(values: Tensor) -> Tensor:
+    """Subtract each row's mean from `(B, N)`."""
+    return values - values.mean(dim=1, keepdim=True)
 
 
 def _cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

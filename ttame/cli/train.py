@@ -44,7 +44,10 @@ def train(
         Path | None, typer.Option(help="Folder of a list's paths; default: the list's own.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="'ttame' (ours), 'published', 'lcam-img' or 'lcam-fm'.")
+        str,
+        typer.Option(
+            help="'ttame' (ours), 'linear' (our first), 'published', 'lcam-img' or 'lcam-fm'."
+        ),
     ] = "ttame",
     config_file: Annotated[
         Path | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ WHOLE = "all layers"
 
 
 def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
-    """Return the explainer with only some of its layers: the others' fusion rows are zero.
+    """Return the explainer with only some of its layers read.
 
-    The map is a sum over layers, so what is left is exactly the part of the layers kept. It is
-    an ablation of reading, not of training: the mechanism was trained with all layers.
+    It is an ablation of reading, not of training: the mechanism was trained with all layers.
 
     Args:
         explainer: Not changed.
@@ -41,12 +39,8 @@ def keep_layers(explainer: Explainer, layers: Sequence[str]) -> Explainer:
                 f"the explainer reads {explainer.layers}, not {name!r}."
                 f"{suggest(name, explainer.layers)}"
             )
-    mechanism = copy.deepcopy(explainer.mechanism)
-    parts = torch.split(mechanism.fusion.weight.detach(), list(mechanism.widths), dim=1)
-    for name, part in zip(explainer.layers, parts, strict=True):
-        if name not in layers:
-            part.zero_()
-    return explainer.replace(mechanism=mechanism)
+    kept = [index for index, name in enumerate(explainer.layers) if name in layers]
+    return explainer.replace(mechanism=explainer.mechanism.keep_layers(kept))
 
 
 def layer_costs(

@@ -12,8 +12,11 @@ from ttame.errors import AtLeastOne, Bounds, NotNegative, Positive, TTameError, 
 from ttame.training.objective import ObjectiveConfig
 
 Init = Literal["free", "classifier"]
-# The branches of our recipe keep the sign of feature maps; the papers' end in a ReLU, which loses
-# half of what a layer such as a linear bottleneck says.
+# The mechanism of our recipe: a class map of the feature maps themselves, which keeps their sign,
+# and a decoder that every class shares.
+DECODED = AttentionConfig(branch=False, decoder=16)
+# That of our first recipe: branches that keep the sign of feature maps. The papers' end in a ReLU,
+# which loses half of what a layer such as a linear bottleneck says.
 SIGNED = AttentionConfig(activation="identity")
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 # Fields that decide where and how a run is carried out, not its result; a run may be resumed
@@ -87,11 +90,16 @@ class MaskConfig:
             layer, as in L-CAM-Fm (`lcam`).
         retain: Shares of top pixels that the mask keeps, cycled through step by step; `(1.0,)`,
             the papers', keeps all.
+        tried: Share of the photos of each batch that learn by trials of two masks
+            (`ttame.training.trials`) instead of by gradients; 0, as published: none.
+        tried_retain: Share of top pixels that those masks keep.
     """
 
     activation: Literal["sigmoid", "minmax"] = "minmax"
     masked: Literal["image", "features"] = "image"
     retain: tuple[float, ...] = (1.0, 0.5, 0.15)
+    tried: Annotated[float, Bounds(0, 0.9)] = 0.0
+    tried_retain: Annotated[float, Bounds(0, 1, above=True)] = 0.15
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -99,6 +107,10 @@ class MaskConfig:
         object.__setattr__(self, "retain", tuple(self.retain))  # files hold lists
         if not self.retain or not all(0 < share <= 1 for share in self.retain):
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
+
+
+# Parts of the mechanism that may learn at rates of their own; gains are batch-norm weights.
+PARTS = ("branches", "gains", "fusion", "decoder")
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ class OptimizationConfig:
         steps: Optimiser steps, in place of epochs.
         optimizer: `"sgd"` (Nesterov, momentum 0.9) or `"adamw"`; both under OneCycle.
         learning_rate: Maximum of OneCycle.
+        part_rates: Factors of the learning rate by part of the mechanism, of `PARTS`; parts
+            that are not named learn at the full rate.
         weight_decay: Weight decay of everything but biases.
         gradient_clip: Largest norm of the gradient over all parameters; longer ones are scaled
             down to it. `None`, as published, leaves them: the papers' code asks for clipping
@@ -124,6 +138,7 @@ class OptimizationConfig:
     steps: AtLeastOne | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Positive = 2e-4
+    part_rates: Mapping[str, float] = field(default_factory=dict)
     weight_decay: NotNegative = 5e-4
     gradient_clip: Positive | None = None
     validate_every: AtLeastOne | None = None
@@ -133,6 +148,11 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         """Check the fields."""
         validate(self)
+        for part, factor in self.part_rates.items():
+            if part not in PARTS:
+                raise unknown("part of the mechanism", part, PARTS)
+            if not factor >= 0:
+                raise TTameError(f"part_rates: {part} must be at least 0, got {factor}")
 
 
 @dataclass(frozen=True)
@@ -212,6 +232,11 @@ class TrainingConfig:
         """Check what concerns several groups."""
         if self.run.compile and self.mask.masked == "features":
             raise TTameError("compile=True is for masked='image'; masking features needs a hook")
+        if self.mask.tried and (self.mask.masked != "image" or self.objective.labels != "own"):
+            raise TTameError(
+                f"tried={self.mask.tried} needs masked='image' and labels='own', got "
+                f"{self.mask.masked!r} and {self.objective.labels!r}"
+            )
 
     @classmethod
     def of(cls, **settings: Any) -> TrainingConfig:
@@ -257,6 +282,29 @@ class TrainingConfig:
         }
 
 
+def ours(**changes: Any) -> TrainingConfig:
+    """Return our training of a mechanism with a decoder (`DECODED`), with `changes`.
+
+    The values of the map learn by gradients of the drop with all and half of the pixels kept, its
+    ranks by trials of two masks that keep 15 %.
+    """
+    recipe = TrainingConfig.of(
+        batch_size=20,
+        fusion="tied",
+        retain=(1.0, 0.5),
+        tried=0.6,
+        objective=ObjectiveConfig(
+            cross_entropy=0, drop=5, trials=10, gain_limit=0.3, area=1, area_exponent=1,
+            variation=1e-4, labels="own", reduction="mean",
+        ),
+        epochs=2,
+        learning_rate=2e-3,
+        part_rates={"fusion": 0.1},
+        weight_decay=1e-4,
+    )  # fmt: skip
+    return recipe.replace(**changes)
+
+
 def published(**changes: Any) -> TrainingConfig:
     """Return the papers' training: SGD, 8 epochs, batch 32, maximum rate 1e-3; with `changes`."""
     papers = TrainingConfig.of(
@@ -282,7 +330,8 @@ def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
 
 
 RECIPES: dict[str, Callable[[], TrainingConfig]] = {
-    "ttame": TrainingConfig,
+    "ttame": ours,
+    "linear": TrainingConfig,
     "published": published,
     "lcam-img": partial(lcam, "img"),
     "lcam-fm": partial(lcam, "fm"),
@@ -290,7 +339,11 @@ RECIPES: dict[str, Callable[[], TrainingConfig]] = {
 
 
 def open_recipe(name: str) -> TrainingConfig:
-    """Return the training of a recipe: `"ttame"` (ours), `"published"`, `"lcam-img"`, `"lcam-fm"`.
+    """Return the training of a recipe.
+
+    Args:
+        name: `"ttame"` (ours), `"linear"` (our first, without a decoder), `"published"`,
+            `"lcam-img"` or `"lcam-fm"`.
 
     Raises:
         TTameError: If there is no such recipe.
@@ -304,4 +357,4 @@ def architecture(recipe: str) -> AttentionConfig:
     """Return the mechanism that a recipe trains; one without branches for L-CAM, on one layer."""
     if recipe.startswith("lcam"):
         return AttentionConfig(branch=False)
-    return AttentionConfig() if recipe == "published" else SIGNED
+    return {"ttame": DECODED, "linear": SIGNED}.get(recipe, AttentionConfig())

@@ -19,7 +19,7 @@ from ttame.training.config import Init
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
 # uniform grey, narrow enough that the sigmoid still passes gradients.
 _SPREAD = 2.0
-_GRADIENT_PHOTOS = 16  # one backward pass per class, from the deepest layer on
+_GRADIENT_PHOTOS = 48  # one backward pass per class, from the deepest layer on
 _CHUNK = 32
 
 
@@ -31,7 +31,8 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Ten
     every branch as the activation of its feature map (`_pass_through`), puts into the fusion the
     mean gradient of every class's logit with respect to the deepest layer's feature map, leaves
     zero for the other layers, and centres and scales the initial own-class map over `images` to
-    mean 0 and standard deviation 2, so that masks start neither all-zero nor all-one. Where only
+    mean 0 and standard deviation 2, so that masks start neither all-zero nor all-one; a decoder
+    does so for each photo. Where only
     average pooling and a linear layer follow the feature map, that is class activation mapping;
     elsewhere it is Grad-CAM with weights that are the same for all photos.
 
@@ -65,6 +66,8 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Ten
     mechanism.fusion.weight[:, -gradients.shape[1] :, 0, 0] = gradients
     assert mechanism.fusion.bias is not None
     mechanism.fusion.bias.zero_()
+    if mechanism.decoder is not None:  # which standardises the map of each photo
+        return gradients
     mode = mechanism.training
     explainer.eval()
     maps = torch.cat([explainer(part)[2] for part in images.split(_CHUNK)])  # type: ignore[no-untyped-call]
@@ -80,7 +83,7 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
 
     Args:
         explainer: Its classifier and layers.
-        images: Normalised photos, `(B, 3, H, W)`; the first sixteen are used.
+        images: Normalised photos, `(B, 3, H, W)`; the first 48 are used.
 
     Returns:
         `(K, C)`, means over photos and positions. Where patch tokens are multiplied by the class

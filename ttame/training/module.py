@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from ttame.data import PhotoList
@@ -26,6 +27,7 @@ from ttame.masking import keep_top, normalize_maps
 from ttame.training.config import SCORE, Precision, TrainingConfig
 from ttame.training.objective import ObjectiveParts, objective, own_maps, regularized_targets
 from ttame.training.sampling import draw_ranks
+from ttame.training.trials import draw_noise, reward, smooth_noise, trial_loss, trial_maps
 
 
 class ExplainerModule(L.LightningModule):
@@ -74,6 +76,7 @@ class ExplainerModule(L.LightningModule):
         retain: float = 1.0,
         ranks: Tensor | None = None,
         truth: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> ObjectiveParts:
         """The objective of one batch.
 
@@ -83,6 +86,8 @@ class ExplainerModule(L.LightningModule):
             ranks: Place of every photo's target class among its most probable ones, `(B,)` int64
                 from 0; default: the most probable.
             truth: Target classes `(B,)` instead of the model's.
+            noise: For trials of the last N photos, coarse, `(N, 1, 7, 7)`
+                (`ttame.training.trials.draw_noise`).
         """
         config, seed = self.config, self.config.run.seed
         laid_out = channels_last if config.run.channels_last else Tensor.contiguous
@@ -97,6 +102,11 @@ class ExplainerModule(L.LightningModule):
             labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
+        trial = None
+        if noise is not None:
+            whole, split = images, len(images) - len(noise)
+            trial = self._try(whole[split:], logits[split:], labels[split:], raw[split:], noise)
+            images, logits, labels, raw = (part[:split] for part in (whole, logits, labels, raw))
         maps = torch.sigmoid(raw) if config.mask.activation == "sigmoid" else normalize_maps(raw)
         classifier, layer = self.explainer.classifier, self.explainer.layers[-1]
         if config.mask.masked == "features":
@@ -105,7 +115,30 @@ class ExplainerModule(L.LightningModule):
         else:
             masked = laid_out(self.explainer.spec.mask(images, own_maps(maps), retain, seed))
             answer = self.compiled(masked) if self.compiled else classifier(masked)
-        return objective(logits, answer, labels, maps, config.objective)
+        parts = objective(logits, answer, labels, maps, config.objective)
+        if trial is None:
+            return parts
+        return replace(parts, total=parts.total + config.objective.trials * trial, trials=trial)
+
+    def _try(
+        self, images: Tensor, logits: Tensor, labels: Tensor, raw: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Move raw maps `(N, 1, h, w)` by noise both ways and push them towards the better."""
+        config = self.config
+        noise = smooth_noise(noise, raw.shape[-2:])
+        odds = raw if self.explainer.mechanism.decoder is None else torch.logit(raw, eps=1e-6)
+        with torch.no_grad():
+            moved = trial_maps(odds, noise)
+            if self.explainer.mechanism.decoder is not None:
+                moved = torch.sigmoid(moved)
+            masked = self.explainer.spec.mask(
+                images.repeat(2, 1, 1, 1), normalize_maps(moved), config.mask.tried_retain,
+                config.run.seed,
+            )  # fmt: skip
+            laid_out = channels_last if config.run.channels_last else Tensor.contiguous
+            answer = self.explainer.classifier(laid_out(masked))
+            rewards = reward(logits, answer, labels, config.objective.gain_limit)
+        return trial_loss(odds, noise, rewards)
 
     def on_before_batch_transfer(
         self, batch: Sequence[Tensor] | TTameError, dataloader_idx: int
@@ -126,7 +159,11 @@ class ExplainerModule(L.LightningModule):
                 self.config.run.seed, batch_idx, positions.tolist(), self.config.photos.ranks
             )
             ranks = torch.tensor(drawn, device=positions.device)
-        parts = self.parts(images, retain, ranks, truth)
+        noise = None
+        if tried := round(self.config.mask.tried * len(images)):
+            noise = draw_noise(self.config.run.seed, batch_idx, positions[-tried:].tolist())
+            noise = noise.to(images.device)
+        parts = self.parts(images, retain, ranks, truth, noise)
         if not bool(parts.total.isfinite()):
             photos = [self.names[i] for i in positions.tolist()] if self.names else []
             raise TTameError(
@@ -135,7 +172,10 @@ class ExplainerModule(L.LightningModule):
                 f"rate ({self.config.optimization.learning_rate}), or clip the gradients "
                 "(gradient_clip)"
             )
-        logged = {f"train/{name}": value.detach() for name, value in vars(parts).items()}
+        logged = {
+            f"train/{name}": value.detach() for name, value in vars(parts).items()
+            if value is not None
+        }  # fmt: skip
         # Equal shares of a batch: the mean over processes is the batch's.
         self.log_dict(logged, batch_size=len(images), sync_dist=self.trainer.world_size > 1)
         self.log("loss", parts.total.detach(), prog_bar=True, logger=False)
@@ -163,19 +203,19 @@ class ExplainerModule(L.LightningModule):
         self.scores.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The papers' groups: no decay on biases; OneCycle stepped every batch."""
-        named = list(self.explainer.mechanism.named_parameters())
-        groups = [
+        """The papers' groups, by part: no decay on biases; OneCycle stepped every batch."""
+        rate, settings = self.learning_rate, self.config.optimization
+        grouped: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for name, value in self.explainer.mechanism.named_parameters():
+            grouped.setdefault((part_of(name), "bias" in name), []).append(value)
+        groups: list[dict[str, Any]] = [
             {
-                "params": [value for name, value in named if "bias" not in name],
-                "weight_decay": self.config.optimization.weight_decay,
-            },
-            {
-                "params": [value for name, value in named if "bias" in name],
-                "weight_decay": 0.0,
-            },
+                "params": values,
+                "lr": rate * settings.part_rates.get(part, 1.0),
+                "weight_decay": 0.0 if bias else settings.weight_decay,
+            }
+            for (part, bias), values in grouped.items()
         ]
-        rate = self.learning_rate
         optimizer: torch.optim.Optimizer
         if self.config.optimization.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
@@ -186,7 +226,7 @@ class ExplainerModule(L.LightningModule):
                 groups, lr=rate, fused=self.config.run.precision == "32-true"
             )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=rate, total_steps=self.total_steps
+            optimizer, max_lr=[group["lr"] for group in groups], total_steps=self.total_steps
         )
         return {
             "optimizer": optimizer,
@@ -215,6 +255,12 @@ def _ground_truth(photos: PhotoList | None, explainer: Explainer) -> Tensor:
             "classes; give labels in its numbering"
         )
     return torch.tensor(photos.labels)
+
+
+def part_of(parameter: str) -> str:
+    """Return which of `ttame.training.config.PARTS` a parameter of the mechanism belongs to."""
+    part = parameter.split(".")[0]
+    return "gains" if part == "branches" and parameter.endswith("norm.weight") else part
 
 
 def channels_last(images: Tensor) -> Tensor:

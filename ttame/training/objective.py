@@ -34,6 +34,8 @@ class ObjectiveConfig:
         drop: Weight of the mean relative drop 1 - p'/p, ours, 0 in the papers. Cross-entropy
             is largest where the masked photo is lost anyway; the drop is bounded, and so moved
             by the photos that the mask can still win or lose.
+        trials: Weight of `ttame.training.trials`, ours, for the photos that
+            `MaskConfig.tried` sets apart.
         gain_limit: How far a relative rise of the probability, a negative drop, counts; `None`:
             without limit. Classes of a small probability may rise many times over, and would
             outweigh all others.
@@ -52,6 +54,7 @@ class ObjectiveConfig:
 
     cross_entropy: float = 1.5
     drop: float = 0.0
+    trials: float = 0.0
     gain_limit: float | None = None
     area: float = 2.0
     variation: float = 0.01
@@ -72,7 +75,7 @@ class ObjectiveConfig:
                 f"{self.labels!r} and {self.reduction!r}"
             )
         if (
-            min(self.cross_entropy, self.drop, self.area, self.variation) < 0
+            min(self.cross_entropy, self.drop, self.trials, self.area, self.variation) < 0
             or self.area_exponent <= 0
         ):
             raise TTameError("objective weights must not be negative, the exponent positive")
@@ -86,13 +89,17 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class ObjectiveParts:
-    """The objective of a batch and its unweighted parts, scalars (differentiable)."""
+    """The objective of a batch and its unweighted parts, scalars (differentiable).
+
+    `trials` is there for batches in which photos were tried (`ttame.training.trials`).
+    """
 
     total: Tensor
     cross_entropy: Tensor
     drop: Tensor
     area: Tensor
     variation: Tensor
+    trials: Tensor | None = None
 
 
 def regularized_targets(labels: Tensor, config: ObjectiveConfig) -> Tensor:
