@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -179,7 +180,39 @@ def families(
     console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
 
 
-for command in (explaining, training, scaling, families):
+def distill(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/vit"),
+    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
+    epochs: Annotated[int, typer.Option(help="Number of passes over the photos.")] = 8,
+    crops: Annotated[int, typer.Option(help="Augmented crops per photo.")] = 3,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of photos to train on; default: all.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Number of processes that read photos.")] = 1,
+    seed: SEED = 0,
+) -> None:
+    """Distil EfficientNet-Lite0 into the shipped Vision Transformer, on Imagenette."""
+    from benchmarks.distillation.run import distill as run_distillation
+    from benchmarks.distillation.training import DistillationConfig
+    from ttame.data import imagenette
+
+    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
+    config = DistillationConfig(epochs=epochs, crops=crops, seed=seed, workers=workers)
+    classes = tuple(sorted(set(held_out.labels or ())))
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        record = run_distillation(photos, held_out, classes, config, out, name=name, progress=stage)
+    console.print(
+        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
+        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
+    )
+
+
+for command in (explaining, training, scaling, families, distill):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ BENCHMARKS = {
     "bench-training": "training",
     "bench-scaling": "scaling",
     "families": "families",
+    "distill": "distill",
 }
 
 

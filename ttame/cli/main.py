@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from ttame.cli.measure import diagnose, evaluate, study
-from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+from ttame.cli.terminal import DEFAULT, EXPLAINER, console, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
 from ttame.errors import unknown
@@ -120,37 +119,6 @@ def explain(
     console.print(table)
     if html:
         console.print(f"interactive page: {html}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def distill(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
-    epochs: Annotated[int, typer.Option(help="Passes over the photos.")] = 8,
-    views: Annotated[int, typer.Option(help="Augmented views of a photo.")] = 3,
-    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
-    seed: SEED = 0,
-) -> None:
-    """Train the small Vision Transformer on Imagenette, taught by EfficientNet-Lite0."""
-    from ttame.companion.distillation.distill import distill as train_student
-    from ttame.companion.distillation.student import DistillationConfig
-    from ttame.data import imagenette
-
-    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
-    config = DistillationConfig(epochs=epochs, views=views, seed=seed, workers=workers)
-    classes = tuple(sorted(set(held_out.labels or ())))
-    with bar() as shown:
-
-        def stage(title: str) -> Callable[[int, int], None]:
-            task = shown.add_task(title)
-            return lambda done, total: shown.update(task, completed=done, total=total)
-
-        record = train_student(photos, held_out, classes, config, out, name=name, progress=stage)
-    console.print(
-        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
-        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
-    )
 
 
 @app.command()
