@@ -33,7 +33,7 @@ def explaining(
 ) -> None:
     """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
     from benchmarks.explaining import measure_cost, measure_methods, measure_road
-    from ttame.companion.benchmarks import write_benchmark
+    from benchmarks.records import write_benchmark
     from ttame.data import samples
     from ttame.loading import attach, load
     from ttame.methods import select
@@ -82,7 +82,10 @@ def explaining(
     console.print(table)
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
+    path = write_benchmark(
+        out, "explaining", rows=rows, road=road, methods=found, left_out=left_out
+    )
+    console.print(f"record: {path}", soft_wrap=True)
 
 
 def scaling(
@@ -98,8 +101,8 @@ def scaling(
     data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
 ) -> None:
     """Time training on one device and on several, reading photos included."""
+    from benchmarks.records import write_benchmark
     from benchmarks.scaling import measure_scaling
-    from ttame.companion.benchmarks import write_scaling
 
     arguments = ["--backbone", backbone, "--data", data]
     rows = measure_scaling(devices or [1, 2], arguments, steps, batch_size)
@@ -109,7 +112,7 @@ def scaling(
             f"{row['speedup']:.2f} times the first",
             highlight=False,
         )
-    console.print(f"record: {write_scaling(out, rows)}", soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, 'scaling', rows=rows)}", soft_wrap=True)
 
 
 def training(
@@ -135,8 +138,8 @@ def training(
     """Time training steps against the classifier's own passes, each classifier by itself."""
     import torch
 
+    from benchmarks.records import write_benchmark
     from benchmarks.training import default_setting, measure_alone
-    from ttame.companion.benchmarks import write_throughput
 
     names, config = default_setting(torch.cuda.is_available())
     given: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "seed": seed}
@@ -153,7 +156,7 @@ def training(
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
         rows.append(row)
-    console.print(f"record: {write_throughput(out, rows, seed)}", soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, 'training', seed, rows=rows)}", soft_wrap=True)
 
 
 def families(
@@ -166,7 +169,7 @@ def families(
 ) -> None:
     """Check that the method works on a small member of every model family of timm."""
     from benchmarks.families import check_families
-    from ttame.companion.benchmarks import write_families
+    from benchmarks.records import write_benchmark
 
     def report(row: dict[str, Any]) -> None:
         verdict = "passed" if row["passed"] else row["reason"]
@@ -177,7 +180,8 @@ def families(
 
     rows = check_families(names, report)
     passed = sum(row["passed"] for row in rows)
-    console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
+    path = write_benchmark(out, "families", rows=rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {path}")
 
 
 def distill(

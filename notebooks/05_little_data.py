@@ -52,11 +52,10 @@ import torch
 from IPython.display import Markdown, display
 
 import ttame
-from ttame.companion.benchmarks import read_benchmark, read_throughput
 from ttame.companion.figures.curves import plot_metrics
 from ttame.companion.figures.scores import plot_costs, plot_differences
-from ttame.companion.profiles import open_profile, quiet
-from ttame.companion.shipped import provenance_table, reference, training_record
+from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
 from ttame.companion.studies.runs import read_runs, study_provenance
 from ttame.companion.studies.study import read_study, study_table
 from ttame.companion.studies.tables import (
@@ -166,7 +165,8 @@ plot_costs(costs.rename(quick), "minutes", scored, "minutes of training", method
 # epoch.
 
 # %%
-step = pd.DataFrame(read_throughput(reference("throughput.json"))["rows"]).set_index("classifier")
+throughput = read_benchmark(reference("throughput.json"), "training")
+step = pd.DataFrame(throughput["rows"]).set_index("classifier")
 whole = 1000 / step.loc[setting.backbone, "step_images_per_second"]
 passes = pd.DataFrame(read_benchmark(reference("benchmark.json"))["rows"])
 batch = passes[(passes["backbone"] == setting.backbone) & (passes["batch"] == 32)].iloc[0]

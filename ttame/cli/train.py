@@ -111,7 +111,7 @@ def train(
     ] = False,
 ) -> None:
     """Train an explainer, with model-truth labels, on one machine or many."""
-    from ttame.companion.profiles import profile_backbone
+    from ttame.companion.notebook_profiles import profile_backbone
     from ttame.training.fit import fit
     from ttame.training.planning import check_launched, plan_training
 
@@ -171,7 +171,7 @@ def _explainer(
 def _photos(
     profile: str, data: str | None, held_out: str | None, root: Path | None, classes: int
 ) -> tuple[PhotoList, PhotoList | None]:
-    from ttame.companion.profiles import open_profile
+    from ttame.companion.notebook_profiles import open_profile
     from ttame.training.lists import has_splits, training_photos
 
     if data is None:
