@@ -122,6 +122,14 @@ def test_road_shows_both_orders_of_both_quantities(many: pd.DataFrame) -> None:
     assert "higher" in figure.axes[1].get_title()
 
 
+def test_no_curve_is_cut_off(many: pd.DataFrame) -> None:
+    figure = plot_road(curves(many, "ROAD"), ["T-TAME"])
+    for panel, axis in enumerate(figure.axes):
+        assert axis.get_ylim()[0] == 0
+        highest = max(max(line.get_ydata()) for line in lines(figure, panel))
+        assert highest <= axis.get_ylim()[1]
+
+
 def test_every_method_is_in_the_legend(many: pd.DataFrame) -> None:
     names = legend(plot_insertion(curves(many, "insertion/deletion"), ["random", "T-TAME"]))
     assert names[:2] == ["random", "T-TAME"]

@@ -155,7 +155,8 @@ def _plot_shares(
                 n_boot=200, seed=0, ax=axis, **style,
             )  # fmt: skip
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axis.set_ylim(bottom=0)
+    for axis in axes:
+        axis.set_ylim(bottom=0)  # not before all are drawn: it fixes the top of the whole row
     _legend(figure, styles)
     return figure
 
