@@ -56,14 +56,15 @@ from ttame.companion.figures.curves import plot_metrics
 from ttame.companion.figures.scores import plot_costs, plot_differences
 from ttame.companion.notebook_profiles import open_profile, quiet
 from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
-from ttame.companion.studies.runs import read_runs, study_provenance
-from ttame.companion.studies.study import read_study, study_table
+from ttame.companion.studies.records import read_runs, study_provenance
+from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import (
     axis_runs,
     mean_scores,
     run_scores,
     sight_gap,
     split_by_sight,
+    study_table,
 )
 from ttame.evaluation.comparison import in_words, paired_differences
 from ttame.evaluation.tables import read_together, scores

@@ -12,7 +12,7 @@ from ttame.cli.terminal import DEFAULT, SEED, bar, console
 from ttame.errors import TTameError, require
 
 if TYPE_CHECKING:
-    from ttame.companion.studies.study import Run
+    from ttame.companion.studies.variants import Run
 
 
 # Options that `evaluate` and `diagnose` share.
@@ -136,7 +136,8 @@ def study(
     """Train and measure the runs of a study that have no record yet."""
     require("train")
     require("evaluate")
-    from ttame.companion.studies.runs import carry_out, minutes_left
+    from ttame.companion.studies.records import minutes_left
+    from ttame.companion.studies.runs import carry_out
     from ttame.companion.studies.study import read_study
     from ttame.data import imagenette
 

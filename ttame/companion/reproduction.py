@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ttame.companion.shipped import training_record
-from ttame.companion.studies.runs import read_runs, total_minutes
+from ttame.companion.studies.records import read_runs, total_minutes
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import mean_scores, run_scores
 from ttame.errors import TTameError
