@@ -1,4 +1,4 @@
-"""The commands that time and check: `explaining`, `training`, `scaling` and `families`."""
+"""Benchmarks and checks, `explaining`, `training`, `scaling` and `families`, and `distill`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
 
 app = typer.Typer(
-    help="Time T-TAME, and check it on every model family.",
+    help="Time T-TAME, check it on every model family, make the shipped transformer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,18 +20,22 @@ app = typer.Typer(
 
 
 def explaining(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/benchmark.json"
     ),
     explainer: EXPLAINER = DEFAULT,
-    repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
-    photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
+    repeats: Annotated[
+        int, typer.Option(help="Number of timed turns of the plain forward pass.")
+    ] = 41,
+    photos: Annotated[
+        int, typer.Option(help="Number of sample photos for ROAD and the methods.")
+    ] = 4,
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="Others whose explanation is timed, with random weights; repeatable."),
+        typer.Option(help="Further backbone to time, with random weights; repeatable."),
     ] = None,
 ) -> None:
-    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
+    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam."""
     from benchmarks.explaining import measure_cost, measure_methods, measure_road
     from benchmarks.records import write_benchmark
     from ttame.data import samples
@@ -89,18 +93,18 @@ def explaining(
 
 
 def scaling(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/scaling.json"
     ),
     devices: Annotated[
-        list[int] | None, typer.Option(help="Numbers of devices; repeatable. Default: 1 and 2.")
+        list[int] | None, typer.Option(help="Number of devices; repeatable; default: 1 and 2.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 20,
+    steps: Annotated[int, typer.Option(help="Number of steps per run.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Photos per step, over all devices.")] = 32,
     backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
     data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
 ) -> None:
-    """Time training on one device and on several, reading photos included."""
+    """Time training on one device and on several, including the reading of photos."""
     from benchmarks.records import write_benchmark
     from benchmarks.scaling import measure_scaling
 
@@ -116,13 +120,13 @@ def scaling(
 
 
 def training(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/throughput.json"
     ),
     classifier: Annotated[
         list[str] | None,
         typer.Option(
-            help="Registered backbone, timm/NAME or torchvision/NAME; repeatable. Default: three "
+            help="Registered backbone, timm/NAME or torchvision/NAME; repeatable; default: three "
             "that suit the device."
         ),
     ] = None,
@@ -130,12 +134,13 @@ def training(
         int | None, typer.Option(help="Photos per step; default: 32, on a GPU 128.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="As of training; default: 32-true, on a GPU bf16-mixed.")
+        str | None,
+        typer.Option(help="Precision of training; default: 32-true, on a GPU bf16-mixed."),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Timed turns of step and floor.")] = 7,
+    repeats: Annotated[int, typer.Option(help="Number of timed turns of step and floor.")] = 7,
     seed: SEED = 0,
 ) -> None:
-    """Time training steps against the classifier's own passes, each classifier by itself."""
+    """Time training steps against the classifier's own passes, one classifier at a time."""
     import torch
 
     from benchmarks.records import write_benchmark
@@ -161,13 +166,13 @@ def training(
 
 def families(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Families of timm; default all.")
+        list[str] | None, typer.Argument(help="Model families of timm; default: all.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/families.json"
     ),
 ) -> None:
-    """Check that the method works on a small member of every model family of timm."""
+    """Check the method on a small member of every model family of timm."""
     from benchmarks.families import check_families
     from benchmarks.records import write_benchmark
 
@@ -185,7 +190,7 @@ def families(
 
 
 def distill(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/vit"),
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/vit"),
     name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
     epochs: Annotated[int, typer.Option(help="Number of passes over the photos.")] = 8,
     crops: Annotated[int, typer.Option(help="Augmented crops per photo.")] = 3,
