@@ -131,9 +131,9 @@ def study(
     file: Annotated[Path, typer.Argument(help="File of the study, .toml.")],
     out: Annotated[Path, typer.Option(help="Folder for the records.")],
     work: Annotated[Path, typer.Option(help="Folder for the training runs.")] = Path("runs/study"),
-    axis: Annotated[list[str] | None, typer.Option(help="Run this axis only; repeatable.")] = None,
+    axis: Annotated[list[str] | None, typer.Option(help="Run only this axis; repeatable.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Run the run of this name only; repeatable.")
+        list[str] | None, typer.Option(help="Run only the run with this name; repeatable.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Number of photos to train on; default: all.")
