@@ -57,7 +57,7 @@ class Study:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Return the names of the axes, in order."""
+        """Names of the axes, in order."""
         return tuple(dict.fromkeys(variant.axis for variant in self.variants))
 
     def missing(self, folder: Path | str) -> tuple[Run, ...]:

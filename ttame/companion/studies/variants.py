@@ -111,13 +111,13 @@ class Variant:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """Return what differs from the study's budget, by field."""
+        """What differs from the study's budget, by field."""
         plain = {name: getattr(self, name) for name in _PLAIN if getattr(self, name) is not None}
         return {**self.attention, **self.objective, **self.training, **plain}
 
     @property
     def changes(self) -> str:
-        """Return what differs from the study's budget, as text, with the axis's own budget."""
+        """What differs from the study's budget, as text, with the axis's own budget."""
         text = ", ".join(f"{key}={value!r}" for key, value in self.changed.items()) or "nothing"
         own = ", ".join(f"{key}={value!r}" for key, value in self.budget.items())
         return f"{text} with {own}" if own else text
@@ -141,7 +141,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return the name of the record; the default of several axes is one run."""
+        """Name of the record; the default of several axes is one run."""
         changes = re.sub(r"[^a-z0-9.]+", "-", self.variant.changes.lower()).strip("-")
         shown = "" if self.shown == "all" else f"_{self.shown}"
         return f"{changes}{shown}_seed{self.seed}"
