@@ -12,8 +12,8 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test outside lint format bench throughput families notebooks \
-	readme lock clean
+.PHONY: help setup browser book test outside lint format bench throughput families distill \
+	notebooks readme lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages, and without compiled
@@ -80,6 +80,9 @@ throughput: $(STAMP) ## Time training steps against the classifier's own passes
 
 families: $(STAMP) ## Check a member of every model family of timm
 	@$(BIN)/python -m benchmarks families $(ARGS)
+
+distill: $(STAMP) ## Train the shipped Vision Transformer anew, into runs/vit
+	@$(BIN)/python -m benchmarks distill $(ARGS)
 
 notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
 	@$(BIN)/python -m ttame.companion.notebooks convert notebooks/*.py

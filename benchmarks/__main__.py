@@ -1,7 +1,8 @@
-"""The commands that time and check: `explaining`, `training`, `scaling` and `families`."""
+"""Benchmarks and checks, `explaining`, `training`, `scaling` and `families`, and `distill`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
 
 app = typer.Typer(
-    help="Time T-TAME, and check it on every model family.",
+    help="Time T-TAME, check it on every model family, make the shipped transformer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -19,20 +20,24 @@ app = typer.Typer(
 
 
 def explaining(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/benchmark.json"
     ),
     explainer: EXPLAINER = DEFAULT,
-    repeats: Annotated[int, typer.Option(help="Timed turns of the plain forward pass.")] = 41,
-    photos: Annotated[int, typer.Option(help="Sample photos for ROAD and the methods.")] = 4,
+    repeats: Annotated[
+        int, typer.Option(help="Number of timed turns of the plain forward pass.")
+    ] = 41,
+    photos: Annotated[
+        int, typer.Option(help="Number of sample photos for ROAD and the methods.")
+    ] = 4,
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="Others whose explanation is timed, with random weights; repeatable."),
+        typer.Option(help="Further backbone to time, with random weights; repeatable."),
     ] = None,
 ) -> None:
-    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam's."""
+    """Time explanations against a plain forward pass, and ROAD against pytorch-grad-cam."""
     from benchmarks.explaining import measure_cost, measure_methods, measure_road
-    from ttame.companion.benchmarks import write_benchmark
+    from benchmarks.records import write_benchmark
     from ttame.data import samples
     from ttame.loading import attach, load
     from ttame.methods import select
@@ -81,24 +86,27 @@ def explaining(
     console.print(table)
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"record: {write_benchmark(out, rows, road, found, left_out)}", soft_wrap=True)
+    path = write_benchmark(
+        out, "explaining", rows=rows, road=road, methods=found, left_out=left_out
+    )
+    console.print(f"record: {path}", soft_wrap=True)
 
 
 def scaling(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/scaling.json"
     ),
     devices: Annotated[
-        list[int] | None, typer.Option(help="Numbers of devices; repeatable. Default: 1 and 2.")
+        list[int] | None, typer.Option(help="Number of devices; repeatable; default: 1 and 2.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 20,
+    steps: Annotated[int, typer.Option(help="Number of steps per run.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Photos per step, over all devices.")] = 32,
     backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
     data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "imagenette",
 ) -> None:
-    """Time training on one device and on several, reading photos included."""
+    """Time training on one device and on several, including the reading of photos."""
+    from benchmarks.records import write_benchmark
     from benchmarks.scaling import measure_scaling
-    from ttame.companion.benchmarks import write_scaling
 
     arguments = ["--backbone", backbone, "--data", data]
     rows = measure_scaling(devices or [1, 2], arguments, steps, batch_size)
@@ -108,17 +116,17 @@ def scaling(
             f"{row['speedup']:.2f} times the first",
             highlight=False,
         )
-    console.print(f"record: {write_scaling(out, rows)}", soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, 'scaling', rows=rows)}", soft_wrap=True)
 
 
 def training(
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/throughput.json"
     ),
     classifier: Annotated[
         list[str] | None,
         typer.Option(
-            help="Registered backbone, timm/NAME or torchvision/NAME; repeatable. Default: three "
+            help="Registered backbone, timm/NAME or torchvision/NAME; repeatable; default: three "
             "that suit the device."
         ),
     ] = None,
@@ -126,16 +134,17 @@ def training(
         int | None, typer.Option(help="Photos per step; default: 32, on a GPU 128.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="As of training; default: 32-true, on a GPU bf16-mixed.")
+        str | None,
+        typer.Option(help="Precision of training; default: 32-true, on a GPU bf16-mixed."),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Timed turns of step and floor.")] = 7,
+    repeats: Annotated[int, typer.Option(help="Number of timed turns of step and floor.")] = 7,
     seed: SEED = 0,
 ) -> None:
-    """Time training steps against the classifier's own passes, each classifier by itself."""
+    """Time training steps against the classifier's own passes, one classifier at a time."""
     import torch
 
+    from benchmarks.records import write_benchmark
     from benchmarks.training import default_setting, measure_alone
-    from ttame.companion.benchmarks import write_throughput
 
     names, config = default_setting(torch.cuda.is_available())
     given: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "seed": seed}
@@ -152,20 +161,20 @@ def training(
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
         rows.append(row)
-    console.print(f"record: {write_throughput(out, rows, seed)}", soft_wrap=True)
+    console.print(f"record: {write_benchmark(out, 'training', seed, rows=rows)}", soft_wrap=True)
 
 
 def families(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Families of timm; default all.")
+        list[str] | None, typer.Argument(help="Model families of timm; default: all.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Results file, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/families.json"
     ),
 ) -> None:
-    """Check that the method works on a small member of every model family of timm."""
+    """Check the method on a small member of every model family of timm."""
     from benchmarks.families import check_families
-    from ttame.companion.benchmarks import write_families
+    from benchmarks.records import write_benchmark
 
     def report(row: dict[str, Any]) -> None:
         verdict = "passed" if row["passed"] else row["reason"]
@@ -176,10 +185,43 @@ def families(
 
     rows = check_families(names, report)
     passed = sum(row["passed"] for row in rows)
-    console.print(f"{passed} of {len(rows)} families passed; record: {write_families(out, rows)}")
+    path = write_benchmark(out, "families", rows=rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {path}")
 
 
-for command in (explaining, training, scaling, families):
+def distill(
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/vit"),
+    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
+    epochs: Annotated[int, typer.Option(help="Number of passes over the photos.")] = 8,
+    crops: Annotated[int, typer.Option(help="Augmented crops per photo.")] = 3,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of photos to train on; default: all.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Number of processes that read photos.")] = 1,
+    seed: SEED = 0,
+) -> None:
+    """Distil EfficientNet-Lite0 into the shipped Vision Transformer, on Imagenette."""
+    from benchmarks.distillation.run import distill as run_distillation
+    from benchmarks.distillation.training import DistillationConfig
+    from ttame.data import imagenette
+
+    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
+    config = DistillationConfig(epochs=epochs, crops=crops, seed=seed, workers=workers)
+    classes = tuple(sorted(set(held_out.labels or ())))
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        record = run_distillation(photos, held_out, classes, config, out, name=name, progress=stage)
+    console.print(
+        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
+        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
+    )
+
+
+for command in (explaining, training, scaling, families, distill):
     app.command()(command)
 
 if __name__ == "__main__":

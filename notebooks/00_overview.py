@@ -36,9 +36,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import ttame
-from ttame.companion.benchmarks import read_benchmark
-from ttame.companion.profiles import open_profile
-from ttame.companion.shipped import provenance_table, reference, training_record
+from ttame.companion.notebook_profiles import open_profile
+from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
 from ttame.data import samples
 from ttame.evaluation.confidence import higher_is_better
 from ttame.evaluation.tables import read_together, summary

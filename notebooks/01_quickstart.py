@@ -48,9 +48,8 @@ import tempfile
 import pandas as pd
 
 import ttame
-from ttame.companion.benchmarks import read_benchmark
-from ttame.companion.profiles import open_profile
-from ttame.companion.shipped import provenance_table, reference
+from ttame.companion.notebook_profiles import open_profile
+from ttame.companion.shipped import provenance_table, read_benchmark, reference
 from ttame.data import samples
 from ttame.evaluation.tables import read_together, summary
 from ttame.plotting import plot_grid

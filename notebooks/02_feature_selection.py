@@ -56,7 +56,7 @@ from ttame.classifiers.layers import list_layers
 from ttame.classifiers.registry import build_backbone
 from ttame.companion.figures.curves import plot_metrics
 from ttame.companion.figures.maps import plot_feature_maps, plot_layers
-from ttame.companion.profiles import open_profile
+from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.studies.runs import at_layer
 from ttame.data import samples
 from ttame.evaluation.diagnosis import keep_layers

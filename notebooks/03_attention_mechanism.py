@@ -49,7 +49,7 @@ import torch
 import ttame
 from ttame.attention import resize
 from ttame.companion.figures.maps import plot_feature_maps
-from ttame.companion.profiles import open_profile
+from ttame.companion.notebook_profiles import open_profile
 from ttame.data import samples
 from ttame.evaluation.confidence import PERCENTAGES, average_drop
 from ttame.images import denormalize, normalize, to_batch

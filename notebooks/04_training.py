@@ -56,10 +56,16 @@ import pandas as pd
 import torch
 
 import ttame
-from ttame.companion.benchmarks import read_scaling, read_throughput
-from ttame.companion.figures.curves import plot_curves, plot_learning_rates, plot_metrics
-from ttame.companion.profiles import open_profile, quiet
-from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
+from ttame.companion.figures.curves import plot_metrics
+from ttame.companion.figures.training import plot_curves, plot_learning_rates
+from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.shipped import (
+    provenance_table,
+    read_benchmark,
+    reference,
+    training_curves,
+    training_record,
+)
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import per_sample, summary
 from ttame.images import denormalize, normalize, to_batch
@@ -292,7 +298,7 @@ plot_metrics(per_sample(records))
 
 # %%
 speed = measure_throughput(explainer, config.replace(batch_size=batch), repeats=3)
-measured = read_throughput(reference("throughput.json"))
+measured = read_benchmark(reference("throughput.json"), "training")
 kept = {
     "classifier": "classifier", "device": "device", "batch": "batch",
     "step_images_per_second": "step", "floor_images_per_second": "floor",
@@ -324,7 +330,7 @@ provenance_table(measured).style
 # ```
 
 # %%
-scaling = read_scaling(reference("scaling.json"))
+scaling = read_benchmark(reference("scaling.json"), "scaling")
 labels = {"devices": "devices", "device": "a device is", "backbone": "classifier", "batch": "batch",
           "images_per_second": "photos/s", "speedup": "times the first"}  # fmt: skip
 pd.DataFrame(scaling["rows"])[list(labels)].rename(columns=labels).set_index("devices").round(2)

@@ -52,19 +52,19 @@ import torch
 from IPython.display import Markdown, display
 
 import ttame
-from ttame.companion.benchmarks import read_benchmark, read_throughput
 from ttame.companion.figures.curves import plot_metrics
 from ttame.companion.figures.scores import plot_costs, plot_differences
-from ttame.companion.profiles import open_profile, quiet
-from ttame.companion.shipped import provenance_table, reference, training_record
-from ttame.companion.studies.runs import read_runs, study_provenance
-from ttame.companion.studies.study import read_study, study_table
+from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
+from ttame.companion.studies.records import read_runs, study_provenance
+from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import (
     axis_runs,
     mean_scores,
     run_scores,
     sight_gap,
     split_by_sight,
+    study_table,
 )
 from ttame.evaluation.comparison import in_words, paired_differences
 from ttame.evaluation.tables import read_together, scores
@@ -166,7 +166,8 @@ plot_costs(costs.rename(quick), "minutes", scored, "minutes of training", method
 # epoch.
 
 # %%
-step = pd.DataFrame(read_throughput(reference("throughput.json"))["rows"]).set_index("classifier")
+throughput = read_benchmark(reference("throughput.json"), "training")
+step = pd.DataFrame(throughput["rows"]).set_index("classifier")
 whole = 1000 / step.loc[setting.backbone, "step_images_per_second"]
 passes = pd.DataFrame(read_benchmark(reference("benchmark.json"))["rows"])
 batch = passes[(passes["backbone"] == setting.backbone) & (passes["batch"] == 32)].iloc[0]

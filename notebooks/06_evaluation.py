@@ -97,7 +97,6 @@ import torch
 from IPython.display import Markdown
 
 import ttame
-from ttame.companion.benchmarks import read_benchmark
 from ttame.companion.figures.curves import (
     plot_drops,
     plot_insertion,
@@ -105,10 +104,10 @@ from ttame.companion.figures.curves import (
     plot_probabilities,
     plot_road,
 )
+from ttame.companion.figures.masked import plot_road_series
 from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
-from ttame.companion.figures.strips import plot_road_strips
-from ttame.companion.profiles import open_profile
-from ttame.companion.shipped import provenance_table, reference
+from ttame.companion.notebook_profiles import open_profile
+from ttame.companion.shipped import provenance_table, read_benchmark, reference
 from ttame.evaluation.comparison import in_words, paired_differences
 from ttame.evaluation.confidence import higher_is_better
 from ttame.evaluation.evaluate import METRICS, evaluate
@@ -395,7 +394,7 @@ plot_methods(raw, maps, captions)
 
 # %%
 walked = {name: maps[name][:1] for name in ("T-TAME", "Grad-CAM", "random")}
-plot_road_strips(explainer, images[:1], walked, seed=seed)
+plot_road_series(explainer, images[:1], walked, seed=seed)
 
 # %% [markdown]
 # *The first photo of the live run while 10 to 90 % of its pixels are removed and imputed, two rows

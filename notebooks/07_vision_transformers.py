@@ -59,10 +59,11 @@ from IPython.display import Markdown
 
 import ttame
 from ttame.classifiers.layers import list_layers
-from ttame.companion.figures.curves import plot_curves, plot_drops, plot_road
+from ttame.companion.figures.curves import plot_drops, plot_road
 from ttame.companion.figures.maps import plot_feature_maps, plot_layers
 from ttame.companion.figures.scores import plot_differences
-from ttame.companion.profiles import open_profile
+from ttame.companion.figures.training import plot_curves
+from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
 from ttame.evaluation.comparison import in_words, paired_differences
 from ttame.evaluation.confidence import higher_is_better

@@ -52,10 +52,10 @@ resamples = 1000  # of photos and seeds, for intervals
 import pandas as pd
 
 from ttame.companion.figures.studies import plot_ranking, show_axis
-from ttame.companion.profiles import quiet
-from ttame.companion.studies.runs import read_runs, study_provenance, unfinished
-from ttame.companion.studies.study import read_study, study_table
-from ttame.companion.studies.tables import check_claims, ranking, run_scores
+from ttame.companion.notebook_profiles import quiet
+from ttame.companion.studies.records import read_runs, study_provenance, unfinished
+from ttame.companion.studies.study import read_study
+from ttame.companion.studies.tables import check_claims, ranking, run_scores, study_table
 from ttame.files import shipped
 
 quiet()

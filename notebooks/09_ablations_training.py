@@ -39,8 +39,8 @@ resamples = 1000  # of photos and seeds, for intervals
 
 # %%
 from ttame.companion.figures.studies import show_axis
-from ttame.companion.profiles import quiet
-from ttame.companion.studies.runs import read_runs, study_provenance, unfinished
+from ttame.companion.notebook_profiles import quiet
+from ttame.companion.studies.records import read_runs, study_provenance, unfinished
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import run_scores
 from ttame.files import shipped

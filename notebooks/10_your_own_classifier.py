@@ -59,9 +59,8 @@ from torch.utils.data import DataLoader
 import ttame
 from ttame.classifiers.layers import list_layers
 from ttame.classifiers.specs import derive_spec
-from ttame.companion.benchmarks import read_families
-from ttame.companion.profiles import open_profile, quiet
-from ttame.companion.shipped import provenance_table, reference
+from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.shipped import provenance_table, read_families, reference
 from ttame.data import PhotoDataset
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import summary

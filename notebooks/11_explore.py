@@ -43,7 +43,7 @@ import tempfile
 from pathlib import Path
 
 import ttame
-from ttame.companion.profiles import open_profile
+from ttame.companion.notebook_profiles import open_profile
 from ttame.data import samples
 
 setting = open_profile(profile)

@@ -63,8 +63,8 @@ from ttame.companion.failures import (
     largest_losses,
     read_rows,
 )
-from ttame.companion.figures.strips import plot_masked
-from ttame.companion.profiles import open_profile
+from ttame.companion.figures.masked import plot_masked
+from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.shipped import provenance_table, reference
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import read_together, summary

@@ -44,7 +44,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from ttame.companion.profiles import open_profile
+from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.reproduction import (
     ablation_table,
     benchmark_table,

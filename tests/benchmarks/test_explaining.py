@@ -18,7 +18,8 @@ import ttame.data
 import ttame.loading
 from benchmarks.__main__ import app
 from benchmarks.explaining import measure_cost, measure_methods, measure_road
-from ttame.companion.benchmarks import read_benchmark, write_benchmark
+from benchmarks.records import write_benchmark
+from ttame.companion.shipped import read_benchmark
 from ttame.cost import alternate
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
@@ -253,8 +254,9 @@ def test_road_refuses_bad_input(explainer: Explainer, photos: PhotoList) -> None
 
 def test_written_benchmarks_are_read_again(tmp_path: Path) -> None:
     path = write_benchmark(
-        tmp_path / "b.json", [{"batch": 1}], {"ratio": 8.0}, [{"method": "RISE"}], {"IIA": "no"}, 3
-    )
+        tmp_path / "b.json", "explaining", 3, rows=[{"batch": 1}], road={"ratio": 8.0},
+        methods=[{"method": "RISE"}], left_out={"IIA": "no"},
+    )  # fmt: skip
     found = read_benchmark(path)
     assert found["rows"] == [{"batch": 1}] and found["road"] == {"ratio": 8.0}
     assert found["methods"] == [{"method": "RISE"}] and found["left_out"] == {"IIA": "no"}

@@ -10,8 +10,8 @@ import pytest
 import timm
 
 from benchmarks.families import MEMBERS, check_families, check_family, families, member
-from ttame.companion.benchmarks import read_families, write_families
-from ttame.companion.shipped import reference
+from benchmarks.records import write_benchmark
+from ttame.companion.shipped import read_families, reference
 from ttame.errors import TTameError
 
 # Every way of carrying a feature map: channels first and last, tokens with none, one and two in
@@ -75,7 +75,7 @@ def test_records_are_written_and_read_again(tmp_path: Path) -> None:
         {"family": "a", "model": "a1", "passed": True, "layers": [{"name": "x"}]},
         {"family": "b", "model": "b1", "passed": False, "reason": "attach: none"},
     ]
-    made, found = read_families(write_families(tmp_path / "families.json", rows))
+    made, found = read_families(write_benchmark(tmp_path / "families.json", "families", rows=rows))
     assert {"command", "commit", "seed", "versions", "hardware", "date"} <= made.keys()
     assert found["passed"].to_dict() == {"a": True, "b": False}
     assert found.loc["b", "reason"] == "attach: none"

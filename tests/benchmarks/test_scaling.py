@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.records import write_benchmark
 from benchmarks.scaling import measure_scaling
-from ttame.companion.benchmarks import read_scaling, write_scaling
+from ttame.companion.shipped import read_benchmark
 from ttame.errors import TTameError
 
 ARGUMENTS = ["--data", "samples", "--workers", "0", "--checkpoint-every", "9"]
@@ -18,14 +19,15 @@ def test_a_run_is_timed(tmp_path: Path) -> None:
     rows = measure_scaling([1], ARGUMENTS, steps=1, batch_size=2)
     assert [row["devices"] for row in rows] == [1]
     assert rows[0]["images_per_second"] > 0 and rows[0]["speedup"] == 1
-    assert read_scaling(write_scaling(tmp_path / "scaling.json", rows))["rows"] == rows
+    path = write_benchmark(tmp_path / "scaling.json", "scaling", rows=rows)
+    assert read_benchmark(path, "scaling")["rows"] == rows
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TTameError, match="need devices and steps"):
         measure_scaling([], ARGUMENTS, 1, 2)
     with pytest.raises(TTameError, match="does not exist"):
-        read_scaling(tmp_path / "scaling.json")
+        read_benchmark(tmp_path / "scaling.json", "scaling")
 
 
 @pytest.mark.slow

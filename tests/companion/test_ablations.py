@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ttame.companion.studies.runs import at_layer, build_variant, masked_in, resized
-from ttame.companion.studies.study import Variant, read_study, select_axis, study, study_table
+from ttame.companion.studies.study import read_study, study
+from ttame.companion.studies.tables import axis_runs, study_table
+from ttame.companion.studies.variants import Variant
 from ttame.errors import TTameError
 from ttame.evaluation.diagnosis import keep_layers
 from ttame.explainer import Explainer
@@ -82,10 +84,10 @@ def test_copies_leave_the_explainer_alone(explainer: Explainer) -> None:
     assert (explainer.spec.cam_layer, explainer.spec.input_size) == ("", (32, 32))
 
 
-def test_select_axis_renames_and_orders() -> None:
+def test_an_axis_is_renamed_and_ordered() -> None:
     rows = (Variant("layers", "three"), Variant("layers", "one", layers=1), Variant("a", "x"))
     table = pd.DataFrame({"method": ["layers=1", "nothing", "Grad-CAM"], "value": [1.0, 3.0, 0.0]})
-    found = select_axis(table, rows, "layers")
+    found = axis_runs(table, rows, "layers")
     assert found.to_dict("list") == {"method": ["three", "one"], "value": [3.0, 1.0]}
     with pytest.raises(TTameError, match="no axis 'depth'"):
-        select_axis(table, rows, "depth")
+        axis_runs(table, rows, "depth")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from ttame.companion.figures.curves import (
-    describe_curves,
     describe_drops,
     describe_metrics,
     describe_probabilities,
-    describe_rates,
     describe_shares,
 )
 from ttame.companion.figures.scores import (
@@ -18,6 +16,7 @@ from ttame.companion.figures.scores import (
     describe_randomization,
 )
 from ttame.companion.figures.studies import describe_axis, describe_ranking
+from ttame.companion.figures.training import describe_curves, describe_rates
 
 
 def test_metrics_are_read_out_by_method() -> None:

@@ -14,7 +14,7 @@ from ttame.companion.failures import (
     largest_losses,
     read_rows,
 )
-from ttame.companion.figures.strips import plot_masked
+from ttame.companion.figures.masked import plot_masked
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer

@@ -13,17 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from ttame.companion.benchmarks import read_benchmark, write_benchmark
+from benchmarks.records import write_benchmark
 from ttame.companion.figures.curves import (
-    plot_curves,
     plot_drops,
     plot_insertion,
-    plot_learning_rates,
     plot_metrics,
     plot_probabilities,
     plot_road,
 )
 from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
+from ttame.companion.figures.training import plot_curves, plot_learning_rates
+from ttame.companion.shipped import read_benchmark
 from ttame.errors import TTameError
 from ttame.evaluation.tables import curves, per_sample
 from ttame.plotting import plot_grid
@@ -122,6 +122,14 @@ def test_road_shows_both_orders_of_both_quantities(many: pd.DataFrame) -> None:
     assert "higher" in figure.axes[1].get_title()
 
 
+def test_no_curve_is_cut_off(many: pd.DataFrame) -> None:
+    figure = plot_road(curves(many, "ROAD"), ["T-TAME"])
+    for panel, axis in enumerate(figure.axes):
+        assert axis.get_ylim()[0] == 0
+        highest = max(max(line.get_ydata()) for line in lines(figure, panel))
+        assert highest <= axis.get_ylim()[1]
+
+
 def test_every_method_is_in_the_legend(many: pd.DataFrame) -> None:
     names = legend(plot_insertion(curves(many, "insertion/deletion"), ["random", "T-TAME"]))
     assert names[:2] == ["random", "T-TAME"]
@@ -165,7 +173,7 @@ def places(figure: Figure, panel: int = 0) -> dict[float, float]:
 
 def test_costs_of_a_benchmark_are_drawn_where_they_are(tmp_path: Path) -> None:
     timed = [{"method": "T-TAME", "ratio": 1.2}, {"method": "RISE", "ratio": 4000}]
-    path = write_benchmark(tmp_path / "benchmark.json", [], {}, timed, {})
+    path = write_benchmark(tmp_path / "benchmark.json", "explaining", methods=timed)
     costs = pd.DataFrame(read_benchmark(path)["methods"]).set_index("method")
     table = pd.DataFrame({"AD 50%": {"T-TAME": 10.0, "RISE": 20.0, "not timed": 5.0}})
     table["time"] = costs["ratio"]

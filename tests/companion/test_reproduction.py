@@ -25,7 +25,7 @@ from ttame.companion.reproduction import (
     training_table,
 )
 from ttame.companion.shipped import reference, training_record
-from ttame.companion.studies.runs import FORMAT, VERSION
+from ttame.companion.studies.records import FORMAT, VERSION
 from ttame.errors import TTameError
 from ttame.evaluation.tables import summary
 from ttame.records import write_record
@@ -120,6 +120,7 @@ BENCHMARKS = {
     "bench-training": "training",
     "bench-scaling": "scaling",
     "families": "families",
+    "distill": "distill",
 }
 
 

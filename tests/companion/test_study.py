@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ttame.companion.studies.runs import (
-    carry_out,
-    choose_classes,
+from ttame.companion.studies.records import (
     minutes_left,
     read_runs,
     study_provenance,
     total_minutes,
     unfinished,
 )
-from ttame.companion.studies.study import Budget, Run, Variant, changed_config, read_study
+from ttame.companion.studies.runs import carry_out, choose_classes
+from ttame.companion.studies.study import read_study
+from ttame.companion.studies.variants import Budget, Run, Variant, changed_config
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.tables import per_sample

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from ttame.companion.studies.study import Variant
 from ttame.companion.studies.tables import (
     axis_runs,
     mean_scores,
@@ -13,6 +12,7 @@ from ttame.companion.studies.tables import (
     sight_gap,
     split_by_sight,
 )
+from ttame.companion.studies.variants import Variant
 from ttame.errors import TTameError
 
 

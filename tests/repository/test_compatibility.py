@@ -111,7 +111,7 @@ def test_shipped_results_load() -> None:
 
 
 def test_shipped_studies_and_their_records_load() -> None:
-    from ttame.companion.studies.runs import read_runs
+    from ttame.companion.studies.records import read_runs
     from ttame.companion.studies.study import read_study
 
     files = sorted((DATA / "studies").glob("*.toml"))

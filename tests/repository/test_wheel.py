@@ -139,7 +139,6 @@ def test_bare_wheel_explains_a_photo(bare: Path, tmp_path: Path) -> None:
         (("evaluate", "--out", "results.jsonl"), "evaluate", "captum"),
         (("diagnose", "--out", "results.jsonl"), "evaluate", "captum"),
         (("study", "study.toml", "--out", "runs"), "train", "lightning"),
-        (("distill", "--out", "runs"), "train", "lightning"),
     ],
 )
 def test_a_missing_extra_is_named_with_its_command(

@@ -14,13 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app as benchmarks
+from benchmarks.records import write_benchmark
 from benchmarks.training import default_setting, measure_alone
 from tests.helpers.photos import photo
 from tests.helpers.toy_training import toy_explainer
 from ttame.attention import AttentionConfig
 from ttame.cli.main import app
 from ttame.cli.train import _config
-from ttame.companion.benchmarks import read_throughput, write_throughput
+from ttame.companion.shipped import read_benchmark
 from ttame.cost import peak_memory
 from ttame.data import PhotoList
 from ttame.errors import TTameError
@@ -131,14 +132,14 @@ def test_a_step_is_measured_against_the_floor(tmp_path: Path) -> None:
     assert row["step_spread"] >= 1 and row["floor_spread"] >= 1
     assert row["step_peak_mb"] > 0 and row["floor_peak_mb"] > 0
     assert all(torch.equal(v, before[name]) for name, v in explainer.state_dict().items())
-    path = write_throughput(tmp_path / "throughput.json", [row])
-    written = read_throughput(path)
+    path = write_benchmark(tmp_path / "throughput.json", "training", rows=[row])
+    written = read_benchmark(path, "training")
     assert written["rows"] == [row] and written["format"] == "ttame-throughput"
     assert {"commit", "hardware", "versions"} <= written.keys()
     with pytest.raises(TTameError, match="repeats"):
         measure_throughput(explainer, config, repeats=2)
     with pytest.raises(TTameError, match="make throughput"):
-        read_throughput(tmp_path / "none.json")
+        read_benchmark(tmp_path / "none.json", "training")
 
 
 def test_the_default_setting_suits_the_device() -> None:
@@ -175,7 +176,7 @@ def test_the_command_measures_every_classifier_and_writes_a_record(
     assert found.exit_code == 0, found.output
     assert asked == [(name, 2, "bf16-mixed", 3, 4) for name in "ab"]
     assert "a, batch 2, bf16-mixed on" in found.output and "record:" in found.output
-    record = read_throughput(out)
+    record = read_benchmark(out, "training")
     assert [row["classifier"] for row in record["rows"]] == ["a", "b"] and record["seed"] == 3
 
 

@@ -1,1 +1,1 @@
-"""The command line `ttame`, whose help waits for no other part of the library."""
+"""The command line `ttame`; its help imports no other part of the library."""

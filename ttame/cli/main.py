@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from ttame.cli.measure import diagnose, evaluate, study
-from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+from ttame.cli.terminal import DEFAULT, EXPLAINER, console, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
 from ttame.errors import unknown
@@ -29,14 +28,18 @@ def layers(
     model: Annotated[
         str, typer.Argument(help="Registered backbone, timm/NAME or torchvision/NAME.")
     ] = DEFAULT,
-    height: Annotated[int | None, typer.Option(help="Input height, pixels.")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Input height, pixels; default: the network's.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Input width; default: the height.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Inner modules of a block, too.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Include the inner modules of blocks.")
+    ] = False,
 ) -> None:
     """List the layers whose output is a feature map, and the automatic choice.
 
-    Needs no weights: only the structure of the network counts. A layer is out of place if its
-    cells are not in the order of the image's places.
+    No weights are needed. A layer is out of place if its cells are in another order than the
+    image's pixels.
     """
     from ttame.classifiers.layers import list_layers, outline
     from ttame.classifiers.registry import build_backbone
@@ -76,19 +79,17 @@ def layers(
 @app.command()
 def explain(
     photos: Annotated[list[Path], typer.Argument(help="Photos to explain.")],
-    out: Annotated[Path, typer.Option(help="Folder for the overlay pictures.")] = Path(
-        "explanations"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("explanations"),
     target: Annotated[
-        list[str] | None, typer.Option(help="Class index or name; may be repeated.")
+        list[str] | None, typer.Option(help="Class to explain, by index or name; repeatable.")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Without --target: how many classes.")] = 3,
+    top_k: Annotated[int, typer.Option(help="Number of classes per photo, without --target.")] = 3,
     html: Annotated[
-        Path | None, typer.Option(help="Also an interactive page of these classes, to this file.")
+        Path | None, typer.Option(help="Write an interactive page as well, .html.")
     ] = None,
     explainer: EXPLAINER = DEFAULT,
 ) -> None:
-    """Explain photos: classes with probabilities, and an overlay picture of each class's map."""
+    """Explain photos: list their classes, and save each class's map as an overlay."""
     from ttame.loading import load
 
     loaded = load(explainer)
@@ -123,39 +124,10 @@ def explain(
 
 
 @app.command()
-def distill(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
-    epochs: Annotated[int, typer.Option(help="Passes over the photos.")] = 8,
-    views: Annotated[int, typer.Option(help="Augmented views of a photo.")] = 3,
-    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
-    seed: SEED = 0,
+def data(
+    name: Annotated[str, typer.Argument(help="Data set: 'imagenette' or 'caltech101'.")],
 ) -> None:
-    """Train the small Vision Transformer on Imagenette, taught by EfficientNet-Lite0."""
-    from ttame.companion.distillation.distill import distill as train_student
-    from ttame.companion.distillation.student import DistillationConfig
-    from ttame.data import imagenette
-
-    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
-    config = DistillationConfig(epochs=epochs, views=views, seed=seed, workers=workers)
-    classes = tuple(sorted(set(held_out.labels or ())))
-    with bar() as shown:
-
-        def stage(title: str) -> Callable[[int, int], None]:
-            task = shown.add_task(title)
-            return lambda done, total: shown.update(task, completed=done, total=total)
-
-        record = train_student(photos, held_out, classes, config, out, name=name, progress=stage)
-    console.print(
-        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
-        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
-    )
-
-
-@app.command()
-def data(name: Annotated[str, typer.Argument(help="'imagenette' or 'caltech101'.")]) -> None:
-    """Fetch a data set into TTAME_DATA, or data/ where that is not set."""
+    """Download a data set into the folder TTAME_DATA, or data/ if that is not set."""
     from ttame.data import download_caltech101, download_imagenette
 
     fetch = {"imagenette": download_imagenette, "caltech101": download_caltech101}
@@ -169,5 +141,5 @@ for command in (train, evaluate, diagnose, study):
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one clear line and exit code 2."""
+    """Run the command line; invalid input ends it with one clear line and exit code 2."""
     run(app)

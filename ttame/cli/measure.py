@@ -12,49 +12,54 @@ from ttame.cli.terminal import DEFAULT, SEED, bar, console
 from ttame.errors import TTameError, require
 
 if TYPE_CHECKING:
-    from ttame.companion.studies.study import Run
+    from ttame.companion.studies.variants import Run
 
 
 # Options that `evaluate` and `diagnose` share.
 METRICS = Annotated[
-    str, typer.Option(help="'all', or any of AD/IC, ROAD, insertion/deletion, with commas.")
+    str, typer.Option(help="'all', or a comma-separated list of AD/IC, ROAD, insertion/deletion.")
 ]
 DATA = Annotated[
     str, typer.Option(help="'imagenette', 'photos', 'samples', or a folder of photos.")
 ]
 LIMIT = Annotated[int | None, typer.Option(help="Number of photos; default: all.")]
-BATCH_SIZE = Annotated[int, typer.Option(help="Photos at a time.")]
+BATCH_SIZE = Annotated[int, typer.Option(help="Photos per batch.")]
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Results file, .jsonl; a summary .csv goes beside it.")],
+    out: Annotated[
+        Path, typer.Option(help="Results file, .jsonl; a summary .csv is written beside it.")
+    ],
     backbone: Annotated[
         str | None, typer.Option(help="Registered backbone; default: the explainer's.")
     ] = None,
     explainer: Annotated[
         str | None,
         typer.Option(
-            help="Shipped explainer, .safetensors file, or 'none'; default: the backbone's."
+            help="Shipped explainer, .safetensors file or 'none'; default: the backbone's."
         ),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="'default', 'all' that apply, or names with commas.")
+        str, typer.Option(help="'default', 'all' (that apply), or a comma-separated list.")
     ] = "default",
     metrics: METRICS = "AD/IC",
     data: DATA = "imagenette",
     limit: LIMIT = None,
     curve_limit: Annotated[
-        int | None, typer.Option(help="Photos for ROAD and insertion/deletion; default all.")
+        int | None,
+        typer.Option(help="Number of photos for ROAD and insertion/deletion; default: all."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.")] = 20,
+    steps: Annotated[int, typer.Option(help="Number of steps of insertion and deletion.")] = 20,
     batch_size: BATCH_SIZE = 16,
-    rise_masks: Annotated[int, typer.Option(help="Masks of RISE; each costs a pass.")] = 4000,
+    rise_masks: Annotated[
+        int, typer.Option(help="Number of RISE masks; each costs a pass.")
+    ] = 4000,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
     seed: SEED = 0,
 ) -> None:
-    """Measure methods side by side on the same photos; goes on after a kill."""
+    """Score methods side by side on the same photos; a killed run is resumed."""
     require("evaluate")
     from ttame.data import open_photos
     from ttame.evaluation.evaluate import evaluate as run
@@ -83,9 +88,11 @@ def evaluate(
 
 
 def diagnose(
-    out: Annotated[Path, typer.Option(help="Results file, .jsonl; tables .csv go beside it.")],
+    out: Annotated[
+        Path, typer.Option(help="Results file, .jsonl; tables .csv are written beside it.")
+    ],
     explainer: Annotated[
-        str, typer.Option(help="Shipped explainer or .safetensors file.")
+        str, typer.Option(help="Shipped explainer, or a .safetensors file.")
     ] = DEFAULT,
     metrics: METRICS = "AD/IC",
     data: DATA = "imagenette",
@@ -93,7 +100,7 @@ def diagnose(
     batch_size: BATCH_SIZE = 16,
     seed: SEED = 0,
 ) -> None:
-    """Show what each layer adds to the map, and what dropping it costs."""
+    """Measure what each layer adds to the map, and what dropping it costs."""
     require("evaluate")
     from ttame.data import open_photos
     from ttame.evaluation.diagnosis import diagnose as run
@@ -121,22 +128,25 @@ def _metrics(names: str) -> tuple[str, ...]:
 
 
 def study(
-    file: Annotated[Path, typer.Argument(help="The study, .toml.")],
-    out: Annotated[Path, typer.Option(help="Folder of the records.")],
-    work: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/study"),
-    axis: Annotated[
-        list[str] | None, typer.Option(help="Runs of this axis only; may be repeated.")
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="File of the study, .toml.")],
+    out: Annotated[Path, typer.Option(help="Folder for the records.")],
+    work: Annotated[Path, typer.Option(help="Folder for the training runs.")] = Path("runs/study"),
+    axis: Annotated[list[str] | None, typer.Option(help="Run only this axis; repeatable.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="The run of this name only; may be repeated.")
+        list[str] | None, typer.Option(help="Run only the run with this name; repeatable.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what is missing.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of photos to train on; default: all.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the missing runs and stop.")
+    ] = False,
 ) -> None:
     """Train and measure the runs of a study that have no record yet."""
     require("train")
     require("evaluate")
-    from ttame.companion.studies.runs import carry_out, minutes_left
+    from ttame.companion.studies.records import minutes_left
+    from ttame.companion.studies.runs import carry_out
     from ttame.companion.studies.study import read_study
     from ttame.data import imagenette
 

@@ -1,4 +1,4 @@
-"""The terminal: what commands share, where they print and the options that several take."""
+"""What the commands share: the console, the progress bar, and common options."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from ttame.errors import TTameError
 console = Console()
 
 BACKBONE = Annotated[str, typer.Option(help="Registered backbone, timm/NAME or torchvision/NAME.")]
-EXPLAINER = Annotated[str, typer.Option(help="Shipped explainer's name, or a .safetensors file.")]
-SEED = Annotated[int, typer.Option(help="Seed of everything random.")]
+EXPLAINER = Annotated[
+    str, typer.Option(help="Name of a shipped explainer, or a .safetensors file.")
+]
+SEED = Annotated[int, typer.Option(help="Random seed.")]
 DEFAULT = "tf_efficientnet_lite0"
 
 
 def bar() -> Progress:
-    """A progress bar with counts and the time that remains."""
+    """Make a progress bar with counts and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,7 +40,7 @@ def bar() -> Progress:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line; bad input ends with one clear line and exit code 2."""
+    """Run a command line; invalid input ends it with one clear line and exit code 2."""
     keep_freed_memory()
     try:
         app()

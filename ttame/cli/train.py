@@ -20,28 +20,29 @@ if TYPE_CHECKING:
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
     profile: Annotated[
-        str, typer.Option(help="Backbone and data of a profile: imagenette, imagenet or quick.")
+        str, typer.Option(help="Profile of backbone and data: 'imagenette', 'imagenet' or 'quick'.")
     ] = "imagenette",
     backbone: Annotated[
         str | None, typer.Option(help="Registered backbone; default: the profile's.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="State dict of the backbone; default: fetched.")
+        Path | None, typer.Option(help="State dict of the backbone; default: downloaded.")
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Photos instead of the profile's: a folder with train/ and val/, a list file "
-            "(a path and a class index per line), any image folder, 'imagenette' or 'photos'."
+            help="Photos in place of the profile's: a folder with train/ and val/, any other image "
+            "folder, a list file (a path and a class index per line), 'imagenette' or 'photos'."
         ),
     ] = None,
     held_out: Annotated[
-        str | None, typer.Option(help="Held-out photos, likewise; default: val/ of the data.")
+        str | None, typer.Option(help="Held-out photos, as for --data; default: val/ of the data.")
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder of a list's paths; default: the list's own.")
+        Path | None,
+        typer.Option(help="Folder that a list's paths are relative to; default: the list's."),
     ] = None,
     recipe: Annotated[
         str,
@@ -53,68 +54,72 @@ def train(
         Path | None,
         typer.Option(
             "--config",
-            help="TOML file of any training settings, flat or in groups; options go before it.",
+            help="TOML file of training settings, flat or in groups; options override it.",
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Layer, or the name of an alternative choice; may be repeated."),
+        typer.Option(help="Layer, or an alternative choice of layers; repeatable."),
     ] = None,
     tokens: Annotated[
-        str, typer.Option(help="Transformers: 'drop' the class token, or multiply by it: 'cls'.")
+        str, typer.Option(help="Class token of transformers: 'drop' it, or multiply by it ('cls').")
     ] = "drop",
     fusion: Annotated[
         str | None,
-        typer.Option(help="Rows of the fusion: 'free', 'shared' or 'tied'."),
+        typer.Option(help="Fusion rows of the classes: 'free', 'shared' or 'tied'."),
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(help="Draw the target class among this many top classes.")
+        int | None, typer.Option(help="Draw the target class from this many top classes.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the photos.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of passes over the photos.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of optimiser steps, in place of epochs.")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Photos per step, over all devices and nodes.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="'sgd' (Nesterov) or 'adamw'.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Maximum of OneCycle.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Maximum learning rate of OneCycle.")
+    ] = None,
     find_rate: Annotated[
         int | None,
-        typer.Option(help="Find the learning rate first, by a range test of this many steps."),
+        typer.Option(help="Find the learning rate first, in a range test of this many steps."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="'32-true', 'bf16-mixed' or '16-mixed'.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Processes per machine, one per GPU; default: 1.")
+        int | None, typer.Option(help="Number of processes per machine, one per GPU; default: 1.")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Machines; default: 1.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Photos to train on; default all.")] = None,
-    validation: Annotated[int, typer.Option(help="Held-out photos for AD/IC.")] = 200,
+    nodes: Annotated[int | None, typer.Option(help="Number of machines; default: 1.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of photos to train on; default: all.")
+    ] = None,
+    validation: Annotated[int, typer.Option(help="Number of held-out photos for AD/IC.")] = 200,
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between two validations; default: an epoch.")
+        int | None, typer.Option(help="Steps between validations; default: an epoch.")
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(help="Weights to end with: 'last' or 'best' (by AD/IC).")
+        str | None, typer.Option(help="Weights to keep: the 'last', or the 'best' by AD/IC.")
     ] = None,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between two checkpoints.")
-    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes per device that read photos; default: 1.")
+        int | None, typer.Option(help="Number of reading processes per device; default: 1.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed; default: 0.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print steps, memory, time and launch command; no run."),
+        typer.Option("--dry-run", help="Print steps, memory, time and launch command, and stop."),
     ] = False,
 ) -> None:
-    """Train an explainer, with model-truth labels, on one machine or many."""
-    from ttame.companion.profiles import profile_backbone
+    """Train an explainer on the classifier's own predictions, on one machine or several."""
+    from ttame.companion.notebook_profiles import profile_backbone
     from ttame.training.fit import fit
     from ttame.training.planning import check_launched, plan_training
 
@@ -174,7 +179,7 @@ def _explainer(
 def _photos(
     profile: str, data: str | None, held_out: str | None, root: Path | None, classes: int
 ) -> tuple[PhotoList, PhotoList | None]:
-    from ttame.companion.profiles import open_profile
+    from ttame.companion.notebook_profiles import open_profile
     from ttame.training.lists import has_splits, training_photos
 
     if data is None:

@@ -1,5 +1,4 @@
-"""What the book needs, and its studies: notebooks, figures, tables, shipped results.
+"""What only the book needs: notebooks, figures, studies, shipped results, the interactive page.
 
-The method itself does not import this package; only the command line does, and the lazy names of
-`ttame`.
+The method does not import this package; only the command line and the lazy names of `ttame` do.
 """

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep large buffers instead of giving them back."""
+"""Settings of the C library's allocator, to keep large buffers instead of returning them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _LARGE = 2**30  # bytes; larger than any feature map
 
 
 def keep_freed_memory() -> bool:
-    """Reuse freed buffers in this process.
+    """Make the allocator reuse freed buffers in this process.
 
-    By default glibc maps every large buffer anew and unmaps it when freed, so each layer of a
-    network faults in all its pages again. On a CPU that can take longer than the layer itself.
-    The process keeps its peak memory in return. Programs call this once at their start; the
-    library itself leaves the allocator of its host alone.
+    By default glibc maps every large buffer anew and unmaps it when freed, so that each layer of a
+    network faults in all its pages again, which on a CPU can take longer than the layer itself. In
+    return the process keeps its peak memory. Programs call this once, at their start; the library
+    leaves the allocator of its host alone.
 
     Returns:
-        Whether the allocator took the settings; only glibc on Linux does.
+        Whether the allocator accepted the settings; only glibc on Linux does.
     """
     if not sys.platform.startswith("linux"):
         return False

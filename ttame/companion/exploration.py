@@ -1,8 +1,8 @@
-"""An interactive page: photos, classes, methods and shares of retained pixels to play with.
+"""An interactive page of explanations: readers choose photo, class, method and retained pixels.
 
 Everything is computed beforehand. The page holds the photos, the maps and the measured
-probabilities; its script (`exploration.html` beside this module) only draws them, so it works
-from a file, without a server and without a request to the network.
+probabilities; its script (`exploration.html`, beside this module) only draws them, so that the page
+works as a file, without a server or a network.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ body {{ max-width: 56rem; margin: 1.5rem auto; padding: 0 1rem;
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Exploration:
-    """What the page shows; a notebook displays it, `save` writes it to a file.
+    """Contents of the interactive page; a notebook displays it, `save` writes it to a file.
 
     Attributes:
-        explanation: The N photos and their T explained classes.
+        explanation: N photos and their T explained classes.
         names: Names of the photos.
-        maps: Raw maps of each method, `(N, T, h, w)`.
-        probabilities: Probabilities of the explained classes when a share of the pixels is kept,
-            by method, `(N, T, S)`.
-        shares: The S shares of pixels, percent, descending.
+        maps: Raw maps by method, `(N, T, h, w)`.
+        probabilities: Probabilities of the explained classes at each share of retained pixels, by
+            method, `(N, T, S)`.
+        shares: S shares of retained pixels, percent, descending.
         spec: Facts of the classifier.
     """
 
@@ -84,10 +84,10 @@ class Exploration:
         return f"Exploration({photos} photos, {classes} classes each, {', '.join(self.maps)})"
 
     def data(self) -> dict[str, object]:
-        """What the page's script reads: JSON types, maps and photos in base64.
+        """Return what the page's script reads: JSON types, with photos and maps in base64.
 
-        A map is scaled to its own range as everywhere and stored at its own resolution in 256
-        steps: zlib of the differences between neighbours, which shrinks smooth maps most.
+        Maps are scaled to their own range and stored at their own resolution in 256 steps, as
+        zlib-compressed differences between neighbours.
         """
         height, width = self.explanation.images.shape[-2:]
         table = colorize((torch.arange(256) / 256)[None])[:, 0].T
@@ -96,9 +96,9 @@ class Exploration:
             "classifier": self.spec.name,
             "size": [height, width],
             "shares": self.shares,
-            # Counted here, as in `masking.keep_top`, so that the page cannot round otherwise.
+            # Counted here as in `masking.keep_top`: JavaScript rounds halves differently.
             "kept": [round(share / 100 * height * width) for share in self.shares],
-            "fill": [255 * value for value in fill],  # what masked pixels turn into
+            "fill": [255 * value for value in fill],  # colour of masked pixels
             "colors": b64encode(_bytes(table)).decode(),
             "photos": [
                 {"name": name, "jpeg": _jpeg(image), "classes": labels, "whole": whole}
@@ -123,11 +123,11 @@ class Exploration:
         }
 
     def table(self) -> pd.DataFrame:
-        """The probabilities, one row for each photo, class, method and share.
+        """Return the probabilities, one row per photo, class, method and share.
 
         Returns:
-            Columns `photo`, `class`, `method`, `share`, percent, and the probabilities `whole`,
-            on the whole photo, and `masked`, when only that share of the pixels is kept.
+            Columns `photo`, `class`, `method`, `share` (percent), and the probabilities `whole`, of
+            the whole photo, and `masked`, of the photo with that share of its pixels.
         """
         require("evaluate", "pandas")
         import pandas as pd
@@ -144,17 +144,17 @@ class Exploration:
         return pd.DataFrame(rows, columns=columns)
 
     def save(self, path: Path | str, title: str = "Explanation maps") -> Path:
-        """Write one self-contained HTML file, atomically.
+        """Write the page as one self-contained HTML file, atomically.
 
         Args:
-            path: Where to; ends in `.html`.
+            path: Output file, `.html` or `.htm`.
             title: Title of the page.
 
         Returns:
-            The path.
+            Path of the file.
 
         Raises:
-            TTameError: If the file cannot be written, or its name ends otherwise.
+            TTameError: If the file cannot be written, or its name has another suffix.
         """
         path = Path(path)
         if path.suffix not in (".html", ".htm"):
@@ -180,25 +180,25 @@ def explore(
     names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Exploration:
-    """Explain photos by several methods, for a page on which readers choose what they see.
+    """Explain photos by several methods, for an interactive page.
 
-    The probability of each class is measured at each share of retained pixels as Average Drop
-    does (`ttame.classifiers.specs.masked_probabilities`); nothing is interpolated.
+    The probability of each class is measured at each share of retained pixels, as for Average Drop
+    (`ttame.classifiers.specs.masked_probabilities`), and never interpolated.
 
     Args:
-        explainer: Its classifier is explained.
-        photos: As for `Explainer.explain`; a page of more than some twenty grows heavy.
-        classes: How many of the most probable classes of each photo, or the classes to explain
-            on all of them, by index or name.
+        explainer: Explainer whose classifier is explained.
+        photos: Photos, as for `Explainer.explain`; the page grows heavy beyond about twenty.
+        classes: Number of most probable classes per photo, or the classes to explain on every
+            photo, by index or name.
         methods: Names in `ttame.methods.METHODS`; default: T-TAME, and Grad-CAM where
             `ttame[evaluate]` is installed.
-        shares: Shares of pixels to keep, percent.
-        names: Names of the photos; default: the names of their files.
-        seed: Tie-break seed among pixels of equal value.
+        shares: Shares of retained pixels, percent.
+        names: Names of the photos; default: their file names.
+        seed: Tie-break seed for pixels of equal value.
 
     Raises:
-        TTameError: No photos, a photo that cannot be read, a class, method or share that does
-            not exist, a method that does not apply to the classifier.
+        TTameError: If there are no photos or one cannot be read, a class, method or share does not
+            exist, or a method does not apply to the classifier.
     """
     many = isinstance(photos, (list, tuple)) or getattr(photos, "ndim", 0) == 4
     items: list[ImageLike] = list(photos) if many else [photos]  # type: ignore[arg-type, list-item]

@@ -1,4 +1,4 @@
-"""Failures: photos on which maps mislead, chosen by their numbers, and pictures of them."""
+"""Failure cases: photos on which maps mislead, chosen by their scores."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ttame.images import normalize, to_batch
 
 
 def largest_losses(records: pd.DataFrame, method: str, percentage: int = 50) -> pd.DataFrame:
-    """Photos by how much probability their masking by a method costs, the worst first.
+    """Sort photos by the probability that a method's masking costs, largest loss first.
 
     Args:
         records: Records of results files.
-        method: Whose maps masked the photos.
-        percentage: Retained pixels, percent.
+        method: Method whose maps mask the photos.
+        percentage: Percentage of retained pixels.
 
     Returns:
-        Columns target, probability, masked and loss (probability less masked), by photo.
+        Columns target, probability, masked and loss (probability minus masked), by photo.
 
     Raises:
         TTameError: If the records lack the method or the percentage.
@@ -36,16 +36,16 @@ def largest_losses(records: pd.DataFrame, method: str, percentage: int = 50) -> 
 
 
 def beaten_by(records: pd.DataFrame, method: str, other: str, percentage: int = 50) -> pd.DataFrame:
-    """Photos that both methods masked, by how much more another keeps, the most first.
+    """Sort photos by how much more probability another method retains, largest gap first.
 
     Args:
         records: Records of results files.
-        method: The one that loses.
-        other: The one that wins.
-        percentage: Retained pixels, percent.
+        method: Method that loses.
+        other: Method that wins.
+        percentage: Percentage of retained pixels.
 
     Returns:
-        Columns target, probability, masked, other (masked by the other) and gap (other less
+        Columns target, probability, masked, other (masked by the other method) and gap (other minus
         masked), by photo.
 
     Raises:
@@ -60,13 +60,13 @@ def beaten_by(records: pd.DataFrame, method: str, other: str, percentage: int = 
 def kept_mistakes(
     records: pd.DataFrame, labels: Mapping[str, int], method: str, percentage: int = 50
 ) -> pd.DataFrame:
-    """Wrong predictions, by how much of the wrong class the masked photo keeps, the most first.
+    """Sort wrong predictions by the probability that the masked photo retains, largest first.
 
     Args:
         records: Records of results files.
         labels: True class by photo.
-        method: Whose maps masked the photos.
-        percentage: Retained pixels, percent.
+        method: Method whose maps mask the photos.
+        percentage: Percentage of retained pixels.
 
     Returns:
         Columns target, probability, masked and label, by photo.
@@ -84,13 +84,13 @@ def kept_mistakes(
 
 
 def class_sensitivity(maps: Tensor) -> Tensor:
-    """How alike the maps of two classes of each photo rank its pixels.
+    """Measure how similarly the maps of two classes rank the pixels of each photo.
 
     Args:
         maps: Raw maps, `(B, 2, h, w)`.
 
     Returns:
-        Spearman's correlation, `(B,)`; at 1 the two maps say the same.
+        Spearman's rank correlation, `(B,)`; 1 if the two maps rank pixels alike.
 
     Raises:
         TTameError: If there are not two maps per photo.
@@ -101,15 +101,15 @@ def class_sensitivity(maps: Tensor) -> Tensor:
 
 
 def read_rows(explainer: Explainer, photos: PhotoList, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
-    """The photos that were picked, as the classifier takes them, and their classes.
+    """Read selected photos as the classifier expects them, with their classes.
 
     Args:
-        explainer: Its classifier's preprocessing.
-        photos: Where the photos are.
-        rows: One row per photo, its name in the index, with a column target.
+        explainer: Explainer whose classifier sets the preprocessing.
+        photos: List that the photos belong to.
+        rows: One row per photo, with its name in the index and a column target.
 
     Returns:
-        Normalised images `(B, 3, H, W)` and targets `(B,)`.
+        Normalised photos `(B, 3, H, W)` and targets `(B,)` int64.
 
     Raises:
         TTameError: If a photo cannot be read.

@@ -1,16 +1,14 @@
-"""Notebooks: from text source to `.ipynb`, and one parameterised run without a browser.
+"""Conversion of notebooks from text to `.ipynb`, and their execution without a browser.
 
 A notebook is edited only as `notebooks/NN_name.py`, in jupytext's `py:percent` format. The `.ipynb`
 beside it is generated, without outputs, for Colab and for readers on the web.
 
-`execute` runs a notebook through papermill, in the notebook's own folder as Jupyter does, so that
-a cell behaves alike in both. It is stricter than papermill: an unknown parameter is an error, a
-failure names its cell, and the output is written atomically.
+`execute` runs a notebook through papermill, in the notebook's own folder as Jupyter does. It is
+stricter than papermill: an unknown parameter is an error, a failure names its cell, and the output
+is written atomically.
 
-jupytext and papermill belong to the `book` extra and are imported where they are used, so that the
+jupytext and papermill belong to the extra `book` and are imported where they are used, so that the
 command line works without them.
-
-Progress of a notebook that runs without a browser, in plain lines that a log can keep.
 """
 
 from __future__ import annotations
@@ -35,17 +33,17 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 __all__ = ["NotebookError", "convert", "execute", "parameters_of", "write_ipynb"]
-app = typer.Typer(help="Convert and run the book's notebooks.", no_args_is_help=True)
+app = typer.Typer(help="Convert and execute the book's notebooks.", no_args_is_help=True)
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 
 
 class NotebookError(TTameError):
-    """A notebook that cannot be read, parameterised or run; the message says where and why."""
+    """Notebook that cannot be read, parameterised or executed; the message says where and why."""
 
 
 @contextmanager
 def _book_extra() -> Iterator[None]:
-    """Turn a missing optional dependency into the command that installs it."""
+    """Report a missing optional dependency with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -54,10 +52,10 @@ def _book_extra() -> Iterator[None]:
 
 
 def convert(source: Path) -> NotebookNode:
-    """Read a `py:percent` notebook, without outputs; the same source always gives the same result.
+    """Read a `py:percent` notebook, without outputs and deterministically.
 
     Raises:
-        NotebookError: The file is missing, or its header names no kernel.
+        NotebookError: If the file is missing, or its header names no kernel.
     """
     with _book_extra():
         import jupytext
@@ -79,7 +77,7 @@ def convert(source: Path) -> NotebookNode:
 
 
 def write_ipynb(source: Path, target: Path | None = None) -> Path:
-    """Write the generated `.ipynb` of a source, by default beside it, and return its path."""
+    """Write the `.ipynb` of a source, by default beside it, and return its path."""
     target = target or source.with_suffix(".ipynb")
     _write(convert(source), target)
     return target
@@ -93,11 +91,11 @@ def _write(notebook: NotebookNode, target: Path) -> None:
 
 
 def parameters_of(notebook: NotebookNode, name: str) -> dict[str, object]:
-    """Read the names and defaults in the cell tagged `parameters` of a notebook called `name`.
+    """Read the names and defaults in the cell tagged `parameters` of the notebook `name`.
 
     Raises:
-        NotebookError: There is not exactly one such cell, or it holds anything but literals.
-            (A value computed from another keeps its old value when papermill overrides that one.)
+        NotebookError: If there is not exactly one such cell, or it assigns anything but literals:
+            a value computed from another would not follow when papermill overrides that one.
     """
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
@@ -141,16 +139,16 @@ def _changed(
 
 
 def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> None:
-    """Run a notebook in its own folder and write it with its outputs.
+    """Execute a notebook in its own folder and write it with its outputs.
 
     Args:
-        source: The notebook's `.py` file.
-        output: Where the executed `.ipynb` goes, written only after the last cell succeeded.
-        parameters: Values for names that the notebook's parameters cell declares.
+        source: Source of the notebook, `.py`.
+        output: Output file, `.ipynb`, written only once the last cell has succeeded.
+        parameters: Values of the notebook's parameters, by name.
 
     Raises:
-        NotebookError: A parameter is unknown, a cell failed (its traceback is attached as a note)
-            or the kernel died.
+        NotebookError: If a parameter is unknown, a cell fails (with its traceback as a note) or the
+            kernel dies.
     """
     with _book_extra():
         import papermill
@@ -187,7 +185,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> Non
 
 @contextmanager
 def _errors_to_stderr() -> Iterator[None]:
-    """End the command with one clear message; a polite kill also stops the kernel."""
+    """End the command with one clear message; SIGTERM also stops the kernel."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + signum)
@@ -202,14 +200,16 @@ def _errors_to_stderr() -> Iterator[None]:
 
 @app.command("execute")
 def execute_command(
-    source: Annotated[Path, typer.Argument(help="The notebook's .py file.")],
-    output: Annotated[Path, typer.Argument(help="Where the executed .ipynb goes.")],
+    source: Annotated[Path, typer.Argument(help="Source of the notebook, .py.")],
+    output: Annotated[Path, typer.Argument(help="Output file, .ipynb.")],
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Override a parameter."),
+        typer.Option(
+            "--parameter", "-p", metavar="NAME=VALUE", help="Parameter to override; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Run one notebook without a browser and write it with its outputs."""
+    """Execute a notebook without a browser and write it with its outputs."""
     values: dict[str, object] = {}
     with _errors_to_stderr():
         for item in parameter or []:
@@ -225,7 +225,7 @@ def execute_command(
 
 @app.command("convert")
 def convert_command(
-    sources: Annotated[list[Path], typer.Argument(help="The notebooks' .py files.")],
+    sources: Annotated[list[Path], typer.Argument(help="Sources of the notebooks, .py.")],
 ) -> None:
     """Regenerate the .ipynb beside each source, without outputs."""
     with _errors_to_stderr():
@@ -234,7 +234,7 @@ def convert_command(
 
 
 class CellProgress:
-    """Prints which notebook and which cell is running, and about how long the rest takes."""
+    """Print the running notebook and cell, and the estimated time left."""
 
     def __init__(self, name: str, notebook: NotebookNode) -> None:
         self.name = name
@@ -249,10 +249,10 @@ class CellProgress:
         self.began = time.monotonic()
 
     def started(self, cell: NotebookNode, cell_index: int) -> None:
-        """Report a cell, called by nbclient; the cell that papermill inserts is not counted."""
+        """Report a cell; called by nbclient. The cell that papermill inserts is not counted."""
         if cell["id"] not in self.headings:
             return
-        # Nothing is known of what a cell costs before it ran: the rest is taken to cost alike.
+        # The cost of later cells is unknown; they are assumed to take as long as earlier ones.
         spent = time.monotonic() - self.began
         left = spent / self.step * (len(self.headings) - self.step) if self.step else None
         self.step += 1

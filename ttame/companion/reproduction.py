@@ -1,7 +1,7 @@
-"""Every table of the book and of the papers' kind, with its command, our value and room for theirs.
+"""Tables in the papers' form: our values, their commands, and room for the published values.
 
-What is measured is read from the committed records. Published values are not: their column is
-empty, for a reader with the papers to fill in.
+Our values are read from the committed records. The column of published values is empty, for a
+reader with the papers to fill in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ttame.companion.shipped import training_record
-from ttame.companion.studies.runs import read_runs, total_minutes
+from ttame.companion.studies.records import read_runs, total_minutes
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import mean_scores, run_scores
 from ttame.errors import TTameError
@@ -42,17 +42,17 @@ _SINGLE = ("benchmark", "throughput", "scaling", "families")
 
 
 def score_table(pattern: str) -> pd.DataFrame:
-    """The papers' main table for one classifier.
+    """Make the papers' main table for one classifier.
 
     Args:
-        pattern: Pattern of results files under `data/results`, such as `"imagenette_val*.jsonl"`.
+        pattern: Pattern of results files in `data/results`, such as `"imagenette_val*.jsonl"`.
 
     Returns:
-        One row per method; under every score a column of ours (percent) and an empty one, then the
-        number of photos. A second explainer of the same method stands under its own name.
+        One row per method: for every score a column of ours, percent, and an empty one; then the
+        number of photos. A second explainer of the same method has a row under its own name.
 
     Raises:
-        TTameError: If there is no such file.
+        TTameError: If no file matches.
     """
     pieces = []
     for path in _results(pattern):
@@ -77,7 +77,10 @@ def evaluation_table(patterns: Sequence[str]) -> pd.DataFrame:
     """List the commands behind `score_table`, one row per results file.
 
     Args:
-        patterns: Patterns of results files under `data/results`.
+        patterns: Patterns of results files in `data/results`.
+
+    Raises:
+        TTameError: If no file matches one of them.
     """
     rows = {}
     for path in (path for pattern in patterns for path in _results(pattern)):
@@ -93,7 +96,7 @@ def evaluation_table(patterns: Sequence[str]) -> pd.DataFrame:
 
 
 def training_table() -> pd.DataFrame:
-    """What training took: what ships, and the papers' classifiers, which are not run here."""
+    """List training costs: of the shipped models, and of the papers' classifiers, not run here."""
     rows = {}
     for kind in ("explainers", "classifiers"):
         for path in sorted(shipped(kind).glob("*.json")):
@@ -120,7 +123,7 @@ def training_table() -> pd.DataFrame:
 
 
 def benchmark_table() -> pd.DataFrame:
-    """The commands of what is timed or checked in one go, one row per record."""
+    """List the commands of the benchmarks, one row per record."""
     rows = {}
     for path in (path for name in _SINGLE for path in _results(f"{name}.json")):
         rows[path.name] = {"profile": "quick", **_made(json.loads(path.read_text("utf-8")))}
@@ -128,7 +131,7 @@ def benchmark_table() -> pd.DataFrame:
 
 
 def studies() -> list[str]:
-    """Names of the studies: those with a file, and those of which only records are there."""
+    """Return the names of all studies that have a file or records."""
     recorded = {path.parent.name for path in shipped("results").glob("*/*_seed*.json")}
     # The papers' ablations are listed whether or not they have been run.
     return sorted(
@@ -137,14 +140,14 @@ def studies() -> list[str]:
 
 
 def progress_table(names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
-    """How far studies have been run and what that took, one row per study.
+    """List how many runs of each study are done, and their cost, one row per study.
 
     Args:
-        names: `studies`.
-        folder: That holds a folder of records for each; `None`: what ships.
+        names: Names of the studies.
+        folder: Parent folder of the studies' records; default: the shipped ones.
 
     Returns:
-        Profile, runs, minutes of training, command; `"not run"` where there is no record.
+        Columns profile, runs, minutes of training and command; `"not run"` without a record.
     """
     rows = {}
     for name in names:
@@ -162,11 +165,11 @@ def progress_table(names: Sequence[str], folder: Path | None = None) -> pd.DataF
 
 
 def ablation_table(name: str, folder: Path | None = None) -> pd.DataFrame:
-    """A study's rows with their scores, each beside an empty column for the published one.
+    """Make a study's table of scores, each with an empty column for the published value.
 
     Args:
-        name: One of `studies`.
-        folder: That holds a folder of its records; `None`: what ships.
+        name: Name of the study.
+        folder: Parent folder of the study's records; default: the shipped ones.
 
     Returns:
         One row per variant: AD and IC, means over photos and runs, percent, or `"not run"`.
@@ -183,7 +186,7 @@ def ablation_table(name: str, folder: Path | None = None) -> pd.DataFrame:
 
 
 def _plan(name: str) -> tuple[list[tuple[str, str, str]], list[str]] | None:
-    """Axis, name and changes of a study's variants, and its runs; `None` if it has no file."""
+    """Return axis, name and changes of a study's variants, and its runs; `None` without a file."""
     path = shipped("studies") / f"{name}.toml"
     if not path.is_file():
         return None
@@ -212,7 +215,7 @@ def _made(header: Mapping[str, Any]) -> dict[str, str]:
 def _beside(
     row: Mapping[str, Any] | pd.Series | None, scores: Mapping[str, Iterable[str]]
 ) -> dict[tuple[str, str], str]:
-    """Under every score our values, joined, and an empty cell."""
+    """Make two cells for every score: our values, joined, and an empty one."""
     cells = {}
     for score, columns in scores.items():
         values = [] if row is None else [row[column] for column in columns if column in row]

@@ -1,4 +1,4 @@
-"""Committed results and training records: what the book shows beside what it just measured."""
+"""Committed results, training records and benchmarks, shown beside what a notebook measures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import pandas as pd
 
 from ttame.errors import TTameError
 from ttame.files import shipped
+from ttame.records import read_record
+
+Benchmark = Literal["explaining", "training", "scaling", "families"]
+# Format, version and command of the record that `python -m benchmarks NAME` writes.
+BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
+    "explaining": ("ttame-benchmark", 3, "make bench"),
+    "training": ("ttame-throughput", 1, "make throughput"),
+    "scaling": ("ttame-scaling", 1, "python -m benchmarks scaling"),
+    "families": ("ttame-families", 1, "make families"),
+}
 
 
 def reference(name: str) -> Path:
-    """A results file that comes with `ttame`.
+    """Return the path of a results file that ships with `ttame`.
 
     Args:
-        name: File name under `data/results`, for example `"imagenette_val.jsonl"`.
+        name: File name in `data/results`, such as `"imagenette_val.jsonl"`.
 
     Raises:
         TTameError: If this installation lacks it.
@@ -28,11 +38,11 @@ def reference(name: str) -> Path:
 def training_record(
     name: str, kind: Literal["explainers", "classifiers"] = "explainers"
 ) -> dict[str, Any]:
-    """The training record of what ships: configuration, provenance and curves.
+    """Read the training record of a shipped model: configuration, provenance and curves.
 
     Args:
-        name: The explainer, or the classifier.
-        kind: Which of the two.
+        name: Name of the explainer or classifier.
+        kind: Kind of model.
 
     Raises:
         TTameError: If this installation lacks it.
@@ -42,15 +52,46 @@ def training_record(
 
 
 def training_curves(record: Mapping[str, Any]) -> pd.DataFrame:
-    """The logged quantities of a training record, one row a logged step."""
+    """Return the logged quantities of a training record, one row per logged step."""
     return pd.DataFrame.from_records(record["curves"])
 
 
+def read_benchmark(path: Path | str, kind: Benchmark = "explaining") -> dict[str, Any]:
+    """Read the record of a benchmark: its provenance and measurements.
+
+    Args:
+        path: The record, `.json`.
+        kind: Name of the benchmark.
+
+    Returns:
+        The provenance and `rows`; of `"explaining"` also `road`, `methods` and `left_out`.
+
+    Raises:
+        TTameError: If the file is missing, damaged, or of another format or version.
+    """
+    return read_record(path, *BENCHMARKS[kind])
+
+
+def read_families(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read the check of timm's model families: the provenance, and one row per family.
+
+    Raises:
+        TTameError: As `read_benchmark`.
+    """
+    found = read_benchmark(path, "families")
+    rows = pd.DataFrame.from_records(found.pop("rows")).set_index("family")
+    # Where every family passes, none has a reason.
+    return found, rows if "reason" in rows else rows.assign(reason="")
+
+
 def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
-    """Where a number comes from: model, data, number of photos, command, commit, date, machine.
+    """List where a number comes from: model, data, photos, command, commit, date and machine.
 
     Args:
         header: Header of a results file, or a training record.
+
+    Returns:
+        One column `provenance`, one row per known fact.
     """
     config = {**header, **header.get("config", {})}
     photos = config.get("photos")

@@ -1,4 +1,4 @@
-"""Figures of the book, each with a description in words."""
+"""Figures of the book, each with an alternative text."""
 
 from ttame.errors import require
 

@@ -1,4 +1,4 @@
-"""Figures of feature maps and of where the layers of networks lie."""
+"""Figures of feature maps, and of where a network's layers lie."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ttame.classifiers.layers import LayerInfo
 from ttame.plotting import MARK_COLOR, Picture, plot_grid
 
 if TYPE_CHECKING:
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
-    """The channels of strongest response of each layer, one row per layer.
+    """Plot the channels with the strongest response of each layer, one row per layer.
 
     Args:
         maps: Feature maps of one photo, `(1, C, h, w)`, by layer name.
-        channels: How many channels to show.
+        channels: Number of channels to show.
     """
     rows = []
     for name, found in maps.items():
@@ -31,10 +30,10 @@ def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
 
 
 def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
-    """Where a network's layers lie: order of execution against stride, a panel a network.
+    """Plot the stride of each layer in order of execution, one panel per network.
 
-    Grey: modules whose output is a feature map; crosses: those whose map is in another order than
-    the image; labelled: the automatic choice. The stride axis is logarithmic and runs downwards,
+    Grey dots are modules whose output is a feature map, crosses those whose cells are out of
+    place, labelled dots the automatic choice. The stride axis is logarithmic and runs downwards,
     so that maps get coarser towards the bottom.
 
     Args:
@@ -76,7 +75,7 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
 
 
 def describe_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> str:
-    """The layers that were chosen in each network.
+    """Describe the layers chosen in each network.
 
     Args:
         networks: Rows of `ttame.classifiers.layers.list_layers` by title.

@@ -1,13 +1,13 @@
-"""Charts of tables of methods: cost against quality, differences, the sanity check.
+"""Charts of methods: cost against score, differences, the sanity check.
 
-Each `describe_...` puts what a figure shows, with its numbers, into words: its alternative text.
+Each `describe_...` returns the alternative text of a figure, with its numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
-from math import ceil, cos, floor, log10, pi, sin
+from math import ceil, floor, log10
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
-from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
-from ttame.companion.figures.curves import _listed
+from ttame.companion.figures.panels import COLORS, draw_verdicts, listed, name_lines, panels
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import higher_is_better
-from ttame.plotting import PALETTE, Picture
+from ttame.plotting import PALETTE
+
+Array = NDArray[np.floating[Any]]
 
 _COLUMNS = 5  # panels beside each other, at most
 _SIZE = 8.0  # points, of the labels in the cost chart
-_DISTANCES = (6, 12, 20, 30, 42, 56, 72, 90, 110)  # points from a mark to its label
+_DISTANCES = np.array([6, 12, 20, 30, 42, 56, 72, 90, 110])  # points from a mark to its label
 _DIRECTIONS = 16
 
 
@@ -36,31 +38,30 @@ def plot_costs(
     method: str = "T-TAME",
     controls: Sequence[str] = (),
 ) -> Figure:
-    """What each method costs against how it scores, one panel per score; costs on a log axis.
+    """Plot the score of each method against its cost, one panel per score; costs on a log axis.
 
-    Every mark is labelled, and labels do not cover each other. A cost of zero has a place of its
-    own at the left. Methods whose cost or score is missing (NaN) are left out.
+    Labels avoid the marks and each other. A cost of zero has a place of its own at the left.
+    Methods whose cost or score is missing (NaN) are left out.
 
     Args:
         table: One row per method, the name in the index.
-        cost: Column of costs, zero or more.
-        scores: Label by column name of a score.
+        cost: Column of costs, none below zero.
+        scores: Labels of the scores by column name.
         xlabel: Label of the costs, with their unit.
-        method: Drawn in colour.
-        controls: Methods drawn hollow, such as maps that look at nothing.
+        method: Method to draw in colour.
+        controls: Methods to draw hollow, such as maps that ignore the photo.
 
     Raises:
         TTameError: If a cost is negative, or no method has both a cost and a score.
     """
-    panels = {score: _points(table, cost, score) for score in scores}
-    alt = describe_costs(panels, scores, xlabel)
-    figure = Picture(figsize=(6.2 * len(scores), 4.8), layout="constrained", alt=alt)
-    axes = figure.subplots(1, len(scores), squeeze=False)[0]
+    points = {score: _points(table, cost, score) for score in scores}
+    alt = describe_costs(points, scores, xlabel)
+    figure, axes = panels(len(scores), (6.2 * len(scores), 4.8), alt)
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
-        found = panels[score]
+        found = points[score]
         _log_axis(axis, found["x"])
         for name, x, y in found.itertuples():
-            color = sns.color_palette(PALETTE)[0] if name == method else "0.35"
+            color = COLORS[0] if name == method else "0.35"
             face = "white" if name in controls else color
             size = 9 if name == method else 5
             axis.plot(x, y, "o", color=color, markerfacecolor=face, markersize=size)
@@ -68,10 +69,9 @@ def plot_costs(
         better = "higher" if higher_is_better(score) else "lower"
         axis.set(xlabel=xlabel, ylabel=f"{label} ({better} is better)")
         axis.grid(alpha=0.3)
-    sns.despine(fig=figure)
-    figure.draw_without_rendering()  # labels need to know where the axes end up
+    figure.draw_without_rendering()  # labels depend on where the axes end up
     figure.set_layout_engine("none")
-    for axis, found in zip(axes, panels.values(), strict=True):
+    for axis, found in zip(axes, points.values(), strict=True):
         _label(axis, found, method)
     return figure
 
@@ -79,12 +79,12 @@ def plot_costs(
 def plot_differences(
     table: pd.DataFrame, method: str = "T-TAME", scores: Sequence[str] | None = None
 ) -> Figure:
-    """Paired differences with intervals, one panel per score: right of zero `method` is better.
+    """Plot paired differences with intervals, one panel per score; right of zero, `method` leads.
 
     Args:
         table: `ttame.evaluation.comparison.paired_differences`.
-        method: The one that was compared with all others.
-        scores: Which, in which order; default: all.
+        method: The method that was compared with all others.
+        scores: Scores to plot, in order; default: all.
 
     Raises:
         TTameError: If a score is not in the table.
@@ -96,51 +96,36 @@ def plot_differences(
             f"no differences of {', '.join(missing) or 'any score'}; the table has "
             f"{', '.join(dict.fromkeys(table['score']))}"
         )
-    colors = sns.color_palette(PALETTE)
-    looks = {"better": (colors[0], "o"), "worse": (colors[3], "s"), "open": ("0.55", "D")}
     others = list(dict.fromkeys(table["against"]))
     lines = ceil(len(chosen) / _COLUMNS)
     columns = ceil(len(chosen) / lines)  # six panels are two lines of three
     size = (2.3 * columns + 1.6, lines * (0.2 * len(others) + 1.0) + 0.4)
     alt = describe_differences(table, method, chosen)
-    figure = Picture(figsize=size, layout="constrained", alt=alt)
-    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
-    for axis in axes[len(chosen) :]:
-        axis.remove()
-    for axis, score in zip(axes, chosen, strict=False):
+    figure, axes = panels(len(chosen), size, alt, columns=columns, sharey=True)
+    for axis, score in zip(axes, chosen, strict=True):
         sign = 1 if higher_is_better(score) else -1
         axis.axvline(0, color="0.3", linewidth=0.8)
-        for verdict, (color, marker) in looks.items():
-            rows = table[(table["score"] == score) & (table["verdict"] == verdict)]
-            places = [others.index(name) for name in rows["against"]]
-            ends = sign * rows[["low", "high"]].to_numpy()
-            axis.hlines(places, ends.min(axis=1), ends.max(axis=1), color=color, linewidth=1.4)
-            axis.plot(
-                sign * rows["difference"], places, marker, color=color, markersize=4,
-                label=verdict if verdict == "open" else f"{method} {verdict}",
-            )  # fmt: skip
-        axis.set(title=score, yticks=range(len(others)), yticklabels=others)
-        axis.set_ylim(len(others) - 0.5, -0.5)
-        axis.grid(axis="y", alpha=0.3)
-        axis.tick_params(labelsize=8)
+        rows = table[table["score"] == score]
+        signed = rows[["difference", "low", "high"]] * sign
+        places = [others.index(name) for name in rows["against"]]
+        draw_verdicts(axis, signed.assign(verdict=rows["verdict"]), places, 4, method)
+        axis.set_title(score)
+        name_lines(axis, others, size=8)
     figure.supxlabel(f"advantage of {method}, percentage points", fontsize=10)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False
     )
-    sns.despine(fig=figure)
     return figure
 
 
 def plot_randomization(table: pd.DataFrame) -> Figure:
-    """The sanity check: how alike maps stay while the classifier forgets, layer after layer.
+    """Plot the sanity check: how similar maps remain while layers are randomised one by one.
 
     Args:
-        table: `ttame.evaluation.randomization.sanity_check` of one or more methods that share their
+        table: `ttame.evaluation.randomization.sanity_check` of one or more methods with the same
             stages, with a column `method`.
     """
-    alt = describe_randomization(table)
-    figure = Picture(figsize=(8, 3.6), layout="constrained", alt=alt)
-    axis = figure.subplots()
+    figure, (axis,) = panels(1, (8, 3.6), describe_randomization(table))
     named = table.drop_duplicates("stage").sort_values("stage")
     places = {stage: place for place, stage in enumerate(named["stage"])}
     drawn = table.assign(place=table["stage"].map(places))
@@ -157,12 +142,11 @@ def plot_randomization(table: pd.DataFrame) -> Figure:
     axis.set(xlabel="randomised down to layer, share of parameters", ylabel="rank correlation")
     axis.set_ylim(top=1.05)
     sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
-    sns.despine(fig=figure)
     return figure
 
 
 def _points(table: pd.DataFrame, cost: str, score: str) -> pd.DataFrame:
-    """Costs and scores of the methods that have both; arrays, as the cost may be a score itself."""
+    """Return costs and scores of the methods that have both; the cost may itself be a score."""
     found = pd.DataFrame(
         {"x": table[cost].to_numpy(float), "y": table[score].to_numpy(float)}, table.index
     ).dropna()
@@ -189,63 +173,50 @@ def _label(axis: Axes, found: pd.DataFrame, method: str) -> None:
     """Write each name near its mark, at the nearest place where it covers nothing."""
     scale = axis.figure.dpi / 72  # pixels per point
     marks = axis.transData.transform(found[["x", "y"]].to_numpy())
-    taken = [_box(x, y, 4 * scale, 4 * scale) for x, y in marks]
+    low, high = marks - 4 * scale, marks + 4 * scale  # what is taken, in pixels
+    turns = 2 * np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+    circle = np.stack([np.cos(turns), np.sin(turns)], axis=-1)
     # Those with the nearest neighbours have the least choice.
-    distances = np.linalg.norm(marks[:, None] - marks[None], axis=-1)
-    crowd = (distances < 60 * scale).sum(axis=1)
+    crowd = (np.linalg.norm(marks[:, None] - marks, axis=-1) < 60 * scale).sum(axis=1)
     for index in np.argsort(-crowd, kind="stable"):
         name = str(found.index[index])
-        weight = "bold" if name == method else "normal"
-        extent = TextPath((0, 0), name, size=_SIZE * (1.1 if name == method else 1)).get_extents()
-        half = (extent.width / 2 + 2) * scale, (_SIZE / 2 + 1.5) * scale
-        best: tuple[float, float, float, Bbox] | None = None
-        for distance, turn in product(_DISTANCES, range(_DIRECTIONS)):
-            angle = 2 * pi * turn / _DIRECTIONS
-            dx = cos(angle) * (distance * scale + half[0])
-            dy = sin(angle) * (distance * scale + half[1])
-            box = _box(marks[index, 0] + dx, marks[index, 1] + dy, *half)
-            covered = sum(_overlap(box, other) for other in taken)
-            inside = _overlap(box, axis.bbox)
-            covered += box.width * box.height - inside
-            if best is None or covered < best[0] - 1e-6:
-                best = (covered, dx / scale, dy / scale, box)
-            if covered < 1e-6:
-                break
-        assert best is not None
-        taken.append(best[3])
-        far = max(abs(best[1]) - half[0] / scale, abs(best[2]) - half[1] / scale) > _DISTANCES[0]
+        size, weight = (1.1 * _SIZE, "bold") if name == method else (_SIZE, "normal")
+        width = TextPath((0, 0), name, size=size).get_extents().width
+        half = scale * np.array([width / 2 + 2, _SIZE / 2 + 1.5])
+        offsets = (circle * (scale * _DISTANCES[:, None, None] + half)).reshape(-1, 2)
+        centres = marks[index] + offsets
+        covered = _overlap(centres, half, low, high).sum(axis=1)
+        outside = 4 * half.prod() - _overlap(centres, half, *axis.bbox.get_points()[:, None])[:, 0]
+        best = np.argmin(np.round(covered + outside, 6))  # the first, so the nearest
+        low, high = np.vstack([low, centres[best] - half]), np.vstack([high, centres[best] + half])
+        far = (np.abs(offsets[best]) - half).max() > scale * _DISTANCES[0] + 1e-6
         axis.annotate(
-            name, found.iloc[index].tolist(), best[1:3], textcoords="offset points",
+            name, found.iloc[index].tolist(), offsets[best] / scale, textcoords="offset points",
             ha="center", va="center", fontsize=_SIZE, fontweight=weight,
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6} if far else None,
         )  # fmt: skip
 
 
-def _box(x: float, y: float, width: float, height: float) -> Bbox:
-    """A box about its centre, by half its width and height."""
-    return Bbox.from_extents(x - width, y - height, x + width, y + height)
+def _overlap(centres: Array, half: Array, low: Array, high: Array) -> Array:
+    """Return the areas that boxes about N centres share with M others, `(N, M)`, pixels."""
+    centres = centres[:, None]
+    sides = np.minimum(centres + half, high) - np.maximum(centres - half, low)
+    return np.asarray(np.clip(sides, 0, None).prod(axis=-1))
 
 
-def _overlap(first: Bbox, second: Bbox) -> float:
-    """Area that two boxes share, square pixels."""
-    width = min(first.x1, second.x1) - max(first.x0, second.x0)
-    height = min(first.y1, second.y1) - max(first.y0, second.y0)
-    return float(max(width, 0.0) * max(height, 0.0))
-
-
-def describe_costs(panels: Mapping[str, pd.DataFrame], labels: Mapping[str, str], cost: str) -> str:
-    """The best of every score and its cost."""
+def describe_costs(points: Mapping[str, pd.DataFrame], labels: Mapping[str, str], cost: str) -> str:
+    """List the best method of each score and its cost."""
     parts = []
-    for score, found in panels.items():
+    for score, found in points.items():
         place = int(found["y"].argmax() if higher_is_better(score) else found["y"].argmin())
         x, y = found["x"].iloc[place], found["y"].iloc[place]
         parts.append(f"{labels[score]}: best {found.index[place]}, {y:.1f}, at a cost of {x:.3g}.")
-    count = max(len(found) for found in panels.values())
+    count = max(len(found) for found in points.values())
     return f"{count} methods by cost, {cost}, and by score. {' '.join(parts)}"
 
 
 def describe_differences(table: pd.DataFrame, method: str, scores: Sequence[str]) -> str:
-    """Count the others that a method is better than, worse than, or cannot be told from."""
+    """Count the methods that one is better or worse than, or does not differ from."""
     counts = table.groupby("score")["verdict"].value_counts()
     parts = [
         f"{score}: better {counts.get((score, 'better'), 0)}, worse "
@@ -260,10 +231,10 @@ def describe_differences(table: pd.DataFrame, method: str, scores: Sequence[str]
 
 
 def describe_randomization(table: pd.DataFrame) -> str:
-    """How alike the maps are when all stages of the sanity check are randomised."""
+    """List the similarity of each method's maps after the last stage."""
     last = table[table["stage"] == table["stage"].max()]
     ends = last.groupby("method", sort=False)["correlation"].mean()
     return (
         "Rank correlation of maps with those of the intact classifier while its layers are "
-        f"randomised one after another; after the last: {_listed(ends, 2)}."
+        f"randomised one after another; after the last: {listed(ends, 2)}."
     )

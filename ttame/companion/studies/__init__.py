@@ -1,1 +1,1 @@
-"""Studies: files of runs that differ in one choice each, the runs, and their tables."""
+"""Studies: training runs that differ in one choice each, their records and their tables."""

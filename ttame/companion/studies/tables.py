@@ -1,7 +1,4 @@
-"""Tables of studies: scores of every run and photo, axes, and classes seen against unseen.
-
-Variants against each other, over photos and seeds: intervals, the ranking, others' claims.
-"""
+"""Tables of studies: scores, axes, intervals, the ranking of variants, and others' claims."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ttame.companion.studies.study import Claim, Study, Variant, select_axis
+from ttame.companion.studies.study import Claim, Study
+from ttame.companion.studies.variants import Variant
 from ttame.errors import TTameError
 from ttame.evaluation.comparison import paired_differences
 from ttame.evaluation.confidence import higher_is_better
@@ -20,11 +18,17 @@ from ttame.evaluation.tables import per_sample
 _SCORES = [f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)]
 
 
+def study_table(variants: Sequence[Variant]) -> pd.DataFrame:
+    """List the variants of a study: name and what differs from the default, by axis."""
+    rows = [(row.axis, row.name, row.changes) for row in variants]
+    return pd.DataFrame(rows, columns=["axis", "variant", "what differs"]).set_index("axis")
+
+
 def run_scores(runs: pd.DataFrame) -> pd.DataFrame:
-    """AD and IC of every run and photo, in long form.
+    """Compute AD and IC of every run and photo, in long form.
 
     Args:
-        runs: `ttame.companion.studies.study.read_runs`.
+        runs: `ttame.companion.studies.records.read_runs`.
 
     Returns:
         Columns photo, method (what the variant changes), seed, shown, metric, percentage, score
@@ -38,24 +42,34 @@ def run_scores(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def axis_runs(long: pd.DataFrame, variants: Sequence[Variant], axis: str) -> pd.DataFrame:
-    """The scores of one axis under its variants' names; variants that were not run are left out.
+    """Select the rows of one axis, under its variants' names; variants without a run are left out.
 
     Args:
-        long: `run_scores`, or a table with a column `method` that holds the variants' changes.
-        variants: The study.
-        axis: One of its axes.
+        long: `run_scores`, or another table with a column `method` of variants' changes.
+        variants: Rows of the study.
+        axis: Name of the axis.
+
+    Returns:
+        Those rows, in the study's order.
 
     Raises:
-        TTameError: If the study has no such axis, or none of its runs is there.
+        TTameError: If the study has no such axis, or no record of its runs.
     """
-    found = select_axis(long, variants, axis)
+    names = {row.changes: row.name for row in variants if row.axis == axis}
+    if not names:
+        axes = dict.fromkeys(row.axis for row in variants)
+        raise TTameError(f"the study has no axis {axis!r}, only {', '.join(axes)}")
+    found = pd.concat(
+        [long[long["method"] == changes].assign(method=name) for changes, name in names.items()],
+        ignore_index=True,
+    )
     if found.empty:
         raise TTameError(f"no run of the axis {axis!r} is there; `ttame study` makes them")
     return found
 
 
 def mean_scores(long: pd.DataFrame) -> pd.DataFrame:
-    """Means over photos and seeds, percent, one row per method, in the order of appearance."""
+    """Average scores over photos and seeds, percent, one row per method in order of appearance."""
     table = long.pivot_table(index="method", columns="score", values="value", aggfunc="mean")
     table = table.loc[list(dict.fromkeys(long["method"])), _SCORES]
     table["runs"] = long.groupby("method")[["seed", "shown"]].apply(
@@ -66,14 +80,14 @@ def mean_scores(long: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_by_sight(long: pd.DataFrame) -> pd.DataFrame:
-    """Scores with a column `sight`: whether training showed photos of the photo's class.
+    """Add a column `sight`: whether training showed the photo's class, `"seen"` or `"unseen"`.
 
-    Every photo is seen by one of a variant's two runs, and unseen by the other. Variants of which
-    one of the two is missing are left out.
+    The class of each photo is seen by one of a variant's two runs, and unseen by the other.
+    Variants without both runs are left out.
 
     Args:
-        long: `run_scores` of runs that were shown the classes of even or of odd place. The class
-            of a photo is the folder that it lies in.
+        long: `run_scores` of runs that were shown even or odd classes. A photo's class is its
+            folder.
 
     Raises:
         TTameError: If a run was shown all classes.
@@ -90,15 +104,14 @@ def split_by_sight(long: pd.DataFrame) -> pd.DataFrame:
 
 
 def sight_gap(split: pd.DataFrame) -> pd.DataFrame:
-    """Unseen minus seen, photo by photo, for every variant and score.
+    """Compare unseen with seen classes photo by photo, for every variant and score.
 
     Args:
         split: `split_by_sight`.
 
     Returns:
-        One row per variant (`against`) and score: means of seen and unseen (percent), and the
-        columns of `ttame.evaluation.comparison.paired_differences`; `"worse"` says that
-        unseen classes are.
+        One row per variant (`against`) and score: the means `seen` and `unseen`, percent, and the
+        columns of `ttame.evaluation.comparison.paired_differences`, unseen minus seen.
     """
     pieces = []
     for method, rows in split.groupby("method", sort=False):
@@ -109,15 +122,15 @@ def sight_gap(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_intervals(long: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Means of every method and score with 95 % intervals over photos and seeds.
+    """Average every method and score, with 95 % intervals over photos and seeds.
 
     Args:
-        long: Columns photo, method, seed, score, value; all seeds of a method on the same photos.
-        resamples: Bootstrap resamples.
+        long: Columns photo, method, seed, score and value; all seeds of a method share photos.
+        resamples: Number of bootstrap resamples.
         seed: Bootstrap seed.
 
     Returns:
-        Columns method, score, mean, low, high, seeds, in the order of appearance.
+        Columns method, score, mean, low, high, seeds, in order of appearance.
     """
     rows = []
     for (method, score), group in long.groupby(["method", "score"], sort=False):
@@ -127,10 +140,10 @@ def seed_intervals(long: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> 
 
 
 def combined(long: pd.DataFrame) -> pd.DataFrame:
-    """One score per photo: IC - AD, the mean over the percentages; higher is better.
+    """Combine the scores of each photo: IC - AD, averaged over the percentages.
 
     Args:
-        long: `run_scores`, or some of its rows.
+        long: `run_scores`, or part of it.
 
     Returns:
         Columns photo, method, seed, shown, score (`"IC - AD"`) and value (percentage points).
@@ -144,18 +157,18 @@ def combined(long: pd.DataFrame) -> pd.DataFrame:
 def differences(
     long: pd.DataFrame, method: str, other: str, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """`method` minus `other`, photo by photo and seed by seed.
+    """Compare two methods photo by photo and seed by seed.
 
     Args:
-        long: Columns photo, method, seed, score, value.
-        method: One of the methods.
-        other: Another one.
-        resamples: Bootstrap resamples.
+        long: Columns photo, method, seed, score and value.
+        method: Name of a method.
+        other: Name of the method to subtract.
+        resamples: Number of bootstrap resamples.
         seed: Bootstrap seed.
 
     Returns:
-        One row per score: score, difference, low, high, seeds and verdict: `"better"` or `"worse"`
-        where the 95 % interval leaves zero out, else `"open"`.
+        One row per score: score, difference, low, high, seeds and verdict, which is `"better"` or
+        `"worse"` where the 95 % interval excludes zero, else `"open"`.
 
     Raises:
         TTameError: If the two have no seed in common.
@@ -177,15 +190,18 @@ def differences(
 
 
 def ranking(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataFrame:
-    """Every variant that was run against the row of its axis that changes nothing, best first.
+    """Compare every variant that was run with the default of its axis, best first.
 
     Args:
         long: `run_scores`.
-        study: What was run.
-        resamples: Bootstrap resamples.
+        study: The study.
+        resamples: Number of bootstrap resamples.
 
     Returns:
         Columns axis, variant, and those of `differences` for `combined` scores.
+
+    Raises:
+        TTameError: If no variant has been run together with its default.
     """
     one, pieces = combined(long), []
     present = set(one["method"])
@@ -203,16 +219,16 @@ def ranking(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataF
 
 
 def check_claims(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataFrame:
-    """What the papers' authors say of variants, against what was measured.
+    """Compare what the papers' authors found of variants with what was measured.
 
     Args:
         long: `run_scores`.
-        study: With its claims.
-        resamples: Bootstrap resamples.
+        study: The study, with its claims.
+        resamples: Number of bootstrap resamples.
 
     Returns:
-        Columns claim, on (the score), measured (the advantage of what is said to be better,
-        percentage points, with its interval) and verdict: `"agrees"`, `"disagrees"`, `"open"` or
+        Columns claim, on (the score), measured (advantage of the row said to be better, percentage
+        points, with its interval) and verdict: `"agrees"`, `"disagrees"`, `"open"` or
         `"not run"`.
     """
     everything = pd.concat([long, combined(long)])
@@ -234,16 +250,16 @@ def _check(long: pd.DataFrame, study: Study, claim: Claim, resamples: int) -> tu
 
 
 def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 1000) -> str:
-    """An axis's verdicts against the row that changes nothing, as a Markdown list.
+    """List an axis's verdicts against its default, in Markdown.
 
     Args:
         long: `run_scores`.
-        study: What was run.
-        axis: One of its axes.
-        resamples: Bootstrap resamples.
+        study: The study.
+        axis: Name of the axis.
+        resamples: Number of bootstrap resamples.
 
     Raises:
-        TTameError: If the study has no such axis, or none of its runs is there.
+        TTameError: If the study has no such axis, or no record of its runs.
     """
     found = axis_runs(long, study.variants, axis)
     names = list(dict.fromkeys(found["method"]))

@@ -12,16 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.distillation.crops import CachedCrops, cache_crops
+from benchmarks.distillation.run import distill
+from benchmarks.distillation.training import DistillationConfig, distillation_loss
 from ttame.classifiers.hybrid import STEM_END, copy_stem, hybrid_vit
 from ttame.classifiers.registry import load_backbone
 from ttame.classifiers.weights import weight_digest
-from ttame.companion.distillation.distill import distill
-from ttame.companion.distillation.student import (
-    CachedViews,
-    DistillationConfig,
-    cache_views,
-    distillation_loss,
-)
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.features import FeatureExtractor
@@ -65,19 +61,19 @@ def test_a_student_that_agrees_has_no_soft_loss() -> None:
     assert float(distillation_loss(logits, logits, labels, 3, 0)) == pytest.approx(0, abs=1e-6)
 
 
-def test_cached_views_are_those_of_the_photos() -> None:
+def test_cached_crops_are_those_of_the_photos() -> None:
     maps = torch.arange(6.0).reshape(2, 3, 1, 1, 1)
-    views = CachedViews(maps, torch.zeros(2, 3, 4), torch.tensor([0, 1, 2]))
-    assert len(views) == 3
-    seen = {float(views[1][0]) for _ in range(50)}
-    assert seen == {1.0, 4.0} and int(views[1][2]) == 1
+    crops = CachedCrops(maps, torch.zeros(2, 3, 4), torch.tensor([0, 1, 2]))
+    assert len(crops) == 3
+    seen = {float(crops[1][0]) for _ in range(50)}
+    assert seen == {1.0, 4.0} and int(crops[1][2]) == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"epochs": 0}, "must be positive"),
-        ({"views": 0}, "must be positive"),
+        ({"crops": 0}, "must be positive"),
         ({"learning_rate": 0.0}, "must be positive"),
         ({"label_share": 1.5}, r"label_share.*1\.5"),
         ({"temperature": 0.0}, "temperature"),
@@ -93,19 +89,19 @@ def test_photos_without_labels_are_refused(photos: PhotoList) -> None:
     teacher = load_backbone("tf_efficientnet_lite0")
     for labels in (None, (5,) * 12):
         with pytest.raises(TTameError, match="no labels among"):
-            cache_views(teacher, replace(photos, labels=labels), CLASSES, augmented=2)
+            cache_crops(teacher, replace(photos, labels=labels), CLASSES, augmented=2)
 
 
 @pytest.mark.slow
 def test_a_run_in_miniature(photos: PhotoList, tmp_path: Path) -> None:
     labelled = replace(photos, labels=tuple(CLASSES[i % 3] for i in range(12)))
-    config = DistillationConfig(epochs=2, views=2, batch_size=4, workers=0)
+    config = DistillationConfig(epochs=2, crops=2, batch_size=4, workers=0)
     stages: list[tuple[str, int, int]] = []
     record = distill(
         labelled, labelled, CLASSES, config, tmp_path, name="small",
         progress=lambda stage: lambda done, total: stages.append((stage, done, total)),
     )  # fmt: skip
-    assert stages[-1] == ("train views", 24, 24) and ("val views", 12, 12) in stages
+    assert stages[-1] == ("train crops", 24, 24) and ("val crops", 12, 12) in stages
     written = json.loads((tmp_path / "small.json").read_text())
     assert written["top1"] == record["top1"] and 0 <= record["top1"] <= 100
     assert len([row for row in written["curves"] if row["val/top1"] is not None]) == 2

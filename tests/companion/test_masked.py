@@ -1,4 +1,4 @@
-"""Strips: the photos that ROAD asks about, and the classifier's answers under them."""
+"""Masked photos: the photos that ROAD asks about, and the classifier's answers under them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ttame.companion.figures.strips import ORDERS, plot_road_strips, road_strips
+from ttame.companion.figures.masked import ORDERS, plot_road_series, road_series
 from ttame.errors import TTameError
 from ttame.evaluation.road import degrade, road
 from ttame.explainer import Explainer
@@ -20,7 +20,7 @@ def ramp() -> Tensor:
 
 
 def test_pixels_go_in_either_order(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
-    first, last = road_strips(explainer, images[:1], ramp, levels=(25, 50))
+    first, last = road_series(explainer, images[:1], ramp, levels=(25, 50))
     raw = denormalize(images[:1], explainer.spec)[0]
     assert (first.order, last.order) == ORDERS
     assert first.levels == (25, 50)
@@ -31,15 +31,15 @@ def test_pixels_go_in_either_order(explainer: Explainer, images: Tensor, ramp: T
 
 
 def test_answers_are_the_classifier_s(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
-    strip = road_strips(explainer, images[:1], ramp, levels=(25, 50))[0]
+    found = road_series(explainer, images[:1], ramp, levels=(25, 50))[0]
     with torch.inference_mode():
-        logits = explainer.classifier(normalize(strip.images, explainer.spec))
+        logits = explainer.classifier(normalize(found.images, explainer.spec))
     top, index = logits.softmax(dim=1).max(dim=1)
-    assert strip.answers == tuple(explainer.classes[i] for i in index.tolist())
-    assert strip.probabilities == pytest.approx(top.tolist(), abs=1e-3)
+    assert found.answers == tuple(explainer.classes[i] for i in index.tolist())
+    assert found.probabilities == pytest.approx(top.tolist(), abs=1e-3)
 
 
-def test_strips_show_what_road_scores(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
+def test_series_show_what_road_scores(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
     target = torch.tensor([3])
     scores = road(explainer.classifier, explainer.spec, images[:1], ramp, target, (25, 50))
     (series,) = degrade(explainer.spec, images[:1], ramp, target, (25, 50))
@@ -49,7 +49,7 @@ def test_strips_show_what_road_scores(explainer: Explainer, images: Tensor, ramp
 
 
 def test_a_method_has_two_rows(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
-    figure = plot_road_strips(explainer, images[:1], {"ramp": ramp, "same": ramp}, (25, 50))
+    figure = plot_road_series(explainer, images[:1], {"ramp": ramp, "same": ramp}, (25, 50))
     assert len(figure.axes) == 4 * 3
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[0].startswith("ramp\nmost relevant")
@@ -58,8 +58,8 @@ def test_a_method_has_two_rows(explainer: Explainer, images: Tensor, ramp: Tenso
     assert "25 % gone" in getattr(figure, "alt")  # noqa: B009
 
 
-def test_a_strip_takes_one_photo(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
+def test_a_series_takes_one_photo(explainer: Explainer, images: Tensor, ramp: Tensor) -> None:
     with pytest.raises(TTameError, match="got a batch of 2"):
-        road_strips(explainer, images[:2], ramp.expand(2, -1, -1, -1))
+        road_series(explainer, images[:2], ramp.expand(2, -1, -1, -1))
     with pytest.raises(TTameError, match=r"1\.\.99"):
-        road_strips(explainer, images[:1], ramp, levels=(0, 50))
+        road_series(explainer, images[:1], ramp, levels=(0, 50))

@@ -1,4 +1,4 @@
-"""Profiles: the scale at which a notebook runs, and the photos that it runs on."""
+"""Profiles of notebooks: the scale at which they run, and the photos that they run on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ttame.images import read_image
 
 T = TypeVar("T")
 
-# Registered backbone by profile; the papers' scale begins with their convolutional network.
+# Registered backbone by profile.
 _BACKBONES = {
     "quick": "tf_efficientnet_lite0",
     "imagenette": "tf_efficientnet_lite0",
     "imagenet": "resnet50",
 }
-# Photos of the samples that are held out where they have to serve for training as well.
+# Number of samples held out where the samples serve for training as well.
 _HELD_OUT = 6
 
 
@@ -42,17 +42,17 @@ class Profile:
     backbone: str
 
     def pick(self, quick: T, imagenette: T, imagenet: T) -> T:
-        """The value that belongs to this profile."""
+        """Return the value for this profile."""
         return {"quick": quick, "imagenette": imagenette, "imagenet": imagenet}[self.name]
 
     def photos(self, split: str = "val") -> PhotoList:
-        """The photos of a split; in profile `quick` the samples where Imagenette is missing.
+        """Return the photos of a split; for `quick`, the samples where Imagenette is missing.
 
         Args:
             split: `"train"` or `"val"`; the samples have no splits.
 
         Raises:
-            TTameError: If the profile's data set is not there.
+            TTameError: If the profile's data set is missing.
         """
         if self.name == "imagenet":
             return _imagenet(split)
@@ -61,16 +61,15 @@ class Profile:
         return imagenette(split)
 
     def divide(self, train: int, held_out: int, seed: int = 0) -> tuple[PhotoList, PhotoList]:
-        """Photos to train on and photos held out, drawn by a seeded shuffle.
+        """Draw photos to train on and to hold out, by a seeded shuffle.
 
         Args:
-            train: Photos to train on, at most.
-            held_out: Photos held out, at most.
+            train: Maximum number of photos to train on.
+            held_out: Maximum number of photos to hold out.
             seed: Shuffle seed.
 
         Returns:
-            Two lists without a common photo. Where only the samples are there, some of them are
-            held out and the rest is trained on.
+            Two disjoint lists; both are drawn from the samples if there are no other photos.
         """
         if self.name != "quick" or has_imagenette():
             return (
@@ -87,19 +86,18 @@ class Profile:
     def three_classes(
         self, folder: Path | str, each: int, seed: int = 0
     ) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
-        """A small classification task, as an image folder would give it.
+        """Make a small classification task of three classes.
 
-        Three classes of the profile's data set, or, where only the samples are there, random
-        crops of three sample photos: the left part of a photo to train on, the right part held
-        out.
+        The classes are three of the profile's data set or, if there are only the samples, random
+        crops of three sample photos: of the left part to train on, of the right part held out.
 
         Args:
-            folder: Where crops are written.
-            each: Photos of a class to train on, at most; a quarter as many are held out.
+            folder: Folder for the crops.
+            each: Maximum number of training photos per class; a quarter as many are held out.
             seed: Seed of the choice.
 
         Returns:
-            Photos to train on and photos held out, labelled 0 to 2, and the classes' names.
+            Photos to train on and photos held out, labelled 0 to 2, and the names of the classes.
         """
         if self.name == "quick" and not has_imagenette():
             return _crops(Path(folder), each, seed)
@@ -122,10 +120,10 @@ _CROPPED = ("citrus_fruits", "ring_tailed_lemurs", "hens")
 
 
 def open_profile(name: str) -> Profile:
-    """The profile called `name`, its data set found; sets this process's allocator up as well.
+    """Open a profile, check for its data set and set up this process's allocator.
 
     Raises:
-        TTameError: If there is no such profile, or its data set is not there.
+        TTameError: If the profile does not exist, or its data set is missing.
     """
     profile = Profile(name, profile_backbone(name))
     keep_freed_memory()
@@ -134,10 +132,10 @@ def open_profile(name: str) -> Profile:
 
 
 def profile_backbone(name: str) -> str:
-    """The registered classifier of a profile.
+    """Return the name of a profile's registered classifier.
 
     Raises:
-        TTameError: If there is no such profile.
+        TTameError: If the profile does not exist.
     """
     if name not in _BACKBONES:
         raise unknown("profile", name, _BACKBONES)
@@ -145,7 +143,7 @@ def profile_backbone(name: str) -> str:
 
 
 def quiet() -> None:
-    """Keep Lightning's banners, tips and hints out of a notebook; errors still show."""
+    """Silence Lightning's banners, tips and warnings in a notebook; errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")

@@ -1,7 +1,7 @@
 """Distillation: a small Vision Transformer learns Imagenette from a convolutional classifier.
 
-Hub weights are not needed: the teacher's come with a package. The transformer's stem is frozen,
-so its feature maps and the teacher's answers are computed once for a few augmented views of every
+No weights are downloaded: the teacher's come with a package. The transformer's stem is frozen,
+so its feature maps and the teacher's logits are computed once for a few augmented crops of each
 photo; training then costs only the transformer's own blocks.
 """
 
@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
+from benchmarks.distillation.crops import cache_crops
+from benchmarks.distillation.training import DistillationConfig, DistillationModule
 from ttame.classifiers.hybrid import STEM_END, copy_stem, hybrid_vit
 from ttame.classifiers.registry import Backbone, load_backbone
 from ttame.classifiers.weights import weight_digest
-from ttame.companion.distillation.student import DistillationConfig, DistillationModule, cache_views
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.files import replacing
@@ -47,24 +48,24 @@ def distill(
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
     callbacks: tuple[Callback, ...] = (),
 ) -> dict[str, Any]:
-    """Train the transformer and write it, in half precision, with its record.
+    """Train the transformer and write its weights, in half precision, and record.
 
     Args:
         photos: Labelled photos to train on.
-        validation: Labelled photos to measure top-1 accuracy on.
-        classes: The teacher's indices of the classes, in order.
-        config: How to train.
-        out: Folder; `NAME.safetensors`, `NAME.json` and `csv/` are written there.
+        validation: Labelled photos for the top-1 accuracy.
+        classes: The teacher's index of each class.
+        config: Settings.
+        out: Folder for `NAME.safetensors`, `NAME.json` and `csv/`.
         name: Name of the classifier.
-        command: Recorded command; default: this process's.
-        progress: Makes a progress callback for a named stage.
-        callbacks: More of Lightning's.
+        command: Command to record; default: this process's.
+        progress: Returns the progress callback of a named stage.
+        callbacks: Further Lightning callbacks.
 
     Returns:
-        The record. Its top-1 accuracy is that of the written weights.
+        The record. Its top-1 accuracy is that of the weights as written.
 
     Raises:
-        TTameError: Something to overwrite, photos without labels, a loss that is not finite.
+        TTameError: If the file exists already, photos have no labels or the loss is not finite.
     """
     out = Path(out)
     if (out / f"{name}.safetensors").exists():
@@ -72,16 +73,16 @@ def distill(
     made, start = provenance(config.seed, command), time.perf_counter()
     L.seed_everything(config.seed, verbose=False)
     teacher = load_backbone(TEACHER)
-    reports = [progress(stage) if progress else None for stage in ("train views", "val views")]
+    reports = [progress(stage) if progress else None for stage in ("train crops", "val crops")]
     reading = {"batch_size": config.batch_size, "workers": config.workers}
-    held_out = cache_views(teacher, validation, classes, **reading, progress=reports[1])
-    views = cache_views(
-        teacher, photos, classes, augmented=config.views, **reading, progress=reports[0]
+    held_out = cache_crops(teacher, validation, classes, **reading, progress=reports[1])
+    crops = cache_crops(
+        teacher, photos, classes, augmented=config.crops, **reading, progress=reports[0]
     )
     student = hybrid_vit(len(classes))
     stem = student.get_submodule("patch_embed.backbone")
     student.set_submodule("patch_embed.backbone", nn.Identity())
-    train = DataLoader(views, config.batch_size, shuffle=True, drop_last=True)
+    train = DataLoader(crops, config.batch_size, shuffle=True, drop_last=True)
     total = config.epochs * len(train)
     trainer = L.Trainer(
         max_epochs=config.epochs,
@@ -137,13 +138,13 @@ def top1(
     classes: tuple[int, ...],
     config: DistillationConfig,
 ) -> float:
-    """Share of photos whose most probable class is the label, from the image files on.
+    """Measure the share of photos whose most probable class is their label.
 
     Args:
-        model: Maps images to logits over `classes`, in `eval()`.
+        model: Model from images to logits over `classes`, in `eval()`.
         photos: Labelled photos.
-        backbone: Its spec says how photos are prepared.
-        classes: What the labels are called in the photos, in the order of the logits.
+        backbone: Classifier whose preprocessing applies.
+        classes: Label of each logit.
         config: Batch size and workers.
     """
     assert photos.labels is not None
@@ -158,7 +159,7 @@ def top1(
 
 @torch.no_grad()
 def _rounded(model: nn.Module) -> nn.Module:
-    """The weights as half precision stores them, in single precision, in place."""
+    """Round the weights to half precision, in place."""
     for value in model.state_dict().values():
         if value.is_floating_point():
             value.copy_(value.half())

@@ -1,4 +1,4 @@
-"""Strips: one photo step by step as ROAD takes its pixels away, with the classifier's answers."""
+"""Pictures of masked photos, and of photos that ROAD degrades, with the classifier's answers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from ttame.images import denormalize, normalize
 from ttame.masking import normalize_maps
 from ttame.plotting import overlay, plot_grid
 
-_CELL = 1.35  # inches per picture; eight of them fit a page
 ORDERS = ("most relevant first", "least relevant first")
-_MASKED_CELL = 1.75  # inches per picture
+_SERIES_CELL, _MASKED_CELL = 1.35, 1.75  # inches per picture; eight of a series fit a page
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A photo as its pixels go, in one order.
+class RoadSeries:
+    """A photo that ROAD degrades step by step, in one order.
 
     Attributes:
         order: One of `ORDERS`.
-        levels: Percent of pixels removed, L of them.
-        images: The degraded photos, raw, `(L, 3, H, W)` in [0, 1].
-        answers: The class that the classifier predicts at each level.
-        probabilities: Its probability for that class, in [0, 1].
+        levels: Percentages of pixels removed, L of them.
+        images: Degraded raw photos, `(L, 3, H, W)` in [0, 1].
+        answers: Predicted class at each level.
+        probabilities: Probability of that class, in [0, 1].
     """
 
     order: str
@@ -41,94 +40,85 @@ class Strip:
 
 
 @torch.inference_mode()
-def road_strips(
+def road_series(
     explainer: Explainer,
     image: Tensor,
     explanation: Tensor,
     levels: Sequence[int] = LEVELS,
     seed: int = 0,
-) -> tuple[Strip, Strip]:
-    """Degrade one photo by its map in both orders and note what the classifier answers.
+) -> tuple[RoadSeries, RoadSeries]:
+    """Degrade one photo by its map in both orders, and classify it at each level.
 
     Args:
-        explainer: Its classifier is asked.
-        image: A normalised photo, `(1, 3, H, W)`.
-        explanation: Its raw map, `(1, 1, h, w)`.
-        levels: Percent of pixels removed, each in 1..99.
+        explainer: Explainer whose classifier answers.
+        image: Normalised photo, `(1, 3, H, W)`.
+        explanation: Raw map, `(1, 1, h, w)`.
+        levels: Percentages of pixels removed, each in 1..99.
         seed: Seed of the tie-break and of the noise.
 
     Returns:
-        A strip for each of `ORDERS`.
+        One series for each of `ORDERS`.
 
     Raises:
         TTameError: If there is more than one photo, or as `ttame.evaluation.road.road`.
     """
     if len(image) != 1:
-        raise TTameError(f"a strip shows one photo, got a batch of {len(image)}; take one of them")
+        raise TTameError(f"a series shows one photo, got a batch of {len(image)}; take one of them")
     target = torch.zeros(1, dtype=torch.int64)  # which class counts for scores only
     (degraded,) = degrade(explainer.spec, image, explanation, target, levels, seed)
     found = explainer.classifier(normalize(degraded, explainer.spec)).float().softmax(dim=1)
     top, answers = found.max(dim=1)
     names = [explainer.classes[index].split(",")[0] for index in answers.tolist()]
-    strips = []
-    for turn, order in enumerate(ORDERS):
-        part = slice(turn * len(levels), (turn + 1) * len(levels))
-        strips.append(
-            Strip(
-                order,
-                tuple(levels),
-                degraded[part].clamp(0, 1),
-                tuple(names[part]),
-                tuple(top[part].tolist()),
-            )
+    first, last = (
+        RoadSeries(order, tuple(levels), degraded[part].clamp(0, 1), tuple(names[part]),
+                   tuple(top[part].tolist()))
+        for order, part in zip(
+            ORDERS, (slice(len(levels)), slice(len(levels), None)), strict=True
         )
-    return strips[0], strips[1]
+    )  # fmt: skip
+    return first, last
 
 
-def plot_road_strips(
+def plot_road_series(
     explainer: Explainer,
     image: Tensor,
     maps: Mapping[str, Tensor],
     levels: Sequence[int] = LEVELS,
     seed: int = 0,
 ) -> Figure:
-    """One photo while its pixels go, by the maps of several methods, two rows per method.
+    """Plot a photo while ROAD degrades it by the maps of several methods, two rows per method.
 
-    The first column is the photo under the map. Then, above, the most relevant pixels go first,
-    below, the least relevant.
+    The first column is the photo under the map. In a method's upper row the most relevant pixels
+    are removed first, in its lower row the least relevant.
 
     Args:
-        explainer: Its classifier is asked.
-        image: A normalised photo, `(1, 3, H, W)`.
+        explainer: Explainer whose classifier answers.
+        image: Normalised photo, `(1, 3, H, W)`.
         maps: Raw maps of the photo by method, `(1, 1, h, w)`.
-        levels: Percent of pixels removed, each in 1..99.
+        levels: Percentages of pixels removed, each in 1..99.
         seed: Seed of the tie-break and of the noise.
 
     Raises:
-        TTameError: As `road_strips`.
+        TTameError: As `road_series`.
     """
     rows = []
     raw = denormalize(image, explainer.spec)
     for method, explanation in maps.items():
         laid = overlay(raw, explanation)[0]
-        for strip in road_strips(explainer, image, explanation, levels, seed):
+        for series in road_series(explainer, image, explanation, levels, seed):
             titles = [
-                f"{level} % gone\n{_short(name)}\n{value:.0%}"
+                f"{level} % gone\n{_short(name, 18)}\n{value:.0%}"
                 for level, name, value in zip(
-                    strip.levels, strip.answers, strip.probabilities, strict=True
+                    series.levels, series.answers, series.probabilities, strict=True
                 )
             ]
-            first = (f"{method}\n{strip.order.replace(' first', '')}\nfirst", laid)
-            rows.append([first, *zip(titles, strip.images, strict=True)])
+            first = (f"{method}\n{series.order.replace(' first', '')}\nfirst", laid)
+            rows.append([first, *zip(titles, series.images, strict=True)])
     what = (
         "One photo while its pixels are removed and imputed, with the classifier's answer and its "
         "probability at each share"
     )
-    return plot_grid(rows, cell=_CELL, what=what)
-
-
-def _short(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    return plot_grid(rows, cell=_SERIES_CELL, what=what)
 
 
 @torch.inference_mode()
@@ -140,29 +130,29 @@ def plot_masked(
     percentages: Sequence[int] = (50,),
     notes: Sequence[str] | None = None,
 ) -> Figure:
-    """Photos, their maps, and what is left of photo and answer behind each map.
+    """Plot photos, their maps and the masked photos, with what the classifier makes of them.
 
-    One row per photo, titled with the explained class and its probability. Then for each method its
-    map and the masked photo at each percentage, with the probability p' that is left of the
-    class, and with the class that the classifier now predicts where that is another one.
+    One row per photo, titled with the explained class and its probability; then, for each method,
+    its map and the masked photo at each percentage, titled with the remaining probability p' of
+    the class and, where it differs, the class that the classifier now predicts.
 
     Args:
-        explainer: Its classifier is asked.
+        explainer: Explainer whose classifier answers.
         images: Normalised photos, `(B, 3, H, W)`.
         targets: Explained classes, `(B,)` int64.
         maps: Raw maps by method, `(B, 1, h, w)`.
-        percentages: Retained pixels, percent.
-        notes: A further line of each photo's title.
+        percentages: Percentages of retained pixels.
+        notes: Further line of each photo's title.
 
     Raises:
-        TTameError: If there are not as many notes as photos.
+        TTameError: If the numbers of notes and photos differ.
     """
     if notes is not None and len(notes) != len(images):
         raise TTameError(f"{len(notes)} notes for {len(images)} photos; pass one per photo")
     spec, raw = explainer.spec, denormalize(images, explainer.spec)
     whole = explainer.classifier(images).float().softmax(dim=1).gather(1, targets[:, None])[:, 0]
     rows = [
-        [("\n".join([_name(explainer, target), f"{value:.0%}", note]).rstrip(), picture)]
+        [("\n".join([_short(explainer.classes[target]), f"{value:.0%}", note]).rstrip(), picture)]
         for target, value, picture, note in zip(
             targets.tolist(), whole.tolist(), raw, notes or [""] * len(raw), strict=True
         )
@@ -179,7 +169,7 @@ def plot_masked(
             ):
                 title = f"{percentage} % retained\np' = {answer[target]:.0%}"
                 if (top := int(answer.argmax())) != target:
-                    title += f"\n{_name(explainer, top)} {answer[top]:.0%}"
+                    title += f"\n{_short(explainer.classes[top])} {answer[top]:.0%}"
                 row.append((title, picture))
     what = (
         "Photos with the class that is explained, its map, and the masked photo with what is left"
@@ -187,6 +177,7 @@ def plot_masked(
     return plot_grid(rows, cell=_MASKED_CELL, what=what)
 
 
-def _name(explainer: Explainer, index: int, length: int = 20) -> str:
-    name = explainer.classes[index].split(",")[0]
+def _short(name: str, length: int = 20) -> str:
+    """Return the first of a class's names, cut to a length."""
+    name = name.split(",")[0]
     return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ttame.companion.profiles import Profile, open_profile
+from ttame.companion.notebook_profiles import Profile, open_profile
 from ttame.data import samples
 from ttame.errors import TTameError
 

@@ -1,0 +1,1 @@
+"""How the shipped Vision Transformer was made: by distillation from a convolutional classifier."""

@@ -1,0 +1,83 @@
+"""What charts share: panels in a row, named lines, marks by verdict, and numbers in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from ttame.plotting import PALETTE, Picture
+
+COLORS = sns.color_palette(PALETTE)
+_LOOKS = {"better": (COLORS[0], "o"), "worse": (COLORS[3], "s"), "open": ("0.5", "D")}
+
+
+def panels(
+    count: int, size: tuple[float, float], alt: str, columns: int | None = None,
+    sharex: bool = False, sharey: bool | Literal["row"] = False,
+) -> tuple[Picture, list[Axes]]:  # fmt: skip
+    """Make a figure of panels, filled line by line.
+
+    Args:
+        count: Number of panels.
+        size: Width and height of the figure, inches.
+        alt: Alternative text.
+        columns: Panels in a line; default: all.
+        sharex: Share the horizontal axis.
+        sharey: Share the vertical axis, of all panels or of those in a `"row"`.
+
+    Returns:
+        The figure and its panels.
+    """
+    columns = columns or count
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
+    lines = -(-count // columns)
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey).flatten()
+    for axis in axes[count:]:
+        axis.remove()
+    sns.despine(fig=figure)
+    return figure, list(axes[:count])
+
+
+def name_lines(axis: Axes, names: Sequence[str], size: float) -> None:
+    """Give each name a line of its own, from the top.
+
+    Args:
+        axis: The panel.
+        names: Names of the lines.
+        size: Font size of the labels, points.
+    """
+    axis.set(yticks=range(len(names)), yticklabels=names, ylabel="")
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(axis="y", alpha=0.3)
+    axis.tick_params(labelsize=size)
+
+
+def draw_verdicts(
+    axis: Axes, table: pd.DataFrame, lines: Sequence[int], size: float, method: str = ""
+) -> None:
+    """Draw differences and their intervals, in colours and marks by verdict.
+
+    Args:
+        axis: The panel.
+        table: Columns difference, low, high and verdict.
+        lines: Line of each row, from the top.
+        size: Size of the marks, points.
+        method: What is better or worse, for the legend.
+    """
+    for verdict, (color, marker) in _LOOKS.items():
+        chosen = (table["verdict"] == verdict).to_numpy()
+        rows, places = table[chosen], np.asarray(lines)[chosen]
+        ends = rows[["low", "high"]].to_numpy()
+        axis.hlines(places, ends.min(axis=1), ends.max(axis=1), color=color, linewidth=1.5)
+        label = verdict if verdict == "open" else f"{method} {verdict}".strip()
+        axis.plot(rows["difference"], places, marker, color=color, markersize=size, label=label)
+
+
+def listed(values: pd.Series[Any], digits: int = 1) -> str:
+    """Return names and values as text, such as `"a 1.0, b 2.5"`."""
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in values.items())

@@ -1,0 +1,83 @@
+"""Charts of training; functions never save or show what they return.
+
+Each `describe_...` returns the alternative text of a figure, with its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from ttame.companion.figures.panels import COLORS, panels
+
+_FEW = 12  # points that a line marks one by one
+
+
+def plot_curves(
+    curves: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "value", window: int = 1
+) -> Figure:
+    """Plot logged quantities over training steps, one panel per quantity.
+
+    Args:
+        curves: One row per logged step, with a column `step`.
+        columns: Titles by column name.
+        ylabel: Label of the vertical axes.
+        window: Number of rows to average over; above 1, single values are drawn as points.
+    """
+    alt = describe_curves(curves, columns, ylabel)
+    figure, axes = panels(len(columns), (3.2 * len(columns), 2.8), alt)
+    for axis, (column, title) in zip(axes, columns.items(), strict=True):
+        known = curves[["step", column]].dropna()
+        color, mean = COLORS[0], known.copy()
+        if window > 1:
+            sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.4)
+            mean[column] = known[column].rolling(window, center=True, min_periods=1).mean()
+        marker = "o" if len(mean) < _FEW else None
+        sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color, marker=marker)
+        axis.set(title=title, xlabel="step", ylabel=ylabel)
+    return figure
+
+
+def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
+    """Plot the loss of a range test over the learning rate.
+
+    Args:
+        table: `ttame.training.learning_rate.find_learning_rate`.
+        chosen: Learning rate to mark.
+    """
+    figure, (axis,) = panels(1, (5, 3), describe_rates(table, chosen))
+    sns.scatterplot(data=table, x="rate", y="loss", ax=axis, color=COLORS[0], s=14, alpha=0.5)
+    sns.lineplot(data=table, x="rate", y="smoothed", ax=axis, color=COLORS[0], label="smoothed")
+    axis.axvline(chosen, color=COLORS[1], linestyle="--", label=f"chosen, {chosen:.1e}")
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss of a batch")
+    axis.legend(frameon=False)
+    return figure
+
+
+def describe_curves(curves: pd.DataFrame, columns: Mapping[str, str], quantity: str) -> str:
+    """Describe where each logged quantity begins and ends."""
+    parts = []
+    for column, title in columns.items():
+        known = curves[["step", column]].dropna()
+        if known.empty:
+            parts.append(f"{title}: nothing logged")
+            continue
+        first, last = known.iloc[0], known.iloc[-1]
+        parts.append(
+            f"{title} from {first[column]:.3g} at step {first['step']:.0f} to "
+            f"{last[column]:.3g} at step {last['step']:.0f}"
+        )
+    return f"Over training steps, {quantity}: {'; '.join(parts)}."
+
+
+def describe_rates(table: pd.DataFrame, chosen: float) -> str:
+    """Describe where the loss is lowest, and the chosen rate."""
+    least = table.nsmallest(1, "smoothed").iloc[0]
+    return (
+        f"Loss of a batch at learning rates from {table['rate'].min():.1e} to "
+        f"{table['rate'].max():.1e}; smoothed, it is lowest at {least['rate']:.1e}, with "
+        f"{least['smoothed']:.2f}. Marked: the chosen rate, {chosen:.1e}."
+    )
