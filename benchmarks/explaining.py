@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttame.cost import alternate, clock, count_passes
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
+from ttame.evaluation.cost import alternate, clock, count_passes
 from ttame.evaluation.imputation import impute
 from ttame.evaluation.road import LEVELS, pixel_places
 from ttame.explainer import Explainer

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.weights import weight_digest
-from ttame.cost import count_passes
 from ttame.errors import TTameError, suggest
+from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.images import normalize
 from ttame.loading import attach, load

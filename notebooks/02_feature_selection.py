@@ -174,8 +174,9 @@ table.filter(regex="AD|IC|photos").round(1)
 #
 # ## What each layer contributes to an explanation
 #
-# The fusion is linear, so a raw explanation map is a sum over layers, up to a constant: the part
-# of a layer is what remains when the fusion weights of all other layers are set to zero.
+# A layer's part in a map is what changes when nothing of the layer is read: neither its rows of the
+# fusion, nor the channels that the decoder takes from it ([method](../book/method.md)). Below, first
+# the maps that a single layer makes.
 
 # %%
 readers = {"all layers": explainer}
@@ -186,26 +187,18 @@ with torch.inference_mode():
 plot_methods(batch.images[[cat, dog]], parts, ["cat", "german_shepherd"])
 
 # %% [markdown]
-# *Explanation map of the predicted class by the shipped explainer, and the part of each layer,
-# every map scaled to its own range. A part that is dark throughout is zero.*
+# *Explanation map of the predicted class by the shipped explainer, and by one layer alone, every map
+# scaled to its own range.*
 
 # %%
-spread = {name: part.flatten(1).std(dim=1) for name, part in parts.items()}
-pd.DataFrame(spread, index=["cat", "german_shepherd"]).rename_axis("standard deviation").round(2)
+pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")[["share", "correlation"]].round(
+    3
+)
 
 # %% [markdown]
-# *How strongly each part varies over the photo, in raw units. A part that hardly varies hardly
-# matters.*
-#
-# A part may be exactly zero. Where the fusion starts from the classifier's gradients, it does so
-# on the deepest layer and from zero on the others, and training moves only the weights of classes
-# that the classifier saw in the training photos. Other classes keep the map of the deepest layer.
-
-# %%
-weights = explainer.mechanism.fusion.weight[:, :, 0, 0].split(explainer.mechanism.widths, dim=1)
-for name, rows in zip(explainer.layers, weights, strict=True):
-    moved = int((rows != 0).any(dim=1).sum())
-    print(f"{name:10} takes part in the maps of {moved:,} of {len(rows):,} classes")
+# *Means over the sample photos. `share`: how strongly the layer's part varies over the photo,
+# relative to the whole map; `correlation`: of the part with the map. A layer with a small share
+# hardly matters.*
 
 # %% [markdown]
 # Measured on more photos, with each layer alone and with each layer left out:

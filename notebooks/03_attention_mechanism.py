@@ -42,12 +42,13 @@ channels = 5  # feature maps that are shown of a layer
 
 # %%
 import timeit
+from dataclasses import replace
 
 import pandas as pd
 import torch
 
 import ttame
-from ttame.attention import resize
+from ttame.attention import AttentionMechanism, resize, standardize
 from ttame.companion.figures.maps import plot_feature_maps
 from ttame.companion.notebook_profiles import open_profile
 from ttame.data import samples
@@ -58,7 +59,7 @@ from ttame.plotting import plot_grid
 
 torch.set_grad_enabled(False)
 setting = open_profile(profile)
-explainer = ttame.load(setting.backbone)
+explainer = ttame.load(f"{setting.backbone}_published")
 spec, mechanism = explainer.spec, explainer.mechanism
 
 raw = to_batch({path.stem: path for path in samples().paths}[photo], spec)
@@ -92,9 +93,9 @@ plot_feature_maps(dict(zip(explainer.layers, maps, strict=True)), channels)
 #
 # Each layer has its own branch, $B = \operatorname{ReLU}(\operatorname{BN}(W * F + b) + F)$: a 1×1
 # convolution that mixes channels at each place, batch normalisation, a skip connection and a
-# rectifier. Our recipe leaves the rectifier out, since layers such as these speak with both signs
-# ([method](../book/method.md)); the output says which one it is here. Step by step, for one layer
-# and the one channel that adds most to the target class:
+# rectifier. This page looks at the mechanism as published, trained on our photos; what our own
+# recipe does otherwise is at the end. Step by step, for one layer and the
+# one channel that adds most to the target class:
 
 # %%
 features, branch = maps[layer], mechanism.branches[layer]
@@ -212,8 +213,8 @@ pd.DataFrame(
 # ## From map to mask
 #
 # In the papers' training the raw map passes a sigmoid, $a = \sigma(c)$. For display and in the
-# metrics it is scaled to its own range instead, so that every mask runs from hidden to shown; the
-# default recipe trains on that form, too.
+# metrics it is scaled to its own range instead, so that every mask runs from hidden to shown; our
+# recipe trains on that form, too.
 
 # %%
 sigmoid, scaled = torch.sigmoid(explanation), normalize_maps(explanation)
@@ -279,6 +280,44 @@ pd.DataFrame(explainer.layer_statistics(photos)).set_index("layer").round(4)
 # *Means over the sample photos. `share`: standard deviation of the layer's part over that of the
 # map. `correlation`: of the part alone with the map. `moved`: relative distance of the branch's
 # output from its input; 0 for a branch that has learned nothing. `gain`: mean size of the batch
-# norm's gains, which start at 0 in our recipe. A layer with a small share and a branch that has
-# hardly moved is carried along: the map is made by the other layers.* What dropping a layer costs
-# is measured by `ttame diagnose`, and in [Feature selection](02_feature_selection.ipynb).
+# norm's gains. A layer with a small share and a branch that has hardly moved is carried along: the
+# map is made by the other layers.* What dropping a layer costs is measured by `ttame diagnose`, and
+# in [Feature selection](02_feature_selection.ipynb).
+#
+# ## The decoder of our recipe
+#
+# A fusion adds what the layers say. It cannot let one layer decide how another is read: where the
+# deep layer sees the class, an edge of a shallow one matters, elsewhere it does not. The explainer
+# that ships for this classifier therefore fuses the feature maps themselves, without branches, and
+# hands the result to a small decoder. It standardises the fused map per photo, reads a few channels
+# of every layer beside it, and ends in a sigmoid. Its weights are shared by all classes, so that
+# what it learns on some holds for all.
+
+# %%
+shipped = ttame.load(setting.backbone)
+decoder = shipped.mechanism.decoder
+logits, targets, refined = shipped(image)
+fused = AttentionMechanism(
+    shipped.mechanism.channels, len(shipped.classes), replace(shipped.mechanism.config, decoder=None)
+).eval()
+fused.load_state_dict(shipped.mechanism.state_dict(), strict=False)
+coarse = fused(shipped.extract(image)[1], targets)
+start = torch.sigmoid(2 * standardize(coarse) + 1)
+print(f"{sum(p.numel() for p in decoder.parameters()):,} parameters of the decoder")
+steps = {"fused map": coarse, "the decoder's start": start, "what it has learned": refined}
+plot_grid(
+    [[("photo", raw[0]), *((step, normalize_maps(found)[0, 0]) for step, found in steps.items())]],
+    what="The fused map, what the decoder makes of it at the start, and after training",
+)
+
+# %% [markdown]
+# *The map of the predicted class before the decoder, as the untrained decoder would return it, and
+# as the trained one does.* [Method](../book/method.md) has the equations, [GPU
+# training](04_training.ipynb) how it is trained.
+
+# %%
+pd.DataFrame(shipped.layer_statistics(photos)).set_index("layer")[["share", "correlation"]].round(4)
+
+# %% [markdown]
+# *As above, for the shipped explainer: here a layer's part is what changes when neither the fusion
+# nor the decoder reads it.*

@@ -272,7 +272,7 @@ verdicts.rename_axis(index=None)
 # not show. The classifier's gradients as a start repair most of that. From there on, one pass over
 # the photos leaves unseen classes about where they began, level with Grad-CAM: the variants differ
 # in how much they gain on classes that training shows. Tied rows gain most there, at a quarter of
-# the rate at every share of pixels, and lose nothing on unseen classes, so that is what ships; its
+# the rate at every share of pixels, and lose nothing on unseen classes, so the recipe ties them; their
 # gap is somewhat above three points of AD because seen classes are better, not because unseen ones
 # are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below
 # three points at every share, and one row shared by all does, too; both give up what training wins

@@ -24,6 +24,7 @@ from ttame.explanation import Explanation
 from ttame.features import FeatureExtractor
 from ttame.files import replacing
 from ttame.images import ImageLike, normalize, to_batch
+from ttame.refinement import check_steps, refine_maps
 
 FORMAT, VERSION = "ttame-explainer", 1
 _HEADER = (
@@ -118,8 +119,12 @@ class Explainer(nn.Module):
         targets: Targets = None,
         *,
         top_k: int | None = None,
+        refine: int = 0,
     ) -> Explanation:
         """Explain any classes of photos with one forward pass of the classifier.
+
+        With `refine`, each map is improved by gradient steps of its own, at one more forward and
+        one backward pass per step and target class (`ttame.refinement`).
 
         Args:
             images: A path, Pillow image, array or raw tensor in [0, 1], of any size, or a
@@ -127,10 +132,11 @@ class Explainer(nn.Module):
             targets: `None` for the predicted class, one class index or name for all images, or
                 `(B,)` or `(B, T)` of them.
             top_k: Explain the k most probable classes instead of `targets`.
+            refine: Gradient steps per map; 0 for none.
 
         Raises:
-            TTameError: If an image cannot be read, a class does not exist, or the explainer is
-                in training mode.
+            TTameError: If an image cannot be read, a class does not exist, the explainer is in
+                training mode, or `refine` is out of range or finds no gradients.
         """
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
@@ -139,10 +145,15 @@ class Explainer(nn.Module):
         prepared = normalize(raw, self.spec).to(parameter.device, parameter.dtype)
         logits, maps = self.extract(prepared)
         wanted = resolve_targets(targets, logits, self.classes, top_k)
+        found = self.mechanism(maps, wanted)
+        if check_steps(refine):
+            found = refine_maps(
+                self.classifier, self.spec, prepared, wanted, found, steps=refine
+            )
         return Explanation(
             logits=logits.cpu(),
             targets=wanted.cpu(),
-            maps=self.mechanism(maps, wanted).cpu(),
+            maps=found.cpu(),
             images=raw,
             classes=self.classes,
         )

@@ -20,9 +20,9 @@ from benchmarks.__main__ import app
 from benchmarks.explaining import measure_cost, measure_methods, measure_road
 from benchmarks.records import write_benchmark
 from ttame.companion.shipped import read_benchmark
-from ttame.cost import alternate
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
+from ttame.evaluation.cost import alternate
 from ttame.explainer import Explainer
 from ttame.methods import METHODS
 
@@ -43,7 +43,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(ttame.cost, "time", SimpleNamespace(perf_counter=made.read))
+    monkeypatch.setattr(ttame.evaluation.cost, "time", SimpleNamespace(perf_counter=made.read))
     return made
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import ttame
 from ttame.classifiers.registry import backbone_spec, build_backbone, load_backbone
 from ttame.classifiers.weights import weight_digest
-from ttame.cost import count_passes
 from ttame.errors import TTameError
+from ttame.evaluation.cost import count_passes
 from ttame.images import normalize
 from ttame.training.config import TrainingConfig
 from ttame.training.module import ExplainerModule

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttame.cost import count_passes
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.comparison import in_words, paired_differences
+from ttame.evaluation.cost import count_passes
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import summary
 from ttame.explainer import Explainer

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import ttame
 from ttame.attention import AttentionConfig
-from ttame.cost import count_passes
 from ttame.errors import TTameError
+from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.masking import apply_mask, degenerate, normalize_maps
 from ttame.methods import DEFAULT_METHODS, METHODS, build, select

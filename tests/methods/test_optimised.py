@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttame.cost import count_passes
 from ttame.errors import TTameError
+from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.masking import apply_mask
 from ttame.methods.cam import _comparison, cam_layer_module, cam_method, finer_cam

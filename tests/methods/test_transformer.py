@@ -14,8 +14,8 @@ import torchvision
 from torch import Tensor, nn
 
 import ttame
-from ttame.cost import count_passes
 from ttame.errors import TTameError
+from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.methods.attention_weights import attention_blocks, capture_attention, read_attention
 from ttame.methods.transformer import (

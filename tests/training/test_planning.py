@@ -22,9 +22,9 @@ from ttame.attention import AttentionConfig
 from ttame.cli.main import app
 from ttame.cli.train import _config
 from ttame.companion.shipped import read_benchmark
-from ttame.cost import peak_memory
 from ttame.data import PhotoList
 from ttame.errors import TTameError
+from ttame.evaluation.cost import peak_memory
 from ttame.explainer import Explainer
 from ttame.training.config import TrainingConfig, published
 from ttame.training.devices import is_out_of_memory, largest_batch

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ttame.classifiers.folding import fold_batch_norm
 from ttame.classifiers.weights import weight_digest
-from ttame.cost import count_passes
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import PERCENTAGES, masked_probabilities
+from ttame.evaluation.cost import count_passes
 from ttame.evaluation.insertion import STEPS, insertion_deletion
 from ttame.evaluation.road import road
 from ttame.explainer import Explainer

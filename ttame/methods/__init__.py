@@ -14,19 +14,21 @@ from ttame.explainer import Explainer
 from ttame.methods.ablation_cam import ablation_cam
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
-from ttame.methods.cam import cam_method, finer_cam
+from ttame.methods.cam import cam_method, finer_cam, saturated
 from ttame.methods.iia import iia_method
 from ttame.methods.method import Method as Method
 from ttame.methods.opticam import opticam_method
 from ttame.methods.rise import rise_method
-from ttame.methods.trained import trained_method
+from ttame.methods.trained import refined_method, trained_method
 from ttame.methods.trained import ttame_method as ttame_method
 from ttame.methods.transformer import attention_rollout, legrad, transformer_attribution
 
 METHODS: dict[str, Callable[[Explainer], Method]] = {
     "T-TAME": ttame_method,
+    "T-TAME (refined)": refined_method(),
     "T-TAME (published)": trained_method("published"),
     "Grad-CAM": cam_method("GradCAM"),
+    "Grad-CAM (saturated)": saturated(cam_method("GradCAM")),
     "Grad-CAM++": cam_method("GradCAMPlusPlus"),
     "XGrad-CAM": cam_method("XGradCAM"),
     "Layer-CAM": cam_method("LayerCAM"),
@@ -52,7 +54,10 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
 }
 
 # Methods with settings: a call with them gives the factory.
-CONFIGURABLE: dict[str, Callable[..., Callable[[Explainer], Method]]] = {"RISE": rise_method}
+CONFIGURABLE: dict[str, Callable[..., Callable[[Explainer], Method]]] = {
+    "RISE": rise_method,
+    "T-TAME (refined)": refined_method,
+}
 
 # What `ttame evaluate` measures unless told otherwise: seconds per photo, not minutes.
 DEFAULT_METHODS = ("T-TAME", "Grad-CAM", "Grad-CAM++", "random", "all ones")
@@ -111,5 +116,6 @@ def select(
         except TTameError as error:
             left_out[name] = str(error)
     if not trained:
-        left_out["T-TAME"] = "the explainer is not trained"
+        for name in ("T-TAME", "T-TAME (refined)"):
+            left_out[name] = "the explainer is not trained"
     return [name for name in groups[wanted] if name not in left_out], left_out

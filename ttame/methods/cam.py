@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ttame.attention import standardize
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
@@ -71,6 +72,25 @@ def cam_method(kind: str) -> Callable[[Explainer], Method]:
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
         return _library_method(kind, explainer, ClassifierOutputTarget)
+
+    return bind
+
+
+def saturated(method: Callable[[Explainer], Method]) -> Callable[[Explainer], Method]:
+    """Give a method's maps the values with which our decoder starts, sigmoid(2·map + 1).
+
+    The maps are standardised before. Ranks stay; what changes is how much of the photo a map lets
+    through, which AD and IC at 100 and 50 % reward. It shows which part of a difference is due to
+    values alone.
+    """
+
+    def bind(explainer: Explainer) -> Method:
+        plain = method(explainer)
+
+        def explain(images: Tensor, targets: Tensor) -> Tensor:
+            return torch.sigmoid(2 * standardize(plain(images, targets)) + 1)
+
+        return explain
 
     return bind
 

@@ -17,6 +17,7 @@ from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.loading import explainers, load
 from ttame.methods.method import Method
+from ttame.refinement import check_steps, refine_maps
 
 
 def ttame_method(explainer: Explainer) -> Method:
@@ -28,6 +29,31 @@ def ttame_method(explainer: Explainer) -> Method:
         return maps
 
     return explain
+
+
+def refined_method(steps: int = 4) -> Callable[[Explainer], Method]:
+    """Make a factory for T-TAME with gradient steps on each map (`ttame.refinement`).
+
+    An image costs 1 + `steps` forward and `steps` backward passes.
+
+    Args:
+        steps: Gradient steps.
+
+    Raises:
+        TTameError: If `steps` is out of range; from the method, if there are no gradients.
+    """
+    check_steps(steps)
+
+    def bind(explainer: Explainer) -> Method:
+        plain = ttame_method(explainer)
+
+        def explain(images: Tensor, targets: Tensor) -> Tensor:
+            maps, classifier, spec = plain(images, targets), explainer.classifier, explainer.spec
+            return refine_maps(classifier, spec, images, targets[:, None], maps, steps=steps)
+
+        return explain
+
+    return bind
 
 
 def trained_method(recipe: str) -> Callable[[Explainer], Method]:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttame.cost import alternate, peak_memory
 from ttame.data import PhotoList
 from ttame.errors import TTameError
+from ttame.evaluation.cost import alternate, peak_memory
 from ttame.explainer import Explainer
 from ttame.training.config import TrainingConfig
 from ttame.training.devices import algorithms_kept
@@ -176,7 +176,7 @@ def measure_throughput(
         A record: images per second of step and floor, the ratio of their times (medians), the
         spread of each (slowest by fastest turn: far from 1, something else kept the machine
         busy and the ratio means little), peak memory in MB of a step and of the floor
-        (`ttame.cost.peak_memory`), and the setting.
+        (`ttame.evaluation.cost.peak_memory`), and the setting.
 
     Raises:
         TTameError: If there are too few repeats for a median.
