@@ -175,8 +175,8 @@ table.filter(regex="AD|IC|photos").round(1)
 # ## What each layer contributes to an explanation
 #
 # A layer's part in a map is what changes when nothing of the layer is read: neither its rows of the
-# fusion, nor the channels that the decoder takes from it ([method](../book/method.md)). Below, first
-# the maps that a single layer makes.
+# fusion, nor the channels that the decoder takes from it ([method](../book/method.md)). First, the
+# maps that a single layer makes:
 
 # %%
 readers = {"all layers": explainer}
@@ -187,8 +187,8 @@ with torch.inference_mode():
 plot_methods(batch.images[[cat, dog]], parts, ["cat", "german_shepherd"])
 
 # %% [markdown]
-# *Explanation map of the predicted class by the shipped explainer, and by one layer alone, every map
-# scaled to its own range.*
+# *Explanation map of the predicted class by the shipped explainer, and by one layer alone, every
+# map scaled to its own range.*
 
 # %%
 pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")[["share", "correlation"]].round(

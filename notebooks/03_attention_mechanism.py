@@ -298,7 +298,9 @@ shipped = ttame.load(setting.backbone)
 decoder = shipped.mechanism.decoder
 logits, targets, refined = shipped(image)
 fused = AttentionMechanism(
-    shipped.mechanism.channels, len(shipped.classes), replace(shipped.mechanism.config, decoder=None)
+    shipped.mechanism.channels,
+    len(shipped.classes),
+    replace(shipped.mechanism.config, decoder=None),
 ).eval()
 fused.load_state_dict(shipped.mechanism.state_dict(), strict=False)
 coarse = fused(shipped.extract(image)[1], targets)

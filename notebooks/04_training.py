@@ -238,8 +238,8 @@ pd.concat(tables).droplevel(1).filter(regex="^(AD|IC)|photos").round(1)
 # layer behind the last convolution; more steps moved it between the retained shares without
 # lifting all. Training on the relative drop helped at every share but the smallest, where a high
 # rate undid what the start knew. The layer before the last convolution, read with its sign, is the
-# better start; a short training at a low rate then gains at all shares. All of that left the shallow
-# layers idle. The decoder and its saturated values come last.*
+# better start; a short training at a low rate then gains at all shares. All of that left the
+# shallow layers idle. The decoder and its saturated values come last.*
 
 # %%
 provenance_table(read_results(reference("recipe_free.jsonl"))[0]).style

@@ -272,9 +272,9 @@ verdicts.rename_axis(index=None)
 # not show. The classifier's gradients as a start repair most of that. From there on, one pass over
 # the photos leaves unseen classes about where they began, level with Grad-CAM: the variants differ
 # in how much they gain on classes that training shows. Tied rows gain most there, at a quarter of
-# the rate at every share of pixels, and lose nothing on unseen classes, so the recipe ties them; their
-# gap is somewhat above three points of AD because seen classes are better, not because unseen ones
-# are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below
+# the rate at every share of pixels, and lose nothing on unseen classes, so our recipes tie them;
+# their gap is somewhat above three points of AD because seen classes are better, not because unseen
+# ones are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below
 # three points at every share, and one row shared by all does, too; both give up what training wins
 # on seen classes. Five target classes and three times the steps keep it at one point or less, and
 # give the only row that is better than Grad-CAM on IC of unseen classes with all pixels retained.

@@ -147,9 +147,7 @@ class Explainer(nn.Module):
         wanted = resolve_targets(targets, logits, self.classes, top_k)
         found = self.mechanism(maps, wanted)
         if check_steps(refine):
-            found = refine_maps(
-                self.classifier, self.spec, prepared, wanted, found, steps=refine
-            )
+            found = refine_maps(self.classifier, self.spec, prepared, wanted, found, steps=refine)
         return Explanation(
             logits=logits.cpu(),
             targets=wanted.cpu(),

@@ -59,7 +59,7 @@ def refine_maps(
         steps: Number of steps, at least 1.
 
     Returns:
-        `(B, T, h, w)` in (0, 1); maps that are constant, or whose gradient vanishes, stay as
+        `(B, T, h, w)` in [0, 1]; maps that are constant, or whose gradient vanishes, stay as
         they are but for scaling.
 
     Raises:
