@@ -274,10 +274,10 @@ verdicts.rename_axis(index=None)
 # in how much they gain on classes that training shows. Tied rows gain most there, at a quarter of
 # the rate at every share of pixels, and lose nothing on unseen classes, so our recipes tie them;
 # their gap is somewhat above three points of AD because seen classes are better, not because unseen
-# ones are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap below
-# three points at every share, and one row shared by all does, too; both give up what training wins
-# on seen classes. Five target classes and three times the steps keep it at one point or less, and
-# give the only row that is better than Grad-CAM on IC of unseen classes with all pixels retained.
+# ones are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap
+# below three points at every share, and one row shared by all does, too; both give up what training
+# wins on seen classes. Five target classes and three times the steps keep it at one point or less,
+# and give the only row that is better than Grad-CAM on IC of unseen classes with all pixels retained.
 # On seen classes it is worse than what ships at every share, so it is an option and not the
 # default. Small crops, which the classifier gives many more classes than ten, do not carry the gain
 # over to unseen ones. More photos of more classes are what would help.

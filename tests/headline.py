@@ -1,8 +1,9 @@
-"""The README's headline table, made from the records; `make readme` writes it between its markers.
+"""The README's headline tables, made from the records; `make readme` writes them between markers.
 
     python tests/headline.py
 
-It has T-TAME, in our recipe and as published, Grad-CAM, and whichever method is ahead in a column.
+They have T-TAME, in our recipe and as published, Grad-CAM, with its own values and saturated ones,
+and whichever method is ahead in a column.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from ttame.records import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-BEGIN, END = "<!-- headline table: make readme -->\n", "<!-- end of the headline table -->"
-FILES = "imagenette_val*.jsonl"
+END = "<!-- end of the headline table -->"
+# The marker before each table, and the records that it is made from.
+TABLES = {
+    "<!-- headline table of Imagenette: make readme -->\n": "imagenette_val*.jsonl",
+    "<!-- headline table of many kinds: make readme -->\n": "kinds_val*.jsonl",
+}
 NAMES = {"T-TAME": "T-TAME (our recipe)", "T-TAME (published)": "T-TAME (as published)"}
-SHOWN = [*NAMES, "Grad-CAM"]
+SHOWN = [*NAMES, "Grad-CAM", "Grad-CAM (saturated)"]
 # Their maps say nothing of the photo's class; the book shows where they lead, and why.
 BASELINES = ["random", "all ones", "centre Gaussian", "Fake-CAM"]
 MASKED = [f"{score} {share}%" for score in ("AD", "IC") for share in (100, 50, 15)]
 SCORES = [*MASKED, "ROAD MoRF", "ROAD LeRF", "insertion", "deletion"]
 
 
-def table() -> str:
-    """The table in Markdown: a row per method, the best value of each column bold."""
-    paths = sorted((ROOT / "data" / "results").glob(FILES))
+def table(files: str) -> str:
+    """The table of some records in Markdown: a row per method, the best of each column bold."""
+    paths = sorted((ROOT / "data" / "results").glob(files))
     records = pd.concat([read_results(path)[1] for path in paths], ignore_index=True)
-    scores = summary(records).drop(index=BASELINES)
+    scores = summary(records).drop(index=BASELINES, errors="ignore")
     best = {
         name: scores[name].idxmax() if higher_is_better(name) else scores[name].idxmin()
         for name in SCORES
@@ -53,10 +58,12 @@ def table() -> str:
 
 
 def write() -> None:
-    """Put the table between the README's markers."""
+    """Put the tables between the README's markers."""
     text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    README.write_text(before + BEGIN + table() + END + rest.split(END)[1], encoding="utf-8")
+    for begin, files in TABLES.items():
+        before, rest = text.split(begin)
+        text = before + begin + table(files) + END + rest.split(END, 1)[1]
+    README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
