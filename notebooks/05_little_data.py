@@ -122,8 +122,9 @@ for axis in dict.fromkeys(variant.axis for variant in study.variants):
 # *Bars are means over photos, lines 95 % intervals over photos. Photos: how many different ones,
 # the steps stay the same. Learning rate: the maximum of the schedule. Resolution: of the photos in
 # training; measured is at 224 pixels always. Label mode: whether the maps of all labels of a batch
-# are regularised or each photo's own. Reduction: of the variation. Recipe: ours, or the papers'
-# with AdamW in place of SGD, which was made for many more steps.*
+# are regularised or each photo's own. Reduction: of the variation. Recipe: our
+# first (`linear`), which the whole study starts from, or the papers' with AdamW in place of SGD,
+# which was made for many more steps.*
 #
 # ### In words
 #
@@ -277,10 +278,10 @@ verdicts.rename_axis(index=None)
 # ones are worse. Drawing the target among several probable classes (`--ranks 2`) keeps the gap
 # below three points at every share, and one row shared by all does, too; both give up what training
 # wins on seen classes. Five target classes and three times the steps keep it at one point or less,
-# and give the only row that is better than Grad-CAM on IC of unseen classes with all pixels retained.
-# On seen classes it is worse than what ships at every share, so it is an option and not the
-# default. Small crops, which the classifier gives many more classes than ten, do not carry the gain
-# over to unseen ones. More photos of more classes are what would help.
+# and give the only row that is better than Grad-CAM on IC of unseen classes with all pixels
+# retained. On seen classes it is worse than what ships at every share, so it is an option and not
+# the default. Small crops, which the classifier gives many more classes than ten, do not carry the
+# gain over to unseen ones. More photos of more classes are what would help.
 #
 # ### A transformer
 #

@@ -148,7 +148,7 @@ def study(
     from ttame.companion.studies.records import minutes_left
     from ttame.companion.studies.runs import carry_out
     from ttame.companion.studies.study import read_study
-    from ttame.data import imagenette
+    from ttame.data import open_photos
 
     found = read_study(file)
     for kind, given, known in (("axis", axis, found.axes), ("run", only, _names(found.runs))):
@@ -166,7 +166,8 @@ def study(
         console.print("\n".join(_names(runs)), highlight=False, soft_wrap=True)
         _print_rest(minutes_left(runs, out), len(runs))
         return
-    train, held_out = imagenette("train").sample(limit), imagenette("val")
+    data = found.budget.data
+    train, held_out = open_photos(data, "train").sample(limit), open_photos(data, "val")
     failed = []
     for run in runs:
         try:

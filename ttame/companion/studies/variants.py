@@ -40,6 +40,7 @@ class Budget:
         seeds: Training seeds, one run each.
         shown: Classes that training shows, one run each: `"all"`, or those with an `"even"` or
             `"odd"` place in sorted order.
+        data: Photos, `"imagenette"` or `"photos"` (`ttame.data.many_kinds`).
         training: Fields of `TrainingConfig` that differ from the recipe's.
     """
 
@@ -51,6 +52,7 @@ class Budget:
     size: int | None = None
     seeds: tuple[int, ...] = (0,)
     shown: tuple[Shown, ...] = ("all",)
+    data: Literal["imagenette", "photos"] = "imagenette"
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
