@@ -260,9 +260,9 @@ provenance_table(read_results(reference("recipe_free.jsonl"))[0]).style
 
 # %%
 study = read_study(shipped("studies") / "learning.toml")
-runs = read_runs(shipped("results") / "learning")
-print(f"{runs['run'].nunique()} of {len(study.runs)} runs are there")
-varied = axis_runs(run_scores(runs), study.variants, "learning")
+made = read_runs(shipped("results") / "learning")
+print(f"{made['run'].nunique()} of {len(study.runs)} runs are there")
+varied = axis_runs(run_scores(made), study.variants, "learning")
 mean_scores(varied).round(1)
 
 # %%

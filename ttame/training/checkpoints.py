@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from ttame.attention import AttentionConfig
 from ttame.classifiers.weights import weight_digest
 from ttame.data import PhotoList
 from ttame.errors import TTameError
@@ -169,7 +170,10 @@ def check_resumable(path: Path, run: Mapping[str, Any]) -> None:
             f"the checkpoint {str(path)!r} is damaged or not one of ttame's ({error}); begin anew "
             "in another folder"
         ) from error
-    old, new = dict(_flat(begun)), dict(_flat(run))
+    # Settings that are younger than the checkpoint were at their defaults, which change nothing.
+    settings = {"config": TrainingConfig().flat(), "attention": asdict(AttentionConfig())}
+    defaults = dict(_flat(json.loads(json.dumps(settings))))
+    old, new = {**defaults, **dict(_flat(begun))}, {**defaults, **dict(_flat(run))}
     pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in sorted({**old, **new})]
     differences = [f"{key} was {was}, is {now}" for key, was, now in pairs if was != now]
     if differences:

@@ -203,18 +203,19 @@ class ExplainerModule(L.LightningModule):
         self.scores.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The papers' groups, by part: no decay on biases; OneCycle stepped every batch."""
+        """The papers' groups, for each rate: no decay on biases; OneCycle stepped every batch."""
         rate, settings = self.learning_rate, self.config.optimization
-        grouped: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        grouped: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, value in self.explainer.mechanism.named_parameters():
-            grouped.setdefault((part_of(name), "bias" in name), []).append(value)
+            factor = settings.part_rates.get(part_of(name), 1.0)
+            grouped.setdefault((factor, "bias" in name), []).append(value)
         groups: list[dict[str, Any]] = [
             {
                 "params": values,
-                "lr": rate * settings.part_rates.get(part, 1.0),
+                "lr": rate * factor,
                 "weight_decay": 0.0 if bias else settings.weight_decay,
             }
-            for (part, bias), values in grouped.items()
+            for (factor, bias), values in grouped.items()
         ]
         optimizer: torch.optim.Optimizer
         if self.config.optimization.optimizer == "sgd":
