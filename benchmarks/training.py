@@ -17,8 +17,9 @@ import torch
 from ttame.companion.allocation import keep_freed_memory
 from ttame.errors import TTameError
 from ttame.loading import attach
-from ttame.training.config import SIGNED, TrainingConfig
+from ttame.training.config import TrainingConfig
 from ttame.training.planning import measure_throughput
+from ttame.training.recipes import SIGNED
 
 # What is measured unless asked otherwise, with the batch and precision that suit the device.
 ON_CPU = ("tf_efficientnet_lite0", "resnet50", "timm/vit_tiny_patch16_224")

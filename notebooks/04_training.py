@@ -79,10 +79,10 @@ from ttame.masking import apply_mask, normalize_maps, upsample
 from ttame.methods import ttame_method
 from ttame.plotting import plot_grid
 from ttame.records import read_results
-from ttame.training.config import DECODED, ours
 from ttame.training.fit import fit, loss_curves, prepare
 from ttame.training.learning_rate import find_learning_rate, suggest_rate
 from ttame.training.planning import measure_throughput
+from ttame.training.recipes import DECODED, ours
 from ttame.training.snapshots import MapSnapshots
 
 quiet()
@@ -120,7 +120,7 @@ pd.DataFrame({"setting": {key: str(value) for key, value in settings.items()}})
 
 # %% [markdown]
 # *The training configuration. The weights of the objective and their meaning are on [the method
-# page](../book/method.md); `ttame.training.config.published()` gives the papers' settings.*
+# page](../book/method.md); `ttame.training.recipes.published()` gives the papers' settings.*
 #
 # ## The learning rate
 #

@@ -26,11 +26,12 @@ from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import FeatureExtractor, masked_features
 from ttame.masking import apply_mask
-from ttame.training.config import RunConfig, TrainingConfig, lcam, published
+from ttame.training.config import RunConfig, TrainingConfig
 from ttame.training.fit import fit, loss_curves
 from ttame.training.initialization import class_gradients, initialize
 from ttame.training.module import ExplainerModule, autocast, channels_last
 from ttame.training.objective import ObjectiveConfig
+from ttame.training.recipes import lcam, published
 from ttame.training.sampling import draw_ranks
 
 LAYERS = ("stages.0", "stages.1", "stages.2")

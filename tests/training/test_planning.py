@@ -26,7 +26,7 @@ from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.cost import peak_memory
 from ttame.explainer import Explainer
-from ttame.training.config import TrainingConfig, published
+from ttame.training.config import TrainingConfig
 from ttame.training.devices import is_out_of_memory, largest_batch
 from ttame.training.planning import (
     check_launched,
@@ -37,6 +37,7 @@ from ttame.training.planning import (
     step_function,
     training_module,
 )
+from ttame.training.recipes import published
 
 ARGUMENTS = ["train", "--out", "my run", "--nodes", "2"]
 

@@ -9,9 +9,10 @@ import torch
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.training.config import TrainingConfig, ours
+from ttame.training.config import TrainingConfig
 from ttame.training.module import ExplainerModule, part_of
 from ttame.training.objective import ObjectiveConfig
+from ttame.training.recipes import ours
 from ttame.training.trials import draw_noise, reward, smooth_noise, trial_loss, trial_maps
 
 

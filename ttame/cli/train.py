@@ -147,7 +147,7 @@ def train(
 
 def _config(recipe: str, path: Path | None, **given: Any) -> TrainingConfig:
     """Return the training of a recipe, changed by a file and then by the options given."""
-    from ttame.training.config import open_recipe
+    from ttame.training.recipes import open_recipe
 
     config = open_recipe(recipe)
     if path is not None:
@@ -167,7 +167,7 @@ def _explainer(
 ) -> Explainer:
     from ttame.classifiers.registry import backbone_spec
     from ttame.loading import attach
-    from ttame.training.config import architecture
+    from ttame.training.recipes import architecture
 
     shape = architecture(recipe)
     if recipe.startswith("lcam"):

@@ -1,23 +1,15 @@
-"""Training recipes: how an attention mechanism is trained, as one configuration object."""
+"""How an attention mechanism is trained, as one configuration object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from typing import Annotated, Any, Literal
 
-from ttame.attention import AttentionConfig
 from ttame.errors import AtLeastOne, Bounds, NotNegative, Positive, TTameError, unknown, validate
 from ttame.training.objective import ObjectiveConfig
 
 Init = Literal["free", "classifier"]
-# The mechanism of our recipe: a class map of the feature maps themselves, which keeps their sign,
-# and a decoder that every class shares.
-DECODED = AttentionConfig(branch=False, decoder=16)
-# That of our first recipe: branches that keep the sign of feature maps. The papers' end in a ReLU,
-# which loses half of what a layer such as a linear bottleneck says.
-SIGNED = AttentionConfig(activation="identity")
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 # Fields that decide where and how a run is carried out, not its result; a run may be resumed
 # with others.
@@ -204,7 +196,7 @@ GROUP_OF = {item.name: group for group, kind in _GROUPS.items() for item in fiel
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a mechanism is trained, in groups by what they decide; `published()` is the papers'.
+    """How a mechanism is trained, in groups by what they decide (`ttame.training.recipes`).
 
     Make one by the flat names of the groups' fields: `TrainingConfig.of(epochs=2, workers=4)`.
 
@@ -280,81 +272,3 @@ class TrainingConfig:
         return {key: value for group in groups.values() for key, value in group.items()} | {
             "objective": loss
         }
-
-
-def ours(**changes: Any) -> TrainingConfig:
-    """Return our training of a mechanism with a decoder (`DECODED`), with `changes`.
-
-    The values of the map learn by gradients of the drop with all and half of the pixels kept, its
-    ranks by trials of two masks that keep 15 %.
-    """
-    recipe = TrainingConfig.of(
-        batch_size=20,
-        fusion="tied",
-        retain=(1.0, 0.5),
-        tried=0.6,
-        objective=ObjectiveConfig(
-            cross_entropy=0, drop=5, trials=10, gain_limit=0.3, area=1, area_exponent=1,
-            variation=1e-4, labels="own", reduction="mean",
-        ),
-        epochs=2,
-        learning_rate=2e-3,
-        part_rates={"fusion": 0.1},
-        weight_decay=1e-4,
-    )  # fmt: skip
-    return recipe.replace(**changes)
-
-
-def published(**changes: Any) -> TrainingConfig:
-    """Return the papers' training: SGD, 8 epochs, batch 32, maximum rate 1e-3; with `changes`."""
-    papers = TrainingConfig.of(
-        epochs=8,
-        optimizer="sgd",
-        learning_rate=1e-3,
-        init="free",
-        activation="sigmoid",
-        retain=(1.0,),
-        objective=ObjectiveConfig(),
-    )
-    return papers.replace(**changes)
-
-
-def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
-    """Return the predecessors' training, masking the image or the feature map, with `changes`.
-
-    Few photos take the place of ImageNet here, so AdamW takes the place of the papers' SGD.
-    """
-    choices = {"optimizer": "adamw", "epochs": 1, "learning_rate": 1e-3,
-               "masked": "image" if kind == "img" else "features"}  # fmt: skip
-    return published(**{**choices, **changes})
-
-
-RECIPES: dict[str, Callable[[], TrainingConfig]] = {
-    "ttame": ours,
-    "linear": TrainingConfig,
-    "published": published,
-    "lcam-img": partial(lcam, "img"),
-    "lcam-fm": partial(lcam, "fm"),
-}
-
-
-def open_recipe(name: str) -> TrainingConfig:
-    """Return the training of a recipe.
-
-    Args:
-        name: `"ttame"` (ours), `"linear"` (our first, without a decoder), `"published"`,
-            `"lcam-img"` or `"lcam-fm"`.
-
-    Raises:
-        TTameError: If there is no such recipe.
-    """
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name]()
-
-
-def architecture(recipe: str) -> AttentionConfig:
-    """Return the mechanism that a recipe trains; one without branches for L-CAM, on one layer."""
-    if recipe.startswith("lcam"):
-        return AttentionConfig(branch=False)
-    return {"ttame": DECODED, "linear": SIGNED}.get(recipe, AttentionConfig())

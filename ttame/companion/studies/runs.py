@@ -22,8 +22,8 @@ from ttame.loading import attach
 from ttame.masking import Space
 from ttame.methods import ttame_method
 from ttame.records import read_results, write_record
-from ttame.training.config import architecture, open_recipe
 from ttame.training.fit import fit
+from ttame.training.recipes import architecture, open_recipe
 
 _DIGITS = 6  # of probabilities in records
 

@@ -32,7 +32,7 @@ class Budget:
 
     Attributes:
         backbone: Name of the classifier.
-        recipe: Name in `ttame.training.config.RECIPES`.
+        recipe: Name in `ttame.training.recipes.RECIPES`.
         steps: Optimiser steps.
         batch_size: Photos per step.
         held_out: Number of validation photos to measure, drawn with seed 0.
@@ -68,7 +68,7 @@ class Variant:
         attention: Changed fields of `AttentionConfig`.
         objective: Changed fields of `ObjectiveConfig`.
         training: Changed fields of `TrainingConfig`.
-        recipe: Recipe in `ttame.training.config.RECIPES`; `None`: the study's.
+        recipe: Recipe in `ttame.training.recipes.RECIPES`; `None`: the study's.
         size: Height and width of the training photos, pixels; `None`: the study's, at which photos
             are always measured.
         photos: Number of training photos, drawn with the seed; `None`: the study's.
