@@ -1,4 +1,4 @@
-"""Benchmarks and checks, `explaining`, `training`, `scaling` and `families`, and `distill`."""
+"""Benchmarks and checks: `explaining`, `training`, `scaling`, `families`, `transfer`; `distill`."""
 
 from __future__ import annotations
 
@@ -221,7 +221,42 @@ def distill(
     )
 
 
-for command in (explaining, training, scaling, families, distill):
+def transfer(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/transfer.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help="Registered backbone that scores; repeatable; default: Lite1, Lite2."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Photos, as for `ttame evaluate`.")] = "photos",
+    limit: Annotated[int, typer.Option(help="Number of photos.")] = 200,
+    steps: Annotated[int, typer.Option(help="Gradient steps of the refined maps.")] = 4,
+) -> None:
+    """Score plain and refined maps by classifiers that the maps were not made for."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.transfer import measure_transfer
+    from ttame.classifiers.registry import load_backbone
+    from ttame.data import open_photos
+    from ttame.loading import load
+
+    loaded, photos = load(explainer), open_photos(data).sample(limit)
+    scorers = [load_backbone(name) for name in scorer or ["tf_efficientnet_lite1",
+                                                          "tf_efficientnet_lite2"]]  # fmt: skip
+    rows = measure_transfer(loaded, scorers, photos, steps)
+    for row in rows:
+        console.print(
+            f"{row['classifier']} {row['score']}: plain {row['plain']:.1f}, refined "
+            f"{row['refined']:.1f} ({row['low']:+.1f} to {row['high']:+.1f}: {row['verdict']})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    path = write_benchmark(out, "transfer", explainer=explainer, data=photos.name, steps=steps,
+                           rows=rows)  # fmt: skip
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+for command in (explaining, training, scaling, families, transfer, distill):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.records import read_record
 
-Benchmark = Literal["explaining", "training", "scaling", "families"]
+Benchmark = Literal["explaining", "training", "scaling", "families", "transfer"]
 # Format, version and command of the record that `python -m benchmarks NAME` writes.
 BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
     "explaining": ("ttame-benchmark", 3, "make bench"),
     "training": ("ttame-throughput", 1, "make throughput"),
     "scaling": ("ttame-scaling", 1, "python -m benchmarks scaling"),
     "families": ("ttame-families", 1, "make families"),
+    "transfer": ("ttame-transfer", 1, "python -m benchmarks transfer"),
 }
 
 
