@@ -66,7 +66,10 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Ten
     mechanism.fusion.weight[:, -gradients.shape[1] :, 0, 0] = gradients
     assert mechanism.fusion.bias is not None
     mechanism.fusion.bias.zero_()
-    if mechanism.decoder is not None:  # which standardises the map of each photo
+    if mechanism.decoder is not None:
+        # It standardises the map of each photo. To a mean length of 1, a step of the optimiser
+        # moves rows of any classifier about as far, relative to their length.
+        mechanism.fusion.weight.div_(gradients.norm(dim=1).mean().clamp_min(1e-12))
         return gradients
     mode = mechanism.training
     explainer.eval()

@@ -34,9 +34,9 @@ def ours(**changes: Any) -> TrainingConfig:
             cross_entropy=0, drop=5, trials=10, gain_limit=0.3, area=1, area_exponent=1,
             variation=1e-4, labels="own", reduction="mean",
         ),
-        epochs=2,
-        learning_rate=2e-3,
-        part_rates={"fusion": 0.1},
+        epochs=1,
+        learning_rate=1e-3,
+        part_rates={"fusion": 0.05},
         weight_decay=1e-4,
     )  # fmt: skip
     return recipe.replace(**changes)
