@@ -1,15 +1,17 @@
-"""The start from the classifier where patch tokens are multiplied by the class token."""
+"""The start from the classifier: with a class token, and before a decoder."""
 
 from __future__ import annotations
 
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 import ttame
-from ttame.attention import AttentionConfig
+from ttame.attention import AttentionConfig, AttentionMechanism
+from ttame.explainer import Explainer
 from ttame.features import capture
-from ttame.training.initialization import class_gradients
+from ttame.training.initialization import class_gradients, initialize
 
 
 def test_gradients_are_shared_out_over_the_class_token() -> None:
@@ -34,3 +36,18 @@ def test_gradients_are_shared_out_over_the_class_token() -> None:
         assert float(((change * found[0] * token - plain[0]) ** 2).sum()) > float(near)
     assert dropped.layers == multiplied.layers == ("blocks.1.norm1",)
     assert found.abs().mean() != pytest.approx(float(plain.abs().mean()))
+
+
+def test_rows_before_a_decoder_are_the_gradients_at_a_mean_length_of_one(
+    explainer: Explainer, images: Tensor
+) -> None:
+    config = AttentionConfig(branch=False, decoder=3)
+    given = explainer.mechanism
+    changed = explainer.replace(mechanism=AttentionMechanism(given.channels, given.classes, config))
+    gradients = initialize(changed, images, "classifier")
+    assert gradients is not None
+    rows = changed.mechanism.fusion.weight.detach()[:, :, 0, 0]
+    own = rows[:, -gradients.shape[1] :]
+    assert float(own.norm(dim=1).mean()) == pytest.approx(1, rel=1e-5)
+    assert torch.allclose(own * gradients.norm(dim=1).mean(), gradients, atol=1e-6)
+    assert not rows[:, : -gradients.shape[1]].any()
