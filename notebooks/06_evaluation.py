@@ -118,7 +118,7 @@ from ttame.methods import DEFAULT_METHODS, METHODS, build
 from ttame.plotting import plot_methods
 from ttame.records import read_results
 
-kinds = ("", "_published", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
+kinds = ("", "_more", "_published", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
 names = [f"imagenette_val{kind}.jsonl" for kind in kinds]
 headers, records = read_together(*[reference(name) for name in names])
 origins = [provenance_table(header)["provenance"] for header in headers]

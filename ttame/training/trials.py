@@ -1,11 +1,10 @@
 """Learning which pixels to keep by trying two masks per photo (`ttame`: ours).
 
 Which pixels are among the top 15 % is a hard choice. Gradients reach a map through the values of
-the pixels kept, not through the choice, and a straight-through choice, which passes them on as if
-it were smooth, teaches patterns that do not hold on other photos. A trial asks the classifier
-instead: the map is moved by smooth noise both ways, the classifier answers to both masks, and the
-map is pushed towards the better one. This is an antithetic evolution strategy (`salimans2017`)
-over maps, averaged over photos by the mechanism's weights; it needs forward passes only.
+the pixels kept, not through the choice. A trial asks the classifier instead: the map is moved by
+smooth noise both ways, the classifier answers to both masks, and the map is pushed towards the
+better one. This is an antithetic evolution strategy (`salimans2017`) over maps, averaged over
+photos by the mechanism's weights; it needs forward passes only.
 """
 
 from __future__ import annotations
