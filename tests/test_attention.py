@@ -337,4 +337,7 @@ def test_standardize_by_hand() -> None:
     found = standardize(torch.tensor([[[1.0, 3.0], [5.0, 7.0]]]))
     root = 5**0.5  # of the variance (9 + 1 + 1 + 9) / 4
     assert torch.allclose(found, torch.tensor([[[-3.0, -1.0], [1.0, 3.0]]]) / root)
-    assert torch.equal(standardize(torch.full((1, 2, 2), 4.0)), torch.zeros(1, 2, 2))
+    constant = torch.full((1, 2, 2), 4.0, requires_grad=True)
+    assert torch.equal(standardize(constant), torch.zeros(1, 2, 2))
+    standardize(constant).sum().backward()  # type: ignore[no-untyped-call]
+    assert constant.grad is not None and bool(constant.grad.isfinite().all())

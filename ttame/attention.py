@@ -212,7 +212,8 @@ def _residual_block() -> nn.Sequential:
 def standardize(maps: Tensor) -> Tensor:
     """Shift and scale each map `(..., h, w)` to mean 0 and standard deviation 1."""
     centred = maps - maps.mean(dim=(-2, -1), keepdim=True)
-    return centred / centred.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp_min(1e-6)
+    # Within the root, where a constant map has a gradient, too.
+    return centred / (centred.square().mean(dim=(-2, -1), keepdim=True) + 1e-12).sqrt()
 
 
 class AttentionMechanism(nn.Module):

@@ -21,7 +21,7 @@ def test_training_record_describes_the_shipped_explainer() -> None:
     record = training_record("tf_efficientnet_lite0")
     table = provenance_table(record)["provenance"]
     assert table["explainer"] == "tf_efficientnet_lite0"
-    assert table["data"] == "imagenette/train"
+    assert table["data"] == "photos/train"
     curves = training_curves(record)
     assert curves["train/total"].notna().sum() > 50
     assert bool(curves["step"].is_monotonic_increasing)
