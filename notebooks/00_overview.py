@@ -99,6 +99,7 @@ record = training_record("tf_efficientnet_lite0")
     row for row in benchmark["rows"] if row["backbone"] == record["backbone"] and row["batch"] == 1
 ]
 first = headers[0]["config"]
+older = benchmark["date"] < record["date"]
 Markdown(
     f"Measured on {records.loc[common, 'photo'].nunique()} photos of {first['data']} that all of "
     f"these methods saw, with {first['backbone']}; read from committed results.\n\n"
@@ -108,6 +109,7 @@ Markdown(
     f"- **An explanation:** {alone['ratio']:.2f} × a plain forward pass of the classifier, "
     f"which the prediction needs anyway ({alone['explanation_ms']:.1f} ms in place of "
     f"{alone['forward_ms']:.1f} ms for one photo on {benchmark['hardware']})."
+    + (" Timed before this explainer, whose decoder adds to it." if older else "")
 )
 
 # %% [markdown]
