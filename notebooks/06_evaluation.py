@@ -324,7 +324,8 @@ other_looking = [name for name in other_order if name not in blind]
 
 # %% [markdown]
 # *Means over the photos, in percent. `Grad-CAM (saturated)` has Grad-CAM's ranks and the values
-# with which T-TAME's decoder starts: what it gains over Grad-CAM is due to values alone.*
+# with which T-TAME's decoder starts: what it gains over Grad-CAM is due to values alone. The
+# published mechanism and L-CAM were trained on Imagenette alone.*
 
 # %%
 other_long = scores(other)

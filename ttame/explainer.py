@@ -140,14 +140,15 @@ class Explainer(nn.Module):
         """
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
+        steps = check_steps(refine)
         raw = to_batch(images, self.spec)
         parameter = next(self.mechanism.parameters())
         prepared = normalize(raw, self.spec).to(parameter.device, parameter.dtype)
         logits, maps = self.extract(prepared)
         wanted = resolve_targets(targets, logits, self.classes, top_k)
         found = self.mechanism(maps, wanted)
-        if check_steps(refine):
-            found = refine_maps(self.classifier, self.spec, prepared, wanted, found, steps=refine)
+        if steps:
+            found = refine_maps(self.classifier, self.spec, prepared, wanted, found, steps=steps)
         return Explanation(
             logits=logits.cpu(),
             targets=wanted.cpu(),
