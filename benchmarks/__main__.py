@@ -1,4 +1,7 @@
-"""Benchmarks and checks: `explaining`, `training`, `scaling`, `families`, `transfer`; `distill`."""
+"""Benchmarks and checks: `explaining`, `training`, `scaling`, `families`, `transfer`, `parts`.
+
+`distill` and `drawn` make the shipped classifiers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from rich.table import Table
 from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
 
 app = typer.Typer(
-    help="Time T-TAME, check it on every model family, make the shipped transformer.",
+    help="Time T-TAME, check it on every model family, make the shipped classifiers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -221,6 +224,29 @@ def distill(
     )
 
 
+def drawn(
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/drawn"),
+    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "drawn_cnn",
+    drawings: Annotated[int, typer.Option(help="Number of drawings to train on.")] = 5000,
+    epochs: Annotated[int, typer.Option(help="Number of passes over them.")] = 16,
+    seed: SEED = 0,
+) -> None:
+    """Train the shipped classifier of drawn creatures."""
+    from benchmarks.drawn import DrawnConfig, train_classifier
+
+    config = DrawnConfig(drawings=drawings, epochs=epochs, seed=seed)
+    with bar() as shown:
+        task = shown.add_task("steps")
+        record = train_classifier(
+            config, out, name=name,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    console.print(
+        f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} %, without a part "
+        f"{record['top1_without_a_part']} %, without two {record['top1_without_two_parts']} %"
+    )
+
+
 def transfer(
     out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/transfer.json"
@@ -256,7 +282,7 @@ def transfer(
     console.print(f"record: {path}", soft_wrap=True)
 
 
-for command in (explaining, training, scaling, families, transfer, distill):
+for command in (explaining, training, scaling, families, transfer, distill, drawn):
     app.command()(command)
 
 if __name__ == "__main__":
