@@ -282,7 +282,51 @@ def transfer(
     console.print(f"record: {path}", soft_wrap=True)
 
 
-for command in (explaining, training, scaling, families, transfer, distill, drawn):
+def parts(
+    out: Annotated[Path, typer.Option(help="Results file, .jsonl.")] = Path(
+        "data/results/drawn_val_parts.jsonl"
+    ),
+    explainer: EXPLAINER = "drawn_cnn",
+    methods: Annotated[str, typer.Option(help="Methods, with commas.")] = ",".join(
+        (
+            "T-TAME",
+            "T-TAME (published)",
+            "Grad-CAM",
+            "Grad-CAM++",
+            "Layer-CAM",
+            "RISE",
+            "Integrated Gradients",
+            "random",
+            "all ones",
+            "centre Gaussian",
+        )
+    ),
+    limit: Annotated[int, typer.Option(help="Number of drawings.")] = 300,
+    rise_masks: Annotated[int, typer.Option(help="Number of RISE masks.")] = 400,
+    seed: SEED = 0,
+) -> None:
+    """Hold methods against the exact importance of the parts of drawings."""
+    from ttame.evaluation.parts import part_intervals
+    from ttame.evaluation.removal import evaluate_parts
+    from ttame.loading import load
+    from ttame.methods import select
+    from ttame.records import read_results
+
+    loaded = load(explainer)
+    names, _ = select(methods, loaded)
+    with bar() as shown:
+        task = shown.add_task("drawings")
+        evaluate_parts(
+            loaded, out, methods=names, limit=limit, seed=seed,
+            settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    table = part_intervals(read_results(out)[1])
+    typer.echo(table.pivot(index="method", columns="score", values="mean").round(2).to_string())
+    console.print(f"records: {out}", soft_wrap=True)
+
+
+for command in (explaining, training, scaling, families, transfer, parts, distill, drawn):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def train_classifier(
     versions = torch.stack(
         [pixels(found), pixels(found, [missing_layers(chance) for _ in found])]
     )  # (2, N, 3, H, W) uint8
-    model = drawn_cnn().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = drawn_cnn().to(memory_format=torch.channels_last)
     curves = _fit(model, versions, labels, config, progress)
     model = _rounded(model.eval())
     val = [drawing("val", index) for index in range(held_out)]
@@ -147,8 +147,8 @@ def pixels(found: list[Drawing], without: list[tuple[str, ...]] | None = None) -
 @torch.inference_mode()
 def top1(model: nn.Module, found: list[Drawing], without: list[tuple[str, ...]]) -> float:
     """Measure the percentage of drawings that get their class, with layers left out."""
-    answers = torch.cat([model(_normalized(part)).argmax(1)
-                         for part in pixels(found, without).split(100)])  # fmt: skip
+    parts = torch.split(pixels(found, without), 100)
+    answers = torch.cat([model(_normalized(part)).argmax(dim=1) for part in parts])
     labels = torch.tensor([one.label for one in found])
     return round(100 * float((answers == labels).float().mean()), 2)
 

@@ -222,6 +222,21 @@ def many_kinds(split: str = "val") -> PhotoList:
     return PhotoList("photos/train", root, names + more)
 
 
+def drawn(split: str = "val") -> PhotoList:
+    """List the drawn creatures that `ttame data drawn` has drawn, labelled by class.
+
+    Args:
+        split: `"train"` or `"val"`.
+
+    Raises:
+        TTameError: If the folder is missing.
+    """
+    if split not in ("train", "val"):
+        raise TTameError(f"split must be 'train' or 'val', got {split!r}")
+    found = image_folder(data_root("drawn") / split, name=f"drawn/{split}")
+    return replace(found, labels=tuple(int(name.split("/")[0]) for name in found.names))
+
+
 def sources(photos: PhotoList) -> dict[str, int]:
     """Count the photos of a list by source; a list that is not joined from several has one."""
     if not photos.name.startswith("photos/"):
@@ -299,20 +314,22 @@ def open_photos(name: str, split: str = "val") -> PhotoList:
     """List the photos of a data set or folder.
 
     Args:
-        name: `"imagenette"`, `"photos"` (`many_kinds`), `"samples"`, or an image folder's path.
-        split: `"train"` or `"val"`, of Imagenette and `"photos"`.
+        name: `"imagenette"`, `"photos"` (`many_kinds`), `"drawn"`, `"samples"`, or an image
+            folder's path.
+        split: `"train"` or `"val"`, of all but `"samples"` and folders.
 
     Raises:
         TTameError: If there is no such data set or folder.
     """
-    if name in ("imagenette", "photos"):
-        return imagenette(split) if name == "imagenette" else many_kinds(split)
+    divided = {"imagenette": imagenette, "photos": many_kinds, "drawn": drawn}
+    if name in divided:
+        return divided[name](split)
     if name == "samples":
         return samples()
     if not Path(name).is_dir():
         raise TTameError(
-            f"no data set or folder {name!r}; expected 'imagenette', 'photos', 'samples' or a "
-            "folder of photos"
+            f"no data set or folder {name!r}; expected 'imagenette', 'photos', 'drawn', 'samples' "
+            "or a folder of photos"
         )
     return image_folder(name)
 

@@ -1,9 +1,9 @@
 """The classifiers that `ttame` knows by name.
 
 Registered are EfficientNet-Lite0, the default, and its larger siblings Lite1 and Lite2, whose
-weights come in packages; the papers' three networks; and the small transformer that ships with
-`ttame`. With the prefixes `timm/` and `torchvision/` every classifier of those libraries is
-available; its layers are chosen when it is attached.
+weights come in packages; the papers' three networks; and two that ship with `ttame`: a small
+transformer, and a network of drawn creatures. With the prefixes `timm/` and `torchvision/` every
+classifier of those libraries is available; its layers are chosen when it is attached.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torchvision
 from torch import Tensor
 
 from ttame.classifiers.classes import imagenet_classes, imagenette_indices
+from ttame.classifiers.drawn import SIDE, class_names, drawn_cnn
 from ttame.classifiers.hybrid import hybrid_vit
 from ttame.classifiers.specs import BackboneSpec, timm_facts
 from ttame.classifiers.weights import read_state
@@ -164,8 +165,26 @@ def _lite(name: str, side: int) -> BackboneSpec:
     )
 
 
-def _hybrid_weights() -> Mapping[str, Tensor]:
-    return read_state(shipped("classifiers") / "vit_imagenette.safetensors")
+def _shipped_weights(name: str) -> Mapping[str, Tensor]:
+    return read_state(shipped("classifiers") / f"{name}.safetensors")
+
+
+def _creatures() -> BackboneSpec:
+    """Return the spec of the classifier of drawn creatures (`ttame.evaluation.drawings`)."""
+    return BackboneSpec(
+        name="drawn_cnn",
+        build=drawn_cnn,
+        weights=partial(_shipped_weights, "drawn_cnn"),
+        layers=("block2", "block4", "block5"),
+        head="head",
+        input_size=(SIDE, SIDE),
+        resize=SIDE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        space="normalized",
+        classes=class_names(),
+        source="ttame data/classifiers/drawn_cnn.safetensors (drawn creatures)",
+    )
 
 
 def registered() -> tuple[BackboneSpec, ...]:
@@ -176,7 +195,7 @@ def registered() -> tuple[BackboneSpec, ...]:
         lite0,
         name="vit_imagenette",
         build=hybrid_vit,
-        weights=_hybrid_weights,
+        weights=partial(_shipped_weights, "vit_imagenette"),
         layers=("blocks.3.norm1", "blocks.4.norm1", "blocks.5.norm1"),
         head="head",
         cam_layer="blocks.5.norm1",
@@ -185,7 +204,7 @@ def registered() -> tuple[BackboneSpec, ...]:
         classes=tuple(imagenet_classes()[index] for index in imagenette_indices()),
         source="ttame data/classifiers/vit_imagenette.safetensors (Imagenette)",
     )
-    return (lite0, lite1, lite2, *_papers(), transformer)
+    return (lite0, lite1, lite2, *_papers(), transformer, _creatures())
 
 
 def _papers() -> tuple[BackboneSpec, ...]:

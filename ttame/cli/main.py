@@ -125,15 +125,20 @@ def explain(
 
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="Data set: 'imagenette' or 'caltech101'.")],
+    name: Annotated[str, typer.Argument(help="Data set: 'imagenette', 'caltech101' or 'drawn'.")],
 ) -> None:
-    """Download a data set into the folder TTAME_DATA, or data/ if that is not set."""
+    """Download or draw a data set into the folder TTAME_DATA, or data/ if that is not set."""
     from ttame.data import download_caltech101, download_imagenette
 
-    fetch = {"imagenette": download_imagenette, "caltech101": download_caltech101}
+    def draw() -> Path:
+        from ttame.evaluation.drawings import write_drawings  # asks for an extra
+
+        return write_drawings()
+
+    fetch = {"imagenette": download_imagenette, "caltech101": download_caltech101, "drawn": draw}
     if name not in fetch:
         raise unknown("data set", name, fetch)
-    console.print(f"fetched: {fetch[name]()}")
+    console.print(f"{'drawn' if name == 'drawn' else 'fetched'}: {fetch[name]()}")
 
 
 for command in (train, evaluate, diagnose, study):

@@ -20,7 +20,7 @@ METRICS = Annotated[
     str, typer.Option(help="'all', or a comma-separated list of AD/IC, ROAD, insertion/deletion.")
 ]
 DATA = Annotated[
-    str, typer.Option(help="'imagenette', 'photos', 'samples', or a folder of photos.")
+    str, typer.Option(help="'imagenette', 'photos', 'drawn', 'samples', or a folder of photos.")
 ]
 LIMIT = Annotated[int | None, typer.Option(help="Number of photos; default: all.")]
 BATCH_SIZE = Annotated[int, typer.Option(help="Photos per batch.")]

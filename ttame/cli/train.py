@@ -34,7 +34,8 @@ def train(
         str | None,
         typer.Option(
             help="Photos in place of the profile's: a folder with train/ and val/, any other image "
-            "folder, a list file (a path and a class index per line), 'imagenette' or 'photos'."
+            "folder, a list file (a path and a class index per line), 'imagenette', 'photos' or "
+            "'drawn'."
         ),
     ] = None,
     held_out: Annotated[

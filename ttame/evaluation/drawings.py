@@ -195,7 +195,7 @@ def drawing(split: str, index: int) -> Drawing:
     # Seeded by text, which Python hashes alike everywhere.
     chance = random.Random(f"{split}/{index}")
     tint = chance.randint(140, 225)
-    body = tuple(min(255, max(0, tint + chance.randint(-25, 25))) for _ in range(3))
+    body = _jittered(chance, (tint, tint, tint), 25)
     place = _pose(chance, label)
     clutter = tuple(_clutter(chance, name) for name in CLUTTER)
     creature = []
@@ -278,8 +278,10 @@ def _clutter(chance: random.Random, name: str) -> Layer:
     return Layer(name, ((points, colour),))
 
 
-def _jittered(chance: random.Random, colour: Colour) -> Colour:
-    red, green, blue = (min(255, max(0, value + chance.randint(-22, 22))) for value in colour)
+def _jittered(chance: random.Random, colour: Colour, spread: int = 22) -> Colour:
+    red, green, blue = (
+        min(255, max(0, value + chance.randint(-spread, spread))) for value in colour
+    )
     return red, green, blue
 
 

@@ -88,7 +88,7 @@ def training_photos(
 def has_splits(data: str) -> bool:
     """Whether training photos and held-out photos come with the data."""
     path = Path(data)
-    return data in ("imagenette", "photos") or all(
+    return data in ("imagenette", "photos", "drawn") or all(
         (path / split).is_dir() for split in ("train", "val")
     )
 

@@ -1,0 +1,197 @@
+"""Parts taken away: what their removal costs, and how well methods foretell it.
+
+Drawings are drawn again without a part (`ttame.evaluation.drawings`), so every effect is exact.
+Records hold effects and means of maps; `ttame.evaluation.parts` makes scores of them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttame.classifiers.drawn import PARTS, SIDE, class_names, nearest_classes
+from ttame.classifiers.weights import weight_digest
+from ttame.errors import TTameError
+from ttame.evaluation.drawings import CLUTTER, Drawing, drawing
+from ttame.evaluation.localization import mask_energy, pointing_game
+from ttame.evaluation.parts import PAIRS, region_means
+from ttame.explainer import Explainer
+from ttame.images import normalize, to_batch
+from ttame.masking import degenerate
+from ttame.methods import Method, build
+from ttame.records import ResultsFile, provenance
+
+_VISIBLE = 20  # pixels of a piece of clutter that must show
+_LAYERS = (*PARTS, *CLUTTER, "body")
+
+
+@torch.inference_mode()
+def removal_effects(
+    explainer: Explainer, found: Drawing, target: int, other: int
+) -> dict[str, Tensor]:
+    """Measure what the removal of parts and clutter takes from the logits of a drawing.
+
+    Args:
+        explainer: Its classifier is asked.
+        found: The drawing.
+        target: Class whose logit counts.
+        other: Class that it is held against.
+
+    Returns:
+        Drops of the target's logit: `importance` of the parts `(P,)`, `pairs` of parts `(10,)`,
+        `clutter` `(C,)`, and all clutter at once, `background` `(1,)`. `contrast` `(P,)` is the
+        drop of the target's logit less the other's, by part.
+    """
+    pairs = [(PARTS[first], PARTS[second]) for first, second in PAIRS]
+    removed = [(), *((name,) for name in PARTS), *pairs, *((name,) for name in CLUTTER), CLUTTER]
+    raw = to_batch([found.render(names) for names in removed], explainer.spec)
+    images = normalize(raw, explainer.spec).to(next(explainer.parameters()))
+    logits = explainer.classifier(images).double().cpu()
+    drops = logits[0, target] - logits[1:, target]
+    importance, two, clutter, background = drops.split([len(PARTS), len(PAIRS), len(CLUTTER), 1])
+    contrast = importance - (logits[0, other] - logits[1 : 1 + len(PARTS), other])
+    return {
+        "importance": importance, "pairs": two, "clutter": clutter, "background": background,
+        "contrast": contrast,
+    }  # fmt: skip
+
+
+def evaluate_parts(
+    explainer: Explainer,
+    out: Path | str,
+    *,
+    methods: Sequence[str],
+    limit: int = 200,
+    batch_size: int = 20,
+    seed: int = 0,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    command: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Measure methods on drawings of the split `"val"`; write one record per drawing and method.
+
+    The target is the predicted class, held against one of those that share the most parts with
+    it. Drawings that the classifier gets wrong are recorded as skipped. A killed run goes on where
+    it stopped when it is started again with the same arguments.
+
+    Args:
+        explainer: On a classifier of the drawn creatures.
+        out: The results file, `.jsonl`.
+        methods: Names in `ttame.methods.METHODS`.
+        limit: Number of drawings, from the front.
+        batch_size: Drawings at a time.
+        seed: Seed of the other class and of tie-breaks.
+        settings: Settings of methods by name.
+        command: Recorded command; default: this process's.
+        progress: Called with (drawings done, drawings in all).
+
+    Returns:
+        The path of the complete results file.
+
+    Raises:
+        TTameError: If the classifier is of other classes or another input size, a method is
+            unknown or does not apply, a number is not positive, or the file is of another run.
+    """
+    spec = explainer.spec
+    if spec.classes != class_names() or spec.input_size != (SIDE, SIDE):
+        raise TTameError(
+            f"{spec.name} has {len(spec.classes)} classes at {spec.input_size} px; expected a "
+            f"classifier of the drawn creatures at {(SIDE, SIDE)} px, such as 'drawn_cnn'"
+        )
+    if min(limit, batch_size) < 1 or not methods:
+        raise TTameError(
+            f"name at least one method, and limit and batch_size from 1 up, got {list(methods)}, "
+            f"limit={limit}, batch_size={batch_size}"
+        )
+    bound = {name: build(name, explainer, (settings or {}).get(name)) for name in methods}
+    config = {
+        "backbone": spec.name, "weights": spec.source, "layers": list(explainer.layers),
+        "cam_layer": spec.cam_layer, "explainer": explainer.record.get("name", "untitled"),
+        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
+        "data": "drawn/val", "photos": limit, "methods": list(methods),
+        "settings": dict(settings or {}), "metrics": ["parts"], "batch_size": batch_size,
+        "seed": seed,
+    }  # fmt: skip
+    results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
+    for start in range(len(results.records) // len(bound), limit, batch_size):
+        indices = range(start, min(start + batch_size, limit))
+        results.append(_measure(explainer, bound, [drawing("val", i) for i in indices], seed))
+        if progress:
+            progress(indices.stop, limit)
+    return results.finish()
+
+
+def _measure(
+    explainer: Explainer, methods: Mapping[str, Method], batch: list[Drawing], seed: int
+) -> list[dict[str, Any]]:
+    """Measure one batch: drawing by drawing, one record per method."""
+    raw = to_batch([found.render() for found in batch], explainer.spec)
+    images = normalize(raw, explainer.spec).to(next(explainer.parameters()))
+    with torch.inference_mode():
+        scores = explainer.classifier(images).float().softmax(dim=1).cpu()
+    answers = scores.argmax(dim=1).tolist()
+    right = [row for row, found in enumerate(batch) if answers[row] == found.label]
+    rows: list[list[dict[str, Any]]] = [
+        [] if row in right
+        else [{"photo": found.name, "method": name,
+               "skipped": f"classified as {explainer.classes[answers[row]]}"} for name in methods]
+        for row, found in enumerate(batch)
+    ]  # fmt: skip
+    facts, regions, others = [], [], []
+    for row in right:
+        found, target = batch[row], answers[row]
+        other = random.Random(f"{seed}/{found.name}").choice(nearest_classes(target))
+        covered = found.coverage()
+        effects = removal_effects(explainer, found, target, other)
+        facts.append(
+            {"target": target, "other": other, "probability": float(scores[row, target])}
+            | {name: _short(values) for name, values in effects.items()}
+            | {"areas": _short(torch.stack([covered[name].sum() for name in PARTS]))}
+        )
+        regions.append(torch.stack([covered[name] for name in _LAYERS]))
+        others.append(other)
+    if not right:
+        return [record for some in rows for record in some]
+    shown, where = images[right], torch.stack(regions)
+    creature = [index for index, name in enumerate(_LAYERS) if name not in CLUTTER]
+    masks = where[:, creature].sum(dim=1, keepdim=True) >= 0.5
+    targets = torch.tensor([answers[row] for row in right], device=images.device)
+    hidden = where[:, len(PARTS) : -1].sum(dim=(2, 3)) < _VISIBLE
+    for name, method in methods.items():
+        start = time.perf_counter()
+        maps = method(shown, targets).detach().float().cpu()
+        seconds = (time.perf_counter() - start) / len(right)
+        against = method(shown, torch.tensor(others, device=images.device)).detach().float().cpu()
+        flat = degenerate(maps)[:, 0]
+        maps, against = _finite(maps), _finite(against)
+        means, their = region_means(maps, where), region_means(against, where)
+        clutter = means[:, len(PARTS) : -1].masked_fill(hidden, torch.nan)
+        pointed = pointing_game(maps, masks, tolerance=0, seed=seed).tolist()
+        energy = mask_energy(maps, masks).tolist()
+        for place, row in enumerate(right):
+            rows[row].append(
+                {"photo": batch[row].name, "method": name, **facts[place],
+                 "parts": _short(means[place, : len(PARTS)]),
+                 "other_parts": _short(their[place, : len(PARTS)]),
+                 "clutter_means": _short(clutter[place]), "pointing": pointed[place],
+                 "energy": round(energy[place], 3), "degenerate": bool(flat[place]),
+                 "seconds": float(f"{seconds:.3g}")}
+            )  # fmt: skip
+    return [record for some in rows for record in some]
+
+
+def _finite(maps: Tensor) -> Tensor:
+    """Maps with those that hold NaN or infinite values set to zeros: they explain nothing."""
+    good = maps.isfinite().flatten(1).all(dim=1)[:, None, None, None]
+    return torch.where(good, maps, torch.zeros_like(maps))
+
+
+def _short(values: Tensor) -> list[float | None]:
+    """Five significant digits; None, which JSON can hold, for NaN."""
+    return [None if value != value else float(f"{value:.5g}") for value in values.tolist()]
