@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ttame.classifiers.classes import short_name
 from ttame.errors import TTameError
 from ttame.evaluation.road import LEVELS, degrade
 from ttame.explainer import Explainer
@@ -68,7 +69,7 @@ def road_series(
     (degraded,) = degrade(explainer.spec, image, explanation, target, levels, seed)
     found = explainer.classifier(normalize(degraded, explainer.spec)).float().softmax(dim=1)
     top, answers = found.max(dim=1)
-    names = [explainer.classes[index].split(",")[0] for index in answers.tolist()]
+    names = [short_name(explainer.classes[index]) for index in answers.tolist()]
     first, last = (
         RoadSeries(order, tuple(levels), degraded[part].clamp(0, 1), tuple(names[part]),
                    tuple(top[part].tolist()))
@@ -179,5 +180,5 @@ def plot_masked(
 
 def _short(name: str, length: int = 20) -> str:
     """Return the first of a class's names, cut to a length."""
-    name = name.split(",")[0]
+    name = short_name(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
