@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttame.classifiers.classes import short_name
+from ttame.classifiers.outputs import Activation, probabilities
 from ttame.errors import TTameError
 from ttame.files import replacing
 from ttame.images import Box, Crop, open_image
@@ -29,12 +30,13 @@ class Explanation:
     """Explanation maps of a batch of photos.
 
     Attributes:
-        logits: `(B, K)` float32.
+        logits: The classifier's outputs, `(B, K)` float32.
         targets: Explained classes, `(B, T)` int64.
         maps: Raw maps before the sigmoid, `(B, T, h, w)`: neither scaled nor clipped.
         images: The photos as the classifier saw them, raw, `(B, 3, H, W)` in [0, 1].
         classes: K class names.
         crops: B parts of photos that `images` show.
+        activation: What turns the outputs into probabilities.
     """
 
     logits: Tensor
@@ -43,6 +45,7 @@ class Explanation:
     images: Tensor
     classes: tuple[str, ...]
     crops: tuple[Crop, ...] = ()
+    activation: Activation = "softmax"
 
     def __len__(self) -> int:
         """Return the number of photos B."""
@@ -64,9 +67,20 @@ class Explanation:
 
     @classmethod
     def join(cls, parts: Sequence[Explanation]) -> Explanation:
-        """Join explanations by one explainer, of the same number of classes per photo, in order."""
+        """Join explanations by one explainer, of the same number of classes per photo, in order.
+
+        Raises:
+            TTameError: If the numbers of classes differ.
+        """
         if len(parts) == 1:
             return parts[0]
+        counts = [part.targets.shape[1] for part in parts]
+        if len(set(counts)) > 1:
+            shown = f"{', '.join(map(str, counts[:8]))}{', ...' if counts[8:] else ''}"
+            raise TTameError(
+                f"the photos have {shown} explained classes, and one explanation holds equally "
+                "many per photo; take them one by one (explain_each), or use top_k"
+            )
         return cls(
             logits=torch.cat([part.logits for part in parts]),
             targets=torch.cat([part.targets for part in parts]),
@@ -74,6 +88,7 @@ class Explanation:
             images=torch.cat([part.images for part in parts]),
             classes=parts[0].classes,
             crops=tuple(crop for part in parts for crop in part.crops),
+            activation=parts[0].activation,
         )
 
     @property
@@ -86,8 +101,14 @@ class Explanation:
         return [crop.box for crop in self.crops]
 
     def probabilities(self) -> Tensor:
-        """Return the softmax probabilities of the explained classes, `(B, T)` in [0, 1]."""
-        return self.logits.softmax(dim=1).gather(1, self.targets)
+        """Return the probabilities of the explained classes, `(B, T)` in [0, 1].
+
+        Those of labels that do not exclude each other (`activation="sigmoid"`) need not sum to 1.
+
+        Raises:
+            TTameError: If the outputs are to be used as they are and are no probabilities.
+        """
+        return probabilities(self.logits, self.activation).gather(1, self.targets)
 
     def names(self) -> list[list[str]]:
         """Return the names of the explained classes, B lists of T; ImageNet's first synonyms."""

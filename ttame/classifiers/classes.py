@@ -150,6 +150,41 @@ def index_targets(targets: Targets, classes: tuple[str, ...]) -> int | list[list
     return [[class_index(target, classes) for target in row] for row in rows]  # type: ignore[arg-type]
 
 
+def check_bound(above: float | None) -> None:
+    """Refuse a bound of probabilities that is not in [0, 1); `None` is none.
+
+    Raises:
+        TTameError: Naming the bound.
+    """
+    if above is not None and (isinstance(above, bool) or not 0 <= above < 1):
+        raise TTameError(f"above must be a probability in [0, 1), got {above!r}")
+
+
+def count_above(
+    probabilities: Tensor, above: float, classes: tuple[str, ...], positions: Sequence[int]
+) -> list[int]:
+    """Count the classes of each photo whose probability is above a bound.
+
+    Args:
+        probabilities: `(B, K)`.
+        above: The bound, in [0, 1).
+        classes: K class names.
+        positions: B positions of the photos, for messages.
+
+    Raises:
+        TTameError: If a photo has no such class.
+    """
+    counts: list[int] = (probabilities > above).sum(dim=1).tolist()
+    if 0 in counts:
+        photo = counts.index(0)
+        value, index = probabilities[photo].max(dim=0)
+        raise TTameError(
+            f"photo {positions[photo]} has no class above {above:g}; the most probable is "
+            f"{classes[int(index)]!r} with {float(value):.3g}: lower the bound, or use top_k"
+        )
+    return counts
+
+
 def resolve_targets(
     targets: Targets, logits: Tensor, classes: tuple[str, ...], top_k: int | None = None
 ) -> Tensor:

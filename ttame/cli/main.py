@@ -85,7 +85,14 @@ def explain(
     target: Annotated[
         list[str] | None, typer.Option(help="Class to explain, by name or index; repeatable.")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Number of classes per photo, without --target.")] = 3,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Number of classes per photo; default: 3, or all of fewer."),
+    ] = None,
+    above: Annotated[
+        float | None,
+        typer.Option(help="Explain all classes of a higher probability, such as 0.5."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an interactive page as well, .html.")
     ] = None,
@@ -109,7 +116,10 @@ def explain(
 
     if html and skip_bad:
         raise TTameError("--skip-bad does not go with --html, whose page shows every photo")
+    if html and above is not None:
+        raise TTameError("--above does not go with --html; use --top-k or --target")
     loaded = load(explainer)
+    most = min(3, loaded.mechanism.classes) if top_k is None else top_k
     paths = [path for given in photos for path in image_paths(given)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -121,13 +131,14 @@ def explain(
     if html:
         from ttame.companion.exploration import explore
 
-        page = explore(loaded, paths, classes=target or top_k)
+        page = explore(loaded, paths, classes=target or most)
         page.save(html)
         found = iter(page.explanation)
     else:
         found = loaded.explain_each(
-            paths, [target] * len(paths) if target else None, top_k=None if target else top_k,
-            batch_size=batch_size, skip_bad=skip_bad,
+            paths, [target] * len(paths) if target else None, above=above,
+            top_k=top_k if target or above is not None else most, batch_size=batch_size,
+            skip_bad=skip_bad,
         )  # fmt: skip
     table = Table("photo", "class", "index", "probability", Column("picture", overflow="fold"))
     done = 0
