@@ -160,17 +160,15 @@ def find_activation(
         return hook.activation, True
     _refuse_features(model, name, seen)
     one = seen.shape[1] == 1
-    sums_to_one = bool(((seen.float().sum(dim=1) - 1).abs() <= ROUNDING).all()) and not one
-    certain = made in ("Softmax", "Sigmoid") or (sums_to_one and in_range(seen))
     if one and (given == "softmax" or made == "Softmax"):
-        raise TTameError(f"{name} has one output, whose softmax is always 1; {_choices()}")
-    if certain:
+        without = "pass the network without it, and " if made == "Softmax" else ""
+        raise TTameError(f"{name} has one output, whose softmax is always 1; {without}{_choices()}")
+    if reason := _probable(seen, made):
         if given not in (None, "none"):
             raise TTameError(
-                f"the outputs of {name} are probabilities already"
-                f"{f' ({made.lower()} comes last)' if made else ' (they sum to 1)'}, and would "
-                f"pass a {given} on top; leave activation={given!r} out, or pass the network "
-                "without its last step"
+                f"the outputs of {name} are probabilities already ({reason}), and would pass a "
+                f"{given} on top; leave activation={given!r} out, or pass the network without its "
+                "last step"
             )
         return "none", one
     if given is not None:
@@ -215,6 +213,16 @@ def _last_operation(outputs: Tensor) -> str:
         if kind not in _MOVES:
             return kind
         node = next((found for found, _ in node.next_functions if found is not None), None)
+    return ""
+
+
+def _probable(outputs: Tensor, made: str) -> str:
+    """Say why outputs `(B, K)` are probabilities; `""` where nothing says so."""
+    if made in ("Softmax", "Sigmoid"):
+        return f"a {made.lower()} comes last"
+    sums = outputs.float().sum(dim=1)
+    if outputs.shape[1] > 1 and in_range(outputs) and bool(((sums - 1).abs() <= ROUNDING).all()):
+        return "they sum to 1"
     return ""
 
 
