@@ -91,7 +91,6 @@ def evaluate(
         "backbone": spec.name,
         "weights": spec.source,
         "space": spec.space,
-        "activation": spec.activation,
         "layers": list(explainer.layers),
         "cam_layer": spec.cam_layer,
         "explainer": explainer.record.get("name", "untitled"),
@@ -107,6 +106,8 @@ def evaluate(
         "batch_size": batch_size,  # rounding depends on it
         "seed": seed,
     }
+    if spec.activation != "softmax":  # which files begun earlier do not name
+        config["activation"] = spec.activation
     # Whole batches count as done, so that a resumed run forms the same batches.
     results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
     dataset = PhotoDataset(photos, spec)
