@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ttame
 from tests.conftest import LAYERS, ToyClassifier, randomize_batch_norm
 from ttame.classifiers.adoption import find_activation
-from ttame.classifiers.classes import classes_above
+from ttame.classifiers.classes import count_above
 from ttame.classifiers.outputs import (
     Activation,
     answer_both,
@@ -269,26 +269,37 @@ def test_labels_that_hold_together_keep_their_probabilities() -> None:
     assert [title for title in titles if "95.0%" in title] == ["cat\n95.0%", "sofa\n95.0%"]
 
 
-def test_all_labels_above_a_half() -> None:
+def test_classes_above_a_bound_are_counted() -> None:
     names = ("ant", "bee", "cat")
-    found = torch.tensor([[0.6, 0.2, 0.9], [0.8, 0.7, 0.1]])
-    assert classes_above(found, 0.5, names).tolist() == [[2, 0], [0, 1]]
-    with pytest.raises(TTameError, match=r"photos have 1, 2 classes above 0.65"):
-        classes_above(torch.tensor([[0.6, 0.2, 0.9], [0.8, 0.7, 0.1]]), 0.65, names)
-    with pytest.raises(TTameError, match=r"photo 1 has no class above 0.85; .*'ant' with 0.8"):
-        classes_above(found, 0.85, names)
+    found = torch.tensor([[0.6, 0.2, 0.9], [0.8, 0.1, 0.1]])
+    assert count_above(found, 0.5, names, [0, 1]) == [2, 1]
+    assert count_above(found, 0.6, names, [0, 1]) == [1, 1]  # above, not at
+    with pytest.raises(TTameError, match=r"photo 7 has no class above 0.85; .*'ant' with 0.8"):
+        count_above(found, 0.85, names, [5, 7])
+
+
+def test_all_labels_above_a_half_are_explained() -> None:
+    explainer = attached(toy(4), "sigmoid")
+    photos = torch.rand(6, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    every = explainer.explain(photos, top_k=4)
+    present = (every.probabilities() > 0.3).sum(dim=1).tolist()
+    assert min(present) > 0 and len(set(present)) > 1
+    one_by_one = list(explainer.explain_each(photos, above=0.3, batch_size=4))
+    for index, (found, count) in enumerate(zip(one_by_one, present, strict=True)):
+        assert torch.equal(found.targets[0], every.targets[index, :count])
+        assert torch.allclose(found.maps[0], every.maps[index, :count], atol=1e-5)
+    alike = [index for index, count in enumerate(present) if count == present[0]]
+    together = explainer.explain(photos[alike], above=0.3)
+    assert torch.equal(together.targets, every.targets[alike, : present[0]])
+    assert together.activation == "sigmoid"
+    with pytest.raises(TTameError, match=r"equally many per photo; .*explain_each"):
+        explainer.explain(photos, above=0.3)
+    for given in ({"top_k": 2}, {"targets": 1}):
+        with pytest.raises(TTameError, match="excludes targets and top_k"):
+            explainer.explain(photos, above=0.5, **given)  # type: ignore[arg-type]
     for bad in (1.0, -0.1, float("nan"), True):
         with pytest.raises(TTameError, match="above must be a probability"):
-            classes_above(found, bad, names)
-    explainer = attached(toy(4), "sigmoid")
-    photo = torch.rand(3, *SIZE)
-    every = explainer.explain(photo, top_k=4)
-    present = int((every.probabilities() > 0.5).sum())
-    assert present > 0
-    chosen = explainer.explain(photo, above=0.5)
-    assert torch.equal(chosen.targets, every.targets[:, :present])
-    with pytest.raises(TTameError, match="excludes targets and top_k"):
-        explainer.explain(photo, above=0.5, top_k=2)
+            explainer.explain(photos, above=bad)
 
 
 @pytest.mark.parametrize(("classes", "activation"), [(1, "sigmoid"), (4, "sigmoid")])
