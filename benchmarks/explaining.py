@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttame.classifiers.outputs import probabilities
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.cost import alternate, clock, count_passes
@@ -90,7 +91,9 @@ def measure_road(
             every.extend(turns)
         filled, expected = ours(), library().to(raw)
         mine, theirs = (
-            explainer.classifier(normalize(degraded, spec).to(images.dtype)).float().softmax(dim=1)
+            probabilities(
+                explainer.classifier(normalize(degraded, spec).to(images.dtype)), spec.activation
+            )
             for degraded in (filled, expected)
         )
         apart = max(apart, float((filled - expected).abs().max()))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.registry import Backbone
 from ttame.classifiers.specs import BackboneSpec, masked_probabilities
 from ttame.data import PhotoDataset, PhotoList
@@ -60,7 +61,8 @@ def measure_transfer(
         for scorer in scorers:
             theirs = _images(part, scorer.spec)
             with torch.inference_mode():
-                whole = scorer.model(theirs).softmax(dim=1).gather(1, targets[:, None])[:, 0]
+                outputs = probabilities(scorer.model(theirs), scorer.spec.activation)
+                whole = outputs.gather(1, targets[:, None])[:, 0]
             for name, found_maps in maps.items():
                 kept = masked_probabilities(
                     scorer.model, scorer.spec, theirs, found_maps, targets

@@ -12,11 +12,11 @@ from ttame.data import (
     PhotoDataset,
     PhotoList,
     data_root,
-    download_imagenette,
     image_folder,
     imagenette,
     open_photos,
     samples,
+    split_folders,
 )
 from ttame.errors import TTameError
 
@@ -131,16 +131,57 @@ def test_photos_that_do_not_exist_are_refused_with_what_does(
         open_photos(str(tmp_path / "one.png"))
 
 
-def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchvision
+def test_what_is_left_out_is_counted_and_said(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.TIF", ".ipynb_checkpoints/1.png", "empty/.keep.png"):
+        photo(tmp_path / name)
+    (tmp_path / "b" / "notes.txt").write_text("no photo")
+    with pytest.warns(UserWarning, match=r"2 photos read; left out: .*1 in \.ipynb_checkpoints"):
+        found = image_folder(tmp_path)
+    assert found.names == ("a/1.png", "b/2.TIF")
+    assert found.labels == (0, 1)  # the hidden folder is no class
+    assert found.left_out == {
+        ".txt": 1, "hidden": 1, "in .ipynb_checkpoints": 1, "folder without photos (empty)": 1,
+    }  # fmt: skip
+    assert found.select([0]).left_out == found.left_out
 
-    def no_network(*_args: object, **_kwargs: object) -> None:
-        raise OSError("network is unreachable")
 
-    monkeypatch.setenv("TTAME_DATA", str(tmp_path))
-    monkeypatch.setattr(torchvision.datasets, "Imagenette", no_network)
-    with pytest.raises(TTameError, match="network is unreachable"):
-        download_imagenette()
-    (tmp_path / "imagenette").mkdir()
-    with pytest.raises(TTameError, match="exists already"):
-        download_imagenette()
+def test_linked_folders_are_classes(tmp_path: Path) -> None:
+    photo(tmp_path / "store" / "1.png")
+    photo(tmp_path / "tree" / "a" / "1.png")
+    (tmp_path / "tree" / "b").symlink_to(tmp_path / "store")
+    found = image_folder(tmp_path / "tree")
+    assert (found.names, found.labels) == (("a/1.png", "b/1.png"), (0, 1))
+
+
+@pytest.mark.parametrize("held", ["val", "valid", "Validation", "test"])
+def test_splits_are_not_classes(tmp_path: Path, held: str) -> None:
+    tree = tmp_path / "tree"
+    for name in ("train/cat/1.png", "train/dog/2.png", f"{held}/dog/3.png"):
+        photo(tree / name)
+    both = image_folder(tree)
+    by_name = dict(zip(both.names, both.labels or (), strict=True))
+    assert by_name == {"train/cat/1.png": 0, "train/dog/2.png": 1, f"{held}/dog/3.png": 1}
+    assert open_photos(str(tree), "train").names == ("cat/1.png", "dog/2.png")
+    one = open_photos(str(tree))
+    assert (one.name, one.names) == (f"tree/{held}", ("dog/3.png",))
+
+
+def test_folders_that_only_look_like_splits(tmp_path: Path) -> None:
+    for name in ("voc/bus/1.png", "voc/train/2.png", "alone/train/1.png", "alone/train/2.png"):
+        photo(tmp_path / name)
+    assert split_folders(tmp_path / "voc") == {}  # a class named train
+    assert image_folder(tmp_path / "voc").labels == (0, 1)
+    assert image_folder(tmp_path / "alone").labels is None  # a split without classes
+    with pytest.raises(TTameError, match="has the splits train, but none for 'val'"):
+        open_photos(str(tmp_path / "alone"))
+    photo(tmp_path / "mixed" / "train" / "a" / "1.png")
+    photo(tmp_path / "mixed" / "val" / "a" / "1.png")
+    (tmp_path / "mixed" / "annotations").mkdir()
+    with pytest.warns(UserWarning, match=r"folder without photos \(annotations\)"):
+        assert image_folder(tmp_path / "mixed").labels == (0, 0)
+    photo(tmp_path / "mixed" / "extra" / "1.png")
+    with pytest.raises(TTameError, match=r"holds splits \(train, val\) beside other photos"):
+        image_folder(tmp_path / "mixed")
+    photo(tmp_path / "mixed" / "valid" / "a" / "1.png")
+    with pytest.raises(TTameError, match="several folders for the split 'val': val, valid"):
+        open_photos(str(tmp_path / "mixed"))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import ttame
 from ttame.attention import AttentionConfig
-from ttame.classifiers.classes import class_index, imagenet_classes, resolve_targets
+from ttame.classifiers.classes import class_index, imagenet_classes, resolve_targets, short_name
 from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
 from ttame.explainer import FORMAT, VERSION, Explainer
@@ -308,6 +308,51 @@ def test_ambiguous_imagenet_names_are_refused(name: str, indices: tuple[int, int
 )
 def test_imagenet_names_and_their_synonyms(name: str, index: int) -> None:
     assert class_index(name, imagenet_classes()) == index
+
+
+NUMBERS = ("0", "1", "10", "11", "2")  # sorted as folders are
+
+
+@pytest.mark.parametrize(
+    ("target", "classes", "index"),
+    [
+        ("2", NUMBERS, 4),
+        ("10", NUMBERS, 2),
+        (2, NUMBERS, 2),
+        (np.int64(4), NUMBERS, 4),
+        ("2", CLASSES, 2),
+        ("217", imagenet_classes(), 217),
+        ("Cat", ("cat", "Cat"), 1),
+        ("cat", ("cat", "Cat"), 0),
+        ("paris, texas", ("Paris, France", "Paris, Texas"), 1),
+        ("-1", ("1", "-1"), 1),
+    ],
+)
+def test_names_come_before_indices(target: Any, classes: tuple[str, ...], index: int) -> None:
+    assert class_index(target, classes) == index
+
+
+@pytest.mark.parametrize(
+    ("target", "classes", "reason"),
+    [
+        ("3", NUMBERS, r"no class is named '3', .* numbers themselves, such as '0'; .* integer"),
+        (5, NUMBERS, r"5 is out of range 0\.\.4"),
+        ("CAT", ("cat", "Cat"), r"ambiguous: 0 \(cat\), 1 \(Cat\)"),
+        ("paris", ("Paris, France", "Paris, Texas"), "ambiguous"),
+        ("²", CLASSES, "no class is named"),
+    ],
+)
+def test_names_that_could_mean_another_class_are_refused(
+    target: Any, classes: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(TTameError, match=reason):
+        class_index(target, classes)
+
+
+def test_only_imagenets_synonyms_are_shortened() -> None:
+    assert short_name("tench, Tinca tinca") == "tench"
+    assert short_name("Paris, Texas") == "Paris, Texas"
+    assert short_name("tench") == "tench"
 
 
 def test_classes_without_names_are_numbered(toy: nn.Module, raw_images: Tensor) -> None:

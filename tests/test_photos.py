@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ttame import data
 from ttame.data import (
     categories,
     data_root,
@@ -80,35 +79,6 @@ def test_missing_sources_and_unknown_categories_are_named(
         many_kinds("train")
     with pytest.raises(TTameError, match="split must be"):
         many_kinds("test")
-
-
-def test_caltech_without_network_names_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setenv("TTAME_DATA", str(tmp_path))
-    monkeypatch.setattr("torchvision.datasets.Caltech101", refuse)
-    with pytest.raises(TTameError, match=r"could not be fetched .*no route to host.*by hand"):
-        data.download_caltech101()
-    assert list((tmp_path / "photos").iterdir()) == []
-
-
-def test_caltech_is_moved_into_place_when_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def download(root: Path, download: bool) -> None:
-        assert download
-        save(root / "caltech101" / "101_ObjectCategories" / "ant" / "image_0001.jpg")
-
-    monkeypatch.setenv("TTAME_DATA", str(tmp_path))
-    monkeypatch.setattr("torchvision.datasets.Caltech101", download)
-    assert data.download_caltech101() == tmp_path / "photos" / "caltech101"
-    found = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert found == [tmp_path / "photos" / "caltech101" / "ant" / "image_0001.jpg"]
-    with pytest.raises(TTameError, match="exists already"):
-        data.download_caltech101()
 
 
 @pytest.mark.data

@@ -14,7 +14,7 @@ import torch
 
 import ttame.plotting
 from ttame.errors import TTameError
-from ttame.plotting import MAP_COLORS, SIGNED_COLORS, Picture, plot_grid
+from ttame.plotting import MAP_COLORS, SIGNED_COLORS, Picture, colorize, lay_over, plot_grid
 
 SOURCES = sorted((Path(ttame.plotting.__file__).parent).rglob("*.py"))
 
@@ -67,6 +67,20 @@ def test_a_grid_reads_out_its_titles() -> None:
     assert getattr(one, "alt") == "Two maps. From left to right: a 1 %; b."  # noqa: B009
     two = plot_grid([[("a", tile)], [("b", tile)]])
     assert getattr(two, "alt") == "Pictures. Row 1: a. Row 2: b."  # noqa: B009
+
+
+def test_masks_are_laid_over_their_box_alone() -> None:
+    photo, mask = torch.full((3, 6, 8), 0.25), torch.tensor([[[0.0, 1.0]]])
+    laid = lay_over(photo, mask, (2, 1, 6, 3), opacity=1)[0]
+    # Four pixels between two cells: half of the outer ones' distance lies beyond the centres.
+    row = colorize(torch.tensor([[0.0, 0.25, 0.75, 1.0]]))
+    expected = photo.clone()
+    expected[:, 1:3, 2:6] = row.expand(3, 2, 4)
+    assert torch.allclose(laid, expected)
+    # A box between pixels colours those that it touches; beyond the photo there is nothing.
+    thin = lay_over(photo, mask, (3.4, -1, 3.6, 9), opacity=1)[0]
+    assert (thin != 0.25).any(0).nonzero().tolist() == [[row, 3] for row in range(6)]
+    assert torch.equal(photo, torch.full((3, 6, 8), 0.25))
 
 
 # Colours

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,11 +18,20 @@ from torch.utils.data import Dataset
 from ttame.classifiers.classes import IMAGENETTE, imagenet_indices
 from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
-from ttame.files import shipped
+from ttame.files import (
+    describe_left_out,
+    find_images,
+    is_litter,
+    shipped,
+)
 from ttame.images import eval_transform, normalize, read_image, train_transform
 
 _LEFT_OUT = {"background google", "faces easy"}  # of Caltech-101
-_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm"}
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,14 @@ class PhotoList:
         root: Folder that `names` are relative to.
         names: POSIX file names, as recorded in results.
         labels: Ground-truth class indices, if known.
+        left_out: Number of files that lay beside the photos and are not listed, by reason.
     """
 
     name: str
     root: Path
     names: tuple[str, ...]
     labels: tuple[int, ...] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -153,31 +164,80 @@ def imagenette(split: str = "val") -> PhotoList:
 def image_folder(folder: Path | str, name: str | None = None) -> PhotoList:
     """List all photos below a folder, sorted by name, with sub-folders as classes.
 
-    Labels are positions in the sorted top-level sub-folders; there are none if any photo lies
-    outside of them.
+    Labels are positions in the sorted top-level sub-folders that hold photos; there are none if
+    any photo lies outside of them. Where all of these are splits (`split_folders`), the classes
+    are the folders within. A warning counts what is left out (`ttame.files.find_images`, and
+    sub-folders without photos).
 
     Raises:
-        TTameError: If the folder is missing or contains no images.
+        TTameError: If the folder is missing or contains no images, or has splits beside other
+            folders of photos.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TTameError(f"image folder {str(folder)!r} does not exist")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise TTameError(
-            f"image folder {str(folder)!r} contains no images ({', '.join(sorted(_SUFFIXES))})"
+    found = _listed(Path(folder), name)
+    if found.left_out:
+        warnings.warn(
+            f"{str(folder)!r}: {len(found)} photos read; {describe_left_out(found.left_out)}",
+            stacklevel=2,
         )
+    return found
+
+
+def _listed(folder: Path, name: str | None) -> PhotoList:
+    """List a folder, without the warning."""
+    files, left_out = find_images(folder)
     names = tuple(path.relative_to(folder).as_posix() for path in files)
-    labels = None
-    if all("/" in item for item in names):
-        classes = sorted({item.split("/")[0] for item in names})
-        labels = tuple(classes.index(item.split("/")[0]) for item in names)
-    return PhotoList(name or folder.name, folder, names, labels)
+    tops = {item.split("/")[0] for item in names if "/" in item}
+    splits = {path.name for path in split_folders(folder).values()}
+    if splits and tops - splits:
+        raise TTameError(
+            f"image folder {str(folder)!r} holds splits ({', '.join(sorted(splits))}) beside "
+            f"other photos ({sorted(tops - splits)[0]}); name one of its folders"
+        )
+    for bare in sorted(set(_subfolders(folder)) - tops):
+        left_out[f"folder without photos ({bare})"] = 1
+    level, labels = int(bool(splits)), None
+    if all(item.count("/") > level for item in names):
+        classes = sorted({item.split("/")[level] for item in names})
+        labels = tuple(classes.index(item.split("/")[level]) for item in names)
+    return PhotoList(name or folder.name, folder, names, labels, left_out)
+
+
+def split_folders(folder: Path | str) -> dict[str, Path]:
+    """Find the splits of a folder: `train`, `val` and `test`, also by longer names.
+
+    Sub-folders are splits if all have names of splits, or if training photos and others do; a
+    class may be named `train` among other classes.
+
+    Returns:
+        Folders by split; none if the sub-folders are something else.
+
+    Raises:
+        TTameError: If a split has several folders, such as `val` and `valid`.
+    """
+    folders = _subfolders(Path(folder))
+    of_split = {split: [name for name in folders if name.lower() in known]
+                for split, known in _SPLITS.items()}  # fmt: skip
+    named = [name for names in of_split.values() for name in names]
+    several = of_split["train"] and len(named) > len(of_split["train"])
+    if not several and len(named) < len(folders):
+        return {}
+    for split, names in of_split.items():
+        if len(names) > 1:
+            raise TTameError(
+                f"{str(folder)!r} has several folders for the split {split!r}: "
+                f"{', '.join(names)}; name the one that is meant"
+            )
+    return {split: Path(folder) / names[0] for split, names in of_split.items() if names}
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Name the visible folders in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_litter(path))
 
 
 def samples() -> PhotoList:
     """List the photos that ship with `ttame` (public domain or CC0)."""
-    return replace(image_folder(shipped("samples"), name="samples"), labels=None)
+    return replace(_listed(shipped("samples"), name="samples"), labels=None, left_out={})
 
 
 def many_kinds(split: str = "val") -> PhotoList:
@@ -316,10 +376,11 @@ def open_photos(name: str, split: str = "val") -> PhotoList:
     Args:
         name: `"imagenette"`, `"photos"` (`many_kinds`), `"drawn"`, `"samples"`, or an image
             folder's path.
-        split: `"train"` or `"val"`, of all but `"samples"` and folders.
+        split: `"train"` or `"val"`, of Imagenette, `"photos"`, `"drawn"` and folders that have
+            splits (`split_folders`), where `test` stands in for a missing `val`.
 
     Raises:
-        TTameError: If there is no such data set or folder.
+        TTameError: If there is no such data set, folder or split.
     """
     divided = {"imagenette": imagenette, "photos": many_kinds, "drawn": drawn}
     if name in divided:
@@ -331,60 +392,13 @@ def open_photos(name: str, split: str = "val") -> PhotoList:
             f"no data set or folder {name!r}; expected 'imagenette', 'photos', 'drawn', 'samples' "
             "or a folder of photos"
         )
-    return image_folder(name)
-
-
-def download_imagenette() -> Path:
-    """Download Imagenette (320 px) into `TTAME_DATA` or `data/`; torchvision verifies it.
-
-    Returns:
-        The folder `imagenette`.
-
-    Raises:
-        TTameError: If it exists already, the network fails or the archive is damaged.
-    """
-    from torchvision.datasets import Imagenette
-
-    def fetch(folder: Path) -> Path:
-        for split in ("train", "val"):
-            Imagenette(folder, split=split, size="320px", download=split == "train")
-        return folder / "imagenette2-320"
-
-    return _fetched("Imagenette", "imagenette", fetch)
-
-
-def download_caltech101() -> Path:
-    """Download Caltech-101 into `TTAME_DATA` or `data/`; torchvision verifies it.
-
-    Returns:
-        The folder `photos/caltech101`, one sub-folder per category.
-
-    Raises:
-        TTameError: If it exists already, the network fails or the archive is damaged.
-    """
-    from torchvision.datasets import Caltech101
-
-    def fetch(folder: Path) -> Path:
-        Caltech101(folder, download=True)
-        return folder / "caltech101" / "101_ObjectCategories"
-
-    return _fetched("Caltech-101", "photos/caltech101", fetch)
-
-
-def _fetched(title: str, place: str, fetch: Callable[[Path], Path]) -> Path:
-    """Download into a folder aside, and move what `fetch` returns into place when it is whole."""
-    final = Path(os.environ.get("TTAME_DATA", "data")) / place
-    if final.exists():
-        raise TTameError(f"{str(final)!r} exists already; remove it to fetch it again")
-    aside = final.with_name(f".{final.name}.partial")
-    try:
-        aside.mkdir(parents=True, exist_ok=True)
-        fetch(aside).rename(final)
-    except Exception as error:  # urllib, hashlib and tarfile raise families of their own
+    splits = split_folders(name)
+    if not splits:
+        return image_folder(name)
+    chosen = splits.get(split) or (splits.get("test") if split == "val" else None)
+    if chosen is None:
         raise TTameError(
-            f"{title} could not be fetched into {str(final)!r} ({type(error).__name__}: "
-            f"{error}); check the network, or copy the folder there by hand"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return final
+            f"{name!r} has the splits {', '.join(path.name for path in splits.values())}, but none "
+            f"for {split!r}; name the folder that is meant"
+        )
+    return image_folder(chosen, name=f"{Path(name).name}/{chosen.name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism, branch_change
 from ttame.classifiers.adoption import adopt
-from ttame.classifiers.classes import Targets, resolve_targets
+from ttame.classifiers.classes import (
+    Targets,
+    check_bound,
+    check_count,
+    count_above,
+    index_targets,
+    per_image,
+    resolve_targets,
+)
+from ttame.classifiers.outputs import ANSWERS, answer_both, probabilities
 from ttame.classifiers.registry import Backbone, freeze, load_backbone
 from ttame.classifiers.specs import BackboneSpec, derive_spec
 from ttame.classifiers.weights import weight_digest
@@ -23,7 +32,7 @@ from ttame.errors import TTameError
 from ttame.explanation import Explanation
 from ttame.features import FeatureExtractor
 from ttame.files import replacing
-from ttame.images import ImageLike, normalize, to_batch
+from ttame.images import Crop, ImageLike, image_batches, image_source, normalize
 from ttame.refinement import check_steps, refine_maps
 
 FORMAT, VERSION = "ttame-explainer", 1
@@ -31,7 +40,9 @@ _HEADER = (
     "backbone", "backbone_digest", "layers", "attention", "channels", "class_count", "spec",
     "classes", "training",
 )  # fmt: skip
-_FACTS = ("input_size", "resize", "mean", "std", "interpolation", "space", "head")
+_FACTS = (
+    "input_size", "resize", "mean", "std", "interpolation", "space", "head", "activation", "binary",
+)  # fmt: skip
 
 
 class Explainer(nn.Module):
@@ -112,50 +123,168 @@ class Explainer(nn.Module):
             targets = logits.argmax(dim=1, keepdim=True)
         return logits, targets, self.mechanism(maps, targets)
 
-    @torch.inference_mode()
     def explain(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         targets: Targets = None,
         *,
         top_k: int | None = None,
+        above: float | None = None,
         refine: int = 0,
+        batch_size: int = 32,
+        skip_bad: bool = False,
+        progress: bool = True,
     ) -> Explanation:
-        """Explain any classes of photos with one forward pass of the classifier.
+        """Explain any classes of photos with one forward pass of the classifier per batch.
 
         With `refine`, each map is improved by gradient steps of its own, at one more forward and
         one backward pass per step and target class (`ttame.refinement`).
 
+        The classifier's activations are held for one batch at a time. The result grows with the
+        number of photos, about 0.6 MB each at 224 px; `explain_each` holds one batch altogether.
+
         Args:
-            images: A path, Pillow image, array or raw tensor in [0, 1], of any size, or a
-                sequence of these; preprocessed as the classifier expects.
+            images: A path, the bytes of an image file, a file open in binary mode, Pillow image,
+                array or raw tensor in [0, 1], of any size; a folder or a pattern such as
+                `"photos/*.jpg"`; or a list, generator or other iterable of images
+                (`ttame.images.image_source`). Preprocessed as the classifier expects.
             targets: `None` for the predicted class, one class index or name for all images, or
                 `(B,)` or `(B, T)` of them.
             top_k: Explain the k most probable classes instead of `targets`.
+            above: Explain all classes whose probability is above this instead of `targets`, such
+                as the labels that a multi-label classifier finds (0.5); equally many per photo,
+                or one photo at a time (`explain_each`).
             refine: Gradient steps per map; 0 for none.
+            batch_size: Images per pass of the classifier.
+            skip_bad: Skip images that cannot be read, with a warning each;
+                `Explanation.crops` has the positions of the others.
+            progress: Show a progress bar if there is more than one batch, in terminals and
+                notebooks.
 
         Raises:
             TTameError: If an image cannot be read, a class does not exist, the explainer is in
-                training mode, or `refine` is out of range or finds no gradients.
+                training mode, or `refine` or `batch_size` is out of range or finds no gradients.
         """
+        parts = self._batches(
+            images, targets, top_k=top_k, above=above, refine=refine, batch_size=batch_size,
+            skip_bad=skip_bad, progress=progress,
+        )  # fmt: skip
+        return Explanation.join(list(parts))
+
+    def explain_each(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        targets: Targets = None,
+        *,
+        top_k: int | None = None,
+        above: float | None = None,
+        refine: int = 0,
+        batch_size: int = 32,
+        skip_bad: bool = False,
+        progress: bool = True,
+    ) -> Iterator[Explanation]:
+        """Explain any number of photos in bounded memory, photo by photo, as they are asked for.
+
+        Args:
+            images: As for `explain`; an iterator is read one batch ahead of what is yielded.
+            targets: As for `explain`.
+            top_k: As for `explain`.
+            above: As for `explain`; photos may have different numbers of classes.
+            refine: As for `explain`.
+            batch_size: As for `explain`.
+            skip_bad: As for `explain`.
+            progress: As for `explain`.
+
+        Returns:
+            One `Explanation` (B = 1) per photo, in order.
+
+        Raises:
+            TTameError: As for `explain`; for images when their turn comes, the rest at once.
+        """
+        parts = self._batches(
+            images, targets, top_k=top_k, above=above, refine=refine, batch_size=batch_size,
+            skip_bad=skip_bad, progress=progress,
+        )  # fmt: skip
+        return (one for part in parts for one in part)
+
+    def _batches(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        targets: Targets,
+        *,
+        top_k: int | None,
+        above: float | None,
+        refine: int,
+        batch_size: int,
+        skip_bad: bool,
+        progress: bool,
+    ) -> Iterator[Explanation]:
+        """Check the arguments; then explain batch by batch, as they are asked for."""
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
-        steps = check_steps(refine)
-        raw = to_batch(images, self.spec)
+        if batch_size < 1:
+            raise TTameError(f"batch_size must be at least 1, got {batch_size}")
+        if above is not None and (targets is not None or top_k is not None):
+            raise TTameError(f"above={above} excludes targets and top_k; give one of the three")
+        check_bound(above)
+        steps, wanted, source = (
+            check_steps(refine), index_targets(targets, self.classes), image_source(images),
+        )  # fmt: skip
+        if source.count is not None:
+            check_count(wanted, source.count)
+        batches = image_batches(source, self.spec, batch_size, skip_bad=skip_bad, progress=progress)
+
+        def explained() -> Iterator[Explanation]:
+            end = 0
+            for raw, crops in batches:
+                positions = [crop.position for crop in crops]
+                end = positions[-1] + 1
+                chosen = per_image(wanted, positions)
+                yield from self._explain(raw, crops, chosen, top_k, above, steps)
+            if source.count is None and not skip_bad:
+                check_count(wanted, end)
+
+        return explained()
+
+    @torch.inference_mode()
+    def _explain(
+        self,
+        raw: Tensor,
+        crops: tuple[Crop, ...],
+        targets: Targets,
+        top_k: int | None,
+        above: float | None,
+        steps: int,
+    ) -> list[Explanation]:
+        """Explain one batch of raw images `(B, 3, H, W)`; with `above`, each by itself."""
         parameter = next(self.mechanism.parameters())
         prepared = normalize(raw, self.spec).to(parameter.device, parameter.dtype)
         logits, maps = self.extract(prepared)
+        counts = []
+        if above is not None:
+            positions = [crop.position for crop in crops]
+            found = probabilities(logits, self.spec.activation)
+            counts = count_above(found, above, self.classes, positions)
+            top_k = max(counts)
         wanted = resolve_targets(targets, logits, self.classes, top_k)
         found = self.mechanism(maps, wanted)
         if steps:
             found = refine_maps(self.classifier, self.spec, prepared, wanted, found, steps=steps)
-        return Explanation(
+        whole = Explanation(
             logits=logits.cpu(),
             targets=wanted.cpu(),
             maps=found.cpu(),
             images=raw,
             classes=self.classes,
+            crops=crops,
+            activation=self.spec.activation,
         )
+        if above is None:
+            return [whole]
+        return [
+            replace(one, targets=one.targets[:, :count], maps=one.maps[:, :count])
+            for one, count in zip(whole, counts, strict=True)
+        ]
 
     @torch.inference_mode()
     def layer_statistics(self, images: Tensor) -> list[dict[str, str | float]]:
@@ -197,10 +326,11 @@ class Explainer(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in index order; numbered if the spec's do not match in count."""
-        names = self.spec.classes
-        count = self.mechanism.classes
-        return names if len(names) == count else tuple(f"class {i}" for i in range(count))
+        """Class names in index order; no and yes, or numbers, if the spec's differ in count."""
+        names, count = self.spec.classes, self.mechanism.classes
+        if len(names) == count:
+            return names
+        return ANSWERS if self.spec.binary else tuple(f"class {i}" for i in range(count))
 
     def save(self, path: Path | str, dtype: torch.dtype = torch.float32) -> Path:
         """Write the mechanism and a JSON header atomically to one `safetensors` file.
@@ -266,6 +396,8 @@ class Explainer(nn.Module):
             )  # fmt: skip
             backbone = freeze(spec, adopt(model))
         spec = _with_facts(backbone.spec, header)
+        if spec.binary:
+            answer_both(backbone.model, spec.activation)
         digest = weight_digest(backbone.model)
         if digest != header["backbone_digest"]:
             raise TTameError(

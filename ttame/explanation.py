@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from ttame.classifiers.classes import short_name
+from ttame.classifiers.outputs import Activation, probabilities
+from ttame.errors import TTameError
 from ttame.files import replacing
+from ttame.images import Box, Crop, open_image
 from ttame.masking import normalize_maps, upsample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ttame.images import ImageLike
 
 
 @dataclass(frozen=True)
@@ -20,11 +30,13 @@ class Explanation:
     """Explanation maps of a batch of photos.
 
     Attributes:
-        logits: `(B, K)` float32.
+        logits: The classifier's outputs, `(B, K)` float32.
         targets: Explained classes, `(B, T)` int64.
         maps: Raw maps before the sigmoid, `(B, T, h, w)`: neither scaled nor clipped.
         images: The photos as the classifier saw them, raw, `(B, 3, H, W)` in [0, 1].
         classes: K class names.
+        crops: B parts of photos that `images` show.
+        activation: What turns the outputs into probabilities.
     """
 
     logits: Tensor
@@ -32,20 +44,75 @@ class Explanation:
     maps: Tensor
     images: Tensor
     classes: tuple[str, ...]
+    crops: tuple[Crop, ...] = ()
+    activation: Activation = "softmax"
 
     def __len__(self) -> int:
         """Return the number of photos B."""
         return int(self.maps.shape[0])
 
+    def __getitem__(self, index: int | slice) -> Explanation:
+        """Return the explanation of one photo (B = 1) or several; iterating gives each in turn."""
+        if not isinstance(index, slice):
+            at = range(len(self))[index]
+            index = slice(at, at + 1)
+        return replace(
+            self, logits=self.logits[index], targets=self.targets[index], maps=self.maps[index],
+            images=self.images[index], crops=self.crops[index],
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """Go through the explanations of the photos, one by one."""
+        return (self[index] for index in range(len(self)))
+
+    @classmethod
+    def join(cls, parts: Sequence[Explanation]) -> Explanation:
+        """Join explanations by one explainer, of the same number of classes per photo, in order.
+
+        Raises:
+            TTameError: If the numbers of classes differ.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        counts = [part.targets.shape[1] for part in parts]
+        if len(set(counts)) > 1:
+            shown = f"{', '.join(map(str, counts[:8]))}{', ...' if counts[8:] else ''}"
+            raise TTameError(
+                f"the photos have {shown} explained classes, and one explanation holds equally "
+                "many per photo; take them one by one (explain_each), or use top_k"
+            )
+        return cls(
+            logits=torch.cat([part.logits for part in parts]),
+            targets=torch.cat([part.targets for part in parts]),
+            maps=torch.cat([part.maps for part in parts]),
+            images=torch.cat([part.images for part in parts]),
+            classes=parts[0].classes,
+            crops=tuple(crop for part in parts for crop in part.crops),
+            activation=parts[0].activation,
+        )
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Left, top, right and bottom edge of the explained part of each photo.
+
+        They are in pixels of the upright photo at its own size, not rounded, and lie beyond it
+        where the classifier's transform pads.
+        """
+        return [crop.box for crop in self.crops]
+
     def probabilities(self) -> Tensor:
-        """Return the softmax probabilities of the explained classes, `(B, T)` in [0, 1]."""
-        return self.logits.softmax(dim=1).gather(1, self.targets)
+        """Return the probabilities of the explained classes, `(B, T)` in [0, 1].
+
+        Those of labels that do not exclude each other (`activation="sigmoid"`) need not sum to 1.
+
+        Raises:
+            TTameError: If the outputs are to be used as they are and are no probabilities.
+        """
+        return probabilities(self.logits, self.activation).gather(1, self.targets)
 
     def names(self) -> list[list[str]]:
-        """Return the names of the explained classes, B lists of T; the first of any synonyms."""
-        return [
-            [self.classes[index].split(",")[0] for index in row] for row in self.targets.tolist()
-        ]
+        """Return the names of the explained classes, B lists of T; ImageNet's first synonyms."""
+        return [[short_name(self.classes[at]) for at in row] for row in self.targets.tolist()]
 
     def normalized(self) -> Tensor:
         """Scale each map to [0, 1], `(B, T, h, w)`."""
@@ -65,6 +132,61 @@ class Explanation:
 
         return blend(self.images[:, None], self.upsampled(), opacity)
 
+    def on_photo(
+        self, opacity: float = 0.5, photos: Sequence[ImageLike] | None = None
+    ) -> list[Tensor]:
+        """Lay the coloured maps over the whole photos at their own size.
+
+        The part that the classifier did not see (outside `boxes`) is left as it is, without heat.
+        Photos are read again from where they came; take one at a time, `explanation[i].on_photo()`,
+        where many are large.
+
+        Args:
+            opacity: Opacity of the colours, from 0 (photo only) to 1 (map only).
+            photos: The B photos, if they came from an iterator as anything but paths or bytes.
+
+        Returns:
+            For each photo `(T, 3, H, W)` in [0, 1], H and W being its own.
+
+        Raises:
+            TTameError: If a photo is not at hand, cannot be read, or has another size than before.
+        """
+        if photos is not None and len(photos) != len(self):
+            raise TTameError(
+                f"got {len(photos)} photos for {len(self)} explanations; give each one"
+            )
+        return [
+            self._whole(index, range(self.targets.shape[1]), opacity,
+                        None if photos is None else photos[index])
+            for index in range(len(self))
+        ]  # fmt: skip
+
+    def _whole(
+        self, index: int, classes: Sequence[int], opacity: float, photo: ImageLike | None = None
+    ) -> Tensor:
+        """Lay the maps of some classes over one whole photo."""
+        from torchvision.transforms.v2.functional import to_dtype, to_image
+
+        from ttame.plotting import lay_over
+
+        if index >= len(self.crops):
+            raise TTameError("this explanation was not made from photos; it has no boxes")
+        crop = self.crops[index]
+        photo = crop.photo if photo is None else photo
+        if photo is None:
+            raise TTameError(
+                f"photo {crop.position} came from an iterator and is not kept; pass it as "
+                "on_photo(photos=[...]), or explain paths"
+            )
+        image = open_image(photo, crop.position)
+        if image.size != crop.size:
+            raise TTameError(
+                f"photo {crop.position} has {image.size} pixels, but {crop.size} when it was "
+                "explained; pass the same photo"
+            )
+        raw = to_dtype(to_image(image), torch.float32, scale=True).as_subclass(Tensor)
+        return lay_over(raw, self.normalized()[index, list(classes)], crop.box, opacity)
+
     def plot(self) -> Figure:
         """Plot one row per photo: the photo, then an overlay per class with its probability."""
         from ttame.plotting import plot_grid
@@ -77,28 +199,65 @@ class Explanation:
             rows.append([("photo\n", image), *zip(titles, overlays, strict=True)])
         return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")
 
-    def save(self, folder: Path | str, stems: list[str] | None = None) -> list[Path]:
+    def save(
+        self, folder: Path | str, stems: Sequence[str] | None = None, *, on_photo: bool = False
+    ) -> list[Path]:
         """Write one overlay per photo and class to `folder`, as `STEM.CLASS.png`.
+
+        Where several classes of the classifier have the same name, their index follows:
+        `cat.crane-134.png`.
 
         Args:
             folder: Output folder; created if missing.
-            stems: Base names of the B photos; default `photo_0`, ...
+            stems: Base names of the B photos, all different, such as
+                `ttame.files.unique_stems(paths)`; default: `photo_0`, ... by position among the
+                photos that were explained together.
+            on_photo: Write the whole photos at their own size (`on_photo`), instead of what the
+                classifier saw.
 
         Returns:
-            The files written.
+            The files, in order of photos and classes; one file for a class that is named twice.
 
         Raises:
-            TTameError: If a file cannot be written.
+            TTameError: If names are not one per photo and different, or a file cannot be written.
         """
         from torchvision.transforms.v2.functional import to_pil_image
 
+        if stems is None:
+            positions = [crop.position for crop in self.crops] or range(len(self))
+            stems = [f"photo_{position}" for position in positions]
+        _check_stems(stems, len(self))
+        slugs = _slugs(self.classes)
         written = []
-        stems = stems or [f"photo_{index}" for index in range(len(self))]
-        for stem, row, names in zip(stems, self.overlay(), self.names(), strict=True):
-            for image, name in zip(row, names, strict=True):
-                slug = "".join(c if c.isalnum() else "_" for c in name.lower())
-                path = Path(folder) / f"{stem}.{slug}.png"
-                with replacing(path) as temporary:
-                    to_pil_image(image).save(temporary, format="PNG")
+        for index, (stem, targets) in enumerate(zip(stems, self.targets.tolist(), strict=True)):
+            small = None if on_photo else self[index].overlay()[0]
+            for place, target in enumerate(targets):
+                path = Path(folder) / f"{stem}.{slugs[target]}.png"
+                if target not in targets[:place]:
+                    image = self._whole(index, [place], 0.5)[0] if small is None else small[place]
+                    with replacing(path) as temporary:
+                        to_pil_image(image).save(temporary, format="PNG")
                 written.append(path)
         return written
+
+
+def _check_stems(stems: Sequence[str], photos: int) -> None:
+    """Check that each photo has a name of its own, on any disk."""
+    if len(stems) != photos:
+        raise TTameError(f"got {len(stems)} names for {photos} photos; give one each")
+    name, times = Counter(stem.casefold() for stem in stems).most_common(1)[0]
+    if times > 1:
+        raise TTameError(
+            f"{times} photos are to be saved as {name!r}, and would overwrite each other; give "
+            "each its own name, as ttame.files.unique_stems(paths) does"
+        )
+
+
+@lru_cache(maxsize=8)
+def _slugs(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Make file names of class names; those that would be the same end in `-` and the index."""
+    slugs = [
+        "".join(c if c.isalnum() else "_" for c in short_name(name).lower()) for name in classes
+    ]
+    shared = Counter(slugs)
+    return tuple(f"{slug}-{i}" if shared[slug] > 1 else slug for i, slug in enumerate(slugs))

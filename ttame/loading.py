@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.classifiers.adoption import adopt, probe
+from ttame.classifiers.adoption import adopt, find_activation, probe
 from ttame.classifiers.layers import choose_layers
+from ttame.classifiers.outputs import ANSWERS, Activation, answer_both
 from ttame.classifiers.registry import backbone_spec, freeze, load_backbone
 from ttame.classifiers.specs import BackboneSpec, derive_spec
 from ttame.errors import TTameError, suggest
@@ -32,6 +33,7 @@ def attach(
     std: tuple[float, float, float] | None = None,
     space: Space | None = None,
     head: str = "",
+    activation: Activation | None = None,
     weights: Path | str | None = None,
     pretrained: bool = True,
 ) -> Explainer:
@@ -51,12 +53,17 @@ def attach(
         std: Per-channel standard deviation of the normalisation.
         space: Masking space; default: the registered one, otherwise `"raw"`.
         head: Dotted name of the classifier's last linear layer.
+        activation: What the outputs are: `"softmax"` for the logits of classes of which one is
+            right, `"sigmoid"` for those of labels that may hold together, or for a binary
+            classifier's one logit, `"none"` for probabilities already. Default: the registered
+            one, or as found (`ttame.classifiers.adoption.find_activation`).
         weights: A local state dict, for a model given by name.
         pretrained: Load the weights of a model given by name; otherwise they are random.
 
     Raises:
         TTameError: If a layer does not exist or gives no spatial map, or the model gives no
-            logits, cannot be copied or mixes the images of a batch.
+            logits, cannot be copied or mixes the images of a batch, or its outputs do not fit the
+            activation, need one to be chosen, or are values or features.
     """
     if isinstance(model, str):
         backbone = load_backbone(model, weights, input_size, pretrained)
@@ -71,12 +78,18 @@ def attach(
             space=space or "raw", head=head,
         )  # fmt: skip
         backbone = freeze(spec, adopt(model))
+    known = activation or (spec.activation if spec.activation != "softmax" else None)
+    meaning, binary = find_activation(backbone.model, spec.input_size, known)
+    spec = replace(spec, activation=meaning, binary=binary)
+    if binary:
+        answer_both(backbone.model, meaning)
     chosen = _names(layers, spec) or choose_layers(backbone.model, spec.input_size)
     spec = replace(spec, layers=chosen)
     config = config or AttentionConfig()
     channels, count = probe(backbone.model, spec.layers, spec.input_size, config.tokens)
     if classes is not None and len(classes) != count:
-        raise TTameError(f"got names of {len(classes)} classes, the classifier has {count}")
+        both = f", the two answers of its one output, such as {ANSWERS}" if binary else ""
+        raise TTameError(f"got names of {len(classes)} classes, the classifier has {count}{both}")
     mechanism = AttentionMechanism(channels, count, config)
     parameter = next(backbone.model.parameters(), torch.zeros(()))
     mechanism = mechanism.to(parameter.device, parameter.dtype)

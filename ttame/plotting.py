@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from ttame.errors import TTameError
+from ttame.images import Box
 from ttame.masking import normalize_maps, upsample
 
 # The only colours in the figures, all distinguishable with colour-blindness.
@@ -175,6 +178,38 @@ def blend(images: Tensor, masks: Tensor, opacity: float = 0.5) -> Tensor:
         `(..., 3, H, W)` in [0, 1].
     """
     return ((1 - opacity) * images + opacity * colorize(masks)).clamp(0, 1)
+
+
+def lay_over(photo: Tensor, masks: Tensor, box: Box, opacity: float = 0.5) -> Tensor:
+    """Lay coloured masks over the part of a photo that they belong to.
+
+    Args:
+        photo: A whole raw photo, `(3, H, W)` in [0, 1].
+        masks: `(T, h, w)` in [0, 1], of the part.
+        box: Left, top, right and bottom edge of the part, in pixels of the photo.
+        opacity: Opacity of the colours, from 0 (photo only) to 1 (mask only).
+
+    Returns:
+        `(T, 3, H, W)` in [0, 1]; pixels that the box does not touch are those of the photo.
+    """
+    spans, places = [], []
+    for length, low, high in zip(photo.shape[:0:-1], box[:2], box[2:], strict=True):
+        first, last = max(math.floor(low + 1e-4), 0), min(math.ceil(high - 1e-4), length)
+        spans.append(slice(first, last))
+        # Centres of pixels, with -1 and 1 at the edges of the box.
+        places.append((torch.arange(first, last) + 0.5 - low) / (high - low) * 2 - 1)
+    y, x = torch.meshgrid(places[1], places[0], indexing="ij")
+    # Bilinear between the centres of the cells, and constant beyond the outer ones, as `upsample`.
+    laid = F.grid_sample(
+        masks[None].float(),
+        torch.stack([x, y], dim=-1)[None],
+        padding_mode="border",
+        align_corners=False,
+    )[0]
+    result = photo.repeat(len(masks), 1, 1, 1)
+    within = result[:, :, spans[1], spans[0]]
+    within.copy_(blend(within, laid, opacity))
+    return result
 
 
 def colorize(maps: Tensor) -> Tensor:

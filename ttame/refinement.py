@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.outputs import log_probabilities
 from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
 from ttame.masking import normalize_maps, upsample
@@ -52,7 +53,7 @@ def refine_maps(
 
     Args:
         classifier: In `eval()`.
-        spec: Facts of the classifier; it says how masks are applied.
+        spec: Facts of the classifier; it says how masks are applied and what outputs mean.
         images: Normalised images, `(B, C, H, W)`.
         targets: Target classes, `(B, T)` int64.
         maps: Raw maps to begin with, `(B, T, h, w)`.
@@ -90,7 +91,7 @@ def refine_maps(
                     f"{type(classifier).__name__}: it is quantised, detaches its input or runs "
                     "under torch.no_grad(); use refine=0"
                 )
-            after = answer.float().log_softmax(dim=1).gather(1, index)[:, 0]
+            after = log_probabilities(answer, spec.activation).gather(1, index)[:, 0]
             (gradient,) = torch.autograd.grad(-after.sum(), moved)
             length = gradient.flatten(1).square().mean(dim=1).sqrt()[:, None, None, None]
             speed = _MOMENTUM * speed + gradient / length.clamp_min(1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ttame.cli.main import DEFAULT, app, main
-from ttame.data import PhotoList, open_photos
+from ttame.data import PhotoList, open_photos, samples
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.files import replacing, shipped
@@ -37,6 +38,71 @@ def test_explain_names_classes_and_writes_overlays(tmp_path: Path) -> None:
     assert len(written) == 2 and "cat.egyptian_cat.png" in written
     with Image.open(tmp_path / "out" / "cat.egyptian_cat.png") as picture:
         assert picture.size == (224, 224) and picture.mode == "RGB"
+
+
+def write_photos(*paths: Path) -> None:
+    """Copy different sample photos to these paths."""
+    for path, source in zip(paths, samples().paths, strict=False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, path)
+
+
+def test_photos_of_one_name_keep_their_pictures(tmp_path: Path) -> None:
+    write_photos(tmp_path / "pets" / "cat.jpg", tmp_path / "zoo" / "cat.jpg", tmp_path / "a.jpg")
+    output = run(
+        "explain", str(tmp_path / "zoo"), str(tmp_path / "pets" / "*.jpg"),
+        str(tmp_path / "a.jpg"), "--out", str(tmp_path / "out"), "--target", "134", "--target",
+        "517",
+    )  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"{photo}.crane-{index}.png" for photo in ("a", "pets_cat", "zoo_cat")
+        for index in (134, 517)
+    ]  # fmt: skip
+    assert "pets_cat.jpg" in output and "zoo_cat.jpg" in output
+
+
+def test_overlays_of_whole_photos(tmp_path: Path) -> None:
+    write_photos(tmp_path / "a.jpg")
+    run("explain", str(tmp_path / "a.jpg"), "--out", str(tmp_path / "out"), "--on-photo")
+    sizes = {Image.open(path).size for path in (tmp_path / "out").iterdir()}
+    assert sizes == {Image.open(tmp_path / "a.jpg").size}
+
+
+def test_a_large_job_is_written_as_it_goes(tmp_path: Path) -> None:
+    write_photos(*(tmp_path / "in" / f"{index}.jpg" for index in range(5)))
+    bad = tmp_path / "in" / "3.jpg"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    arguments = [
+        "explain", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--top-k", "1",
+        "--batch-size", "2",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, TTameError)
+    assert re.search(
+        r"3\.jpg.*damaged.*overlays of 2 of 5 photos are in.*--skip-bad", str(result.exception)
+    )
+    written = sorted(path.name[0] for path in (tmp_path / "out").iterdir())
+    assert written == ["0", "1"]
+    assert "0.jpg" in result.output and "1.jpg" in result.output  # the table of what is done
+    with pytest.warns(UserWarning, match=r"skipped: .*3\.jpg"):
+        run(*arguments, "--skip-bad")
+    written = sorted(path.name[0] for path in (tmp_path / "out").iterdir())
+    assert written == ["0", "1", "2", "4"]
+
+
+def test_what_is_left_out_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "in" / "a.jpg", tmp_path / "in" / ".ipynb_checkpoints" / "b.jpg")
+    (tmp_path / "in" / "notes.txt").write_text("no photo")
+    arguments = ["explain", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["ttame", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {str(tmp_path / 'in')!r}: 1 photos read; left out: 1 .txt, 1 in .ipynb_checkpoints"
+    ]
 
 
 def test_any_class_on_request_by_name_or_index(tmp_path: Path) -> None:
@@ -99,6 +165,10 @@ def test_layers_lists_and_marks(tmp_path: Path) -> None:
             ],
             "belongs to tf_efficientnet_lite0, not to 'resnet50'",
         ),
+        (["explain", str(CAT), "none.jpg"], "'none.jpg' does not exist"),
+        (["explain", str(CAT), "none/*.jpg"], "'none/*.jpg'"),
+        (["explain", str(CAT), "--batch-size", "0"], "batch_size must be at least 1"),
+        (["explain", str(CAT), "--html", "x.html", "--skip-bad"], "does not go with --html"),
         (["data", "cifar"], "imagenette"),
     ],
 )

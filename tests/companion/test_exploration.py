@@ -54,7 +54,7 @@ def tiny(explainer: Explainer, name: str = "square", space: str = "raw") -> Expl
         targets=torch.tensor([[0, 1]]),
         maps=torch.zeros(1, 2, 2, 2),
         images=torch.full((1, 3, 2, 2), 0.5),
-        classes=("ant, emmet", "bee"),
+        classes=("ant, emmet, pismire", "bee"),
     )
     maps = torch.tensor([[[[0.0, 1.0], [2.0, 4.0]], [[3.0, 3.0], [3.0, 3.0]]]])
     return Exploration(

@@ -33,6 +33,33 @@ def test_a_line_is_a_path_and_a_class_index(root: Path, tmp_path: Path) -> None:
     assert all(path.is_file() for path in found.paths)
 
 
+def test_lists_as_editors_and_tools_write_them(root: Path, tmp_path: Path) -> None:
+    photo(root / "n02" / "#1 d.JPEG")
+    text = (
+        "\ufeffn01/a.JPEG\t0\r\n"  # a byte-order mark, a tab, a carriage return
+        "# path and class\r\n"
+        "  n01/b c.JPEG \t 1  \r\n"
+        '"n01/b c.JPEG" 2\r\n'
+        "'n02/d.JPEG'\t3\r\n"
+        "n02/d.JPEG 4 # class 7\r\n"
+        "n02/#1 d.JPEG 5\r\n"
+        "#n02/none.JPEG 6\r\n"
+    )
+    found = read_list(write(tmp_path / "train.txt", text), root, classes=6)
+    assert found.names == (
+        "n01/a.JPEG", "n01/b c.JPEG", "n01/b c.JPEG", "n02/d.JPEG", "n02/d.JPEG", "n02/#1 d.JPEG",
+    )  # fmt: skip
+    assert found.labels == (0, 1, 2, 3, 4, 5)
+    assert found.left_out == {"comment lines": 2}
+    with pytest.raises(TTameError, match=r"holds only comments \(2\)"):
+        read_list(write(tmp_path / "notes.txt", "# a\n#b\n"), root)
+
+
+def test_a_photo_whose_name_begins_like_a_comment_is_no_comment(root: Path) -> None:
+    photo(root / "#1.JPEG")
+    assert read_list(write(root / "list.txt", "#1.JPEG 3\n# 1.JPEG 3\n")).names == ("#1.JPEG",)
+
+
 def test_paths_are_relative_to_the_list_without_a_root(root: Path) -> None:
     found = read_list(write(root / "list.txt", "n02/d.JPEG 1"))
     assert found.paths == [root / "n02" / "d.JPEG"]
@@ -93,12 +120,23 @@ def test_a_folder_tree_has_its_splits(tmp_path: Path) -> None:
     found = training_photos(str(tree), "train")
     assert (found.name, len(found), set(found.labels or ())) == ("imagenet/train", 6, {0, 1})
     assert len(training_photos(str(tree), "val")) == 2
+    assert not has_splits(str(tmp_path / "none"))
     assert has_splits(str(tree)) and not has_splits(str(tree / "val"))
     assert len(training_photos(str(tree / "train"), "train")) == 6  # any image folder
     with pytest.raises(TTameError, match="goes with a list file"):
         training_photos(str(tree), "train", tmp_path)
     with pytest.raises(TTameError, match="nowhere"):
         training_photos(str(tmp_path / "nowhere"), "train")
+
+
+def test_photos_for_the_test_are_not_held_out_in_training(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "test/a/2.png"):
+        photo(tmp_path / name)
+    assert not has_splits(str(tmp_path))
+    assert training_photos(str(tmp_path), "train").names == ("a/1.png",)
+    photo(tmp_path / "valid" / "a" / "3.png")
+    assert has_splits(str(tmp_path))
+    assert training_photos(str(tmp_path), "val").names == ("a/3.png",)
 
 
 @pytest.mark.data

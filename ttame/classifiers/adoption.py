@@ -1,20 +1,37 @@
-"""Adoption: copy a user's classifier and check that it can be explained."""
+"""Adoption: copy a user's classifier, check that it can be explained, and what it answers."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.layers import input_errors, probe_images
-from ttame.errors import TTameError
+from ttame.classifiers.outputs import (
+    ROUNDING,
+    VALUES,
+    Activation,
+    both_answers,
+    in_range,
+    value_range,
+)
+from ttame.errors import TTameError, unknown
 from ttame.features import FeatureExtractor, Tokens
 
 # Rounding differences between batch sizes, relative to the largest value, by dtype.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+# Operations that move or convert values and leave them as they are, by the names of autograd.
+_MOVES = {
+    "Alias", "Clone", "ReshapeAlias", "Select", "Slice", "Squeeze", "ToCopy", "UnsafeView",
+    "Unsqueeze", "View",
+}  # fmt: skip
+_TRAINED_FOR: dict[str, Activation] = {  # the problem types of Hugging Face
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+}
 
 
 def adopt(model: nn.Module) -> nn.Module:
@@ -104,3 +121,129 @@ def _same(a: Tensor, b: Tensor) -> bool:
         return False
     bound = _TOLERANCE.get(a.dtype, 1e-3) * float(b.float().abs().nan_to_num().max())
     return bool(((a.float() - b.float()).abs().nan_to_num() <= bound + 1e-12).all())
+
+
+def find_activation(
+    model: nn.Module, input_size: tuple[int, int], given: str | None = None
+) -> tuple[Activation, bool]:
+    """Find out, or check, what a classifier's outputs mean, by a pass of three images of noise.
+
+    Outputs are probabilities already if a softmax or sigmoid made them, or if they are not
+    negative and sum to 1. Otherwise the `problem_type` in the configuration of a Hugging Face
+    model counts, and without one several outputs are the logits of classes that exclude each
+    other. One output can mean several things, so that it must be said which.
+
+    Args:
+        model: The classifier, in `eval()`.
+        input_size: Height and width in pixels.
+        given: The user's choice, which is checked; `None` to find out.
+
+    Returns:
+        The activation, and whether the classifier has one output, of which both answers are to be
+        explained (`answer_both`).
+
+    Raises:
+        TTameError: If the choice contradicts the outputs, has to be made by the user, or the
+            outputs are values or features.
+    """
+    if given is not None and given not in get_args(Activation):
+        raise unknown("activation", given, get_args(Activation))
+    name, outputs, made = _look(model, input_size)
+    if not isinstance(outputs, Tensor) or outputs.ndim not in (1, 2):
+        return _as_activation(given or "softmax"), False  # `probe` says what is wrong
+    seen = outputs.detach().reshape(len(outputs), -1)
+    if hook := both_answers(model):  # the classifier of another explainer
+        if given not in (None, hook.activation):
+            raise TTameError(
+                f"{name} was attached with activation={hook.activation!r} already, got {given!r}"
+            )
+        return hook.activation, True
+    _refuse_features(model, name, seen)
+    one = seen.shape[1] == 1
+    if one and (given == "softmax" or made == "Softmax"):
+        without = "pass the network without it, and " if made == "Softmax" else ""
+        raise TTameError(f"{name} has one output, whose softmax is always 1; {without}{_choices()}")
+    if reason := _probable(seen, made):
+        if given not in (None, "none"):
+            raise TTameError(
+                f"the outputs of {name} are probabilities already ({reason}), and would pass a "
+                f"{given} on top; leave activation={given!r} out, or pass the network without its "
+                "last step"
+            )
+        return "none", one
+    if given is not None:
+        if given == "none" and not in_range(seen):
+            raise TTameError(
+                f"activation='none' takes outputs for probabilities in [0, 1], and those of {name} "
+                f"lie in {value_range(seen)}; for logits choose 'softmax' or 'sigmoid'; {VALUES}"
+            )
+        return _as_activation(given), one
+    kind = problem_type(model)
+    if kind == "regression":
+        raise TTameError(f"{name} was made for regression (config.problem_type); {VALUES}")
+    if one and _TRAINED_FOR.get(kind) != "sigmoid":
+        raise TTameError(f"{name} has one output, which can mean several things; {_choices()}")
+    return _TRAINED_FOR.get(kind, "softmax"), one
+
+
+def problem_type(model: nn.Module) -> str:
+    """Return the `problem_type` of a Hugging Face model, wrapped or not; `""` for none."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    kinds = (getattr(config, "problem_type", None) for config in found)
+    return next((kind for kind in kinds if isinstance(kind, str)), "")
+
+
+def _look(model: nn.Module, input_size: tuple[int, int]) -> tuple[str, object, str]:
+    """Run the model once: its name, its outputs, and the operation that made them."""
+    with torch.inference_mode(False), torch.enable_grad():
+        images = probe_images(model, input_size)
+        with input_errors(model, images):
+            # With gradients, outputs know what made them. A copy: a step in place must not
+            # write into a leaf.
+            outputs = model(images.requires_grad_(True).clone())
+    made = _last_operation(outputs) if isinstance(outputs, Tensor) else ""
+    return type(model).__name__, outputs, made
+
+
+def _last_operation(outputs: Tensor) -> str:
+    """Name the operation that made a tensor, whatever only moved it since; `""` if not known."""
+    node = outputs.grad_fn
+    while node is not None:
+        kind = node.name().partition("Backward")[0]
+        if kind not in _MOVES:
+            return kind
+        node = next((found for found, _ in node.next_functions if found is not None), None)
+    return ""
+
+
+def _probable(outputs: Tensor, made: str) -> str:
+    """Say why outputs `(B, K)` are probabilities; `""` where nothing says so."""
+    if made in ("Softmax", "Sigmoid"):
+        return f"a {made.lower()} comes last"
+    sums = outputs.float().sum(dim=1)
+    if outputs.shape[1] > 1 and in_range(outputs) and bool(((sums - 1).abs() <= ROUNDING).all()):
+        return "they sum to 1"
+    return ""
+
+
+def _refuse_features(model: nn.Module, name: str, outputs: Tensor) -> None:
+    """Refuse a network of timm without its head, whose outputs are features."""
+    features = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
+    if getattr(model, "num_classes", None) == 0 and outputs.shape[1] == features:
+        raise TTameError(
+            f"{name} has no head (num_classes=0): its {features} outputs are features, not "
+            "classes; create it with its head (leave num_classes=0 out), or attach the classifier "
+            "that you built on it"
+        )
+
+
+def _choices() -> str:
+    return (
+        "choose activation='sigmoid' for a binary classifier's logit of \"yes\" or 'none' for its "
+        "probability (both answers are then explained, classes 0 and 1: classes=('no', 'yes')); "
+        f"{VALUES}"
+    )
+
+
+def _as_activation(name: str) -> Activation:
+    return next(known for known in get_args(Activation) if known == name)

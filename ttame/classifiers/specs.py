@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.classes import imagenet_classes
+from ttame.classifiers.outputs import Activation, probabilities
 from ttame.errors import TTameError
 from ttame.masking import Space, apply_mask, keep_top, normalize_maps, upsample
 
@@ -36,6 +37,8 @@ class BackboneSpec:
         interpolation: Interpolation mode of the resize, by torchvision's name.
         space: Space in which masks multiply the image: masked pixels turn black (`"raw"`) or
             take the mean colour (`"normalized"`).
+        activation: What turns the outputs into probabilities (`ttame.classifiers.outputs`).
+        binary: Whether the classifier has a single output, of which both answers are explained.
         cam_layer: Layer that CAM methods explain; if empty, the deepest of `layers`.
         alternatives: Other named choices of layers, `{"block outputs": (...)}`.
         classes: Class names in index order.
@@ -53,6 +56,8 @@ class BackboneSpec:
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
     space: Space = "raw"
+    activation: Activation = "softmax"
+    binary: bool = False
     cam_layer: str = ""
     alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
@@ -99,11 +104,11 @@ def masked_probabilities(
         seed: Tie-break seed.
 
     Returns:
-        Softmax probabilities of the target classes, `(B, P)` float32.
+        Probabilities of the target classes, `(B, P)` float32.
 
     Raises:
         TTameError: If a map is not finite (`masking.degenerate` finds those), or images, maps
-            and targets differ in number.
+            and targets differ in number, or the outputs are no probabilities.
     """
     if targets.shape != images.shape[:1]:
         raise TTameError(
@@ -114,8 +119,9 @@ def masked_probabilities(
     masks = normalize_maps(maps.float())
     columns = []
     for percentage in percentages:
-        logits = classifier(spec.mask(images, masks, percentage / 100, seed)).float()
-        columns.append(logits.softmax(dim=1).gather(1, targets[:, None])[:, 0])
+        outputs = classifier(spec.mask(images, masks, percentage / 100, seed))
+        found = probabilities(outputs, spec.activation)
+        columns.append(found.gather(1, targets[:, None])[:, 0])
     return torch.stack(columns, dim=1)
 
 

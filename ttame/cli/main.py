@@ -12,7 +12,7 @@ from ttame.cli.measure import diagnose, evaluate, study
 from ttame.cli.terminal import DEFAULT, EXPLAINER, console, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
-from ttame.errors import unknown
+from ttame.errors import TTameError, unknown
 
 app = typer.Typer(
     help="Explain image classifiers with trained attention (T-TAME).",
@@ -78,47 +78,91 @@ def layers(
 
 @app.command()
 def explain(
-    photos: Annotated[list[Path], typer.Argument(help="Photos to explain.")],
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos, folders of photos, or patterns in quotes.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("explanations"),
     target: Annotated[
-        list[str] | None, typer.Option(help="Class to explain, by index or name; repeatable.")
+        list[str] | None, typer.Option(help="Class to explain, by name or index; repeatable.")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Number of classes per photo, without --target.")] = 3,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Number of classes per photo; default: 3, or all of fewer."),
+    ] = None,
+    above: Annotated[
+        float | None,
+        typer.Option(help="Explain all classes of a higher probability, such as 0.5."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an interactive page as well, .html.")
     ] = None,
+    on_photo: Annotated[
+        bool,
+        typer.Option("--on-photo", help="Overlays of the whole photos at their own size."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Photos per pass of the classifier.")] = 32,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
+    ] = False,
     explainer: EXPLAINER = DEFAULT,
 ) -> None:
-    """Explain photos: list their classes, and save each class's map as an overlay."""
+    """Explain photos: list their classes, and save each class's map as an overlay.
+
+    Overlays are written batch by batch. They are named after the photos, and photos of one name
+    after their folders as well.
+    """
+    from ttame.files import image_paths, unique_stems
     from ttame.loading import load
 
+    if html and skip_bad:
+        raise TTameError("--skip-bad does not go with --html, whose page shows every photo")
+    if html and above is not None:
+        raise TTameError("--above does not go with --html; use --top-k or --target")
     loaded = load(explainer)
-    # All photos are explained before anything is written.
+    most = min(3, loaded.mechanism.classes) if top_k is None else top_k
+    paths = [path for given in photos for path in image_paths(given)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise TTameError(
+            f"image {str(missing[0])!r} does not exist or is not a file ({len(missing)} of "
+            f"{len(paths)}); nothing is written"
+        )
+    stems = unique_stems(paths)
     if html:
         from ttame.companion.exploration import explore
 
-        page = explore(loaded, photos, classes=target or top_k)
-        found = [(photos, page.explanation)]
+        page = explore(loaded, paths, classes=target or most)
         page.save(html)
+        found = iter(page.explanation)
     else:
-        found = [
-            ([photo], loaded.explain(photo, [target] if target else None,
-                                     top_k=None if target else top_k))
-            for photo in photos
-        ]  # fmt: skip
+        found = loaded.explain_each(
+            paths, [target] * len(paths) if target else None, above=above,
+            top_k=top_k if target or above is not None else most, batch_size=batch_size,
+            skip_bad=skip_bad,
+        )  # fmt: skip
     table = Table("photo", "class", "index", "probability", Column("picture", overflow="fold"))
-    for group, explanation in found:
-        written = iter(explanation.save(out, [photo.stem for photo in group]))
-        for photo, *row in zip(
-            group,
-            explanation.names(),
-            explanation.targets.tolist(),
-            explanation.probabilities().tolist(),
-            strict=True,
-        ):
-            for name, index, value in zip(*row, strict=True):
-                table.add_row(photo.name, name, str(index), f"{value:.1%}", str(next(written)))
-    console.print(table)
+    done = 0
+    try:
+        for one in found:
+            position = one.crops[0].position
+            stem, ending = stems[position], paths[position].suffix
+            written = one.save(out, [stem], on_photo=on_photo)
+            for name, index, value, path in zip(
+                one.names()[0], one.targets[0].tolist(), one.probabilities()[0].tolist(), written,
+                strict=True,
+            ):  # fmt: skip
+                table.add_row(f"{stem}{ending}", name, str(index), f"{value:.1%}", str(path))
+            done += 1
+    except TTameError as error:
+        if not done:
+            raise
+        raise TTameError(
+            f"{error}; the overlays of {done} of {len(paths)} photos are in {str(out)!r} "
+            "(--skip-bad skips photos that cannot be read)"
+        ) from error
+    finally:
+        if table.row_count:
+            console.print(table)
     if html:
         console.print(f"interactive page: {html}", highlight=False, soft_wrap=True)
 
@@ -128,7 +172,7 @@ def data(
     name: Annotated[str, typer.Argument(help="Data set: 'imagenette', 'caltech101' or 'drawn'.")],
 ) -> None:
     """Download or draw a data set into the folder TTAME_DATA, or data/ if that is not set."""
-    from ttame.data import download_caltech101, download_imagenette
+    from ttame.companion.downloads import download_caltech101, download_imagenette
 
     def draw() -> Path:
         from ttame.evaluation.drawings import write_drawings  # asks for an extra

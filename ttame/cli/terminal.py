@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -42,9 +43,27 @@ def bar() -> Progress:
 def run(app: typer.Typer) -> None:
     """Run a command line; invalid input ends it with one clear line and exit code 2."""
     keep_freed_memory()
-    try:
-        app()
-    except TTameError as error:
-        message = f"[bold red]error:[/] {escape(str(error))}"
-        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
-        raise SystemExit(2) from error
+    with warnings.catch_warnings():
+        warnings.showwarning = _note
+        try:
+            app()
+        except TTameError as error:
+            _print_error("bold red", "error", str(error))
+            raise SystemExit(2) from error
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning as one line, without the place in the code."""
+    _print_error("bold yellow", "note", str(message))
+
+
+def _print_error(style: str, kind: str, message: str) -> None:
+    line = f"[{style}]{kind}:[/] {escape(message)}"
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)

@@ -66,6 +66,13 @@ def train(
     tokens: Annotated[
         str, typer.Option(help="Class token of transformers: 'drop' it, or multiply by it ('cls').")
     ] = "drop",
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            help="What the classifier's outputs are: logits of classes ('softmax') or of labels "
+            "('sigmoid'), or probabilities ('none'); default: found."
+        ),
+    ] = None,
     fusion: Annotated[
         str | None,
         typer.Option(help="Fusion rows of the classes: 'free', 'shared' or 'tied'."),
@@ -130,7 +137,9 @@ def train(
         devices=devices, nodes=nodes, validate_every=validate_every, keep=keep,
         checkpoint_every=checkpoint_every, skip_bad=skip_bad or None, workers=workers, seed=seed,
     )  # fmt: skip
-    explainer = _explainer(recipe, backbone or profile_backbone(profile), layer, tokens, weights)
+    explainer = _explainer(
+        recipe, backbone or profile_backbone(profile), layer, tokens, activation, weights
+    )
     classes = explainer.mechanism.classes
     photos, held = _photos(profile, data, held_out, image_root, classes)
     photos = photos.sample(limit, config.run.seed) if limit else photos
@@ -164,7 +173,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _explainer(
-    recipe: str, backbone: str, layer: list[str] | None, tokens: str, weights: Path | None
+    recipe: str,
+    backbone: str,
+    layer: list[str] | None,
+    tokens: str,
+    activation: str | None,
+    weights: Path | None,
 ) -> Explainer:
     from ttame.classifiers.registry import backbone_spec
     from ttame.loading import attach
@@ -174,7 +188,10 @@ def _explainer(
     if recipe.startswith("lcam"):
         layer = layer or [backbone_spec(backbone).cam_layer]
     shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
-    return attach(backbone, layer or "auto", config=shape, weights=weights)
+    return attach(
+        backbone, layer or "auto", config=shape, weights=weights,
+        activation=activation,  # type: ignore[arg-type]  # checked there
+    )  # fmt: skip
 
 
 def _photos(

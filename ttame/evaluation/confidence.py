@@ -1,7 +1,8 @@
 """Metrics of explanation maps, per image, as `torchmetrics.Metric`.
 
-All compare p, the softmax probability of the target class on the photo, with p', that on the
-photo masked by its explanation map. Every sample's value is kept; nothing is averaged by batch.
+All compare p, the probability of the target class on the photo, with p', that on the photo
+masked by its explanation map; the classifier's activation says how its outputs become
+probabilities. Every sample's value is kept; nothing is averaged by batch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ttame.errors import TTameError
 def average_drop(original: Tensor, masked: Tensor) -> Tensor:
     """Average Drop of each sample, percent: 100 · max(0, p - p') / p (`gradcampp`, T-TAME §IV-B).
 
-    Relative to p, of softmax probabilities, and averaged over all samples, dropped or not.
+    Relative to p, of probabilities, and averaged over all samples, dropped or not.
 
     Args:
         original: p, `(B,)` in (0, 1].
@@ -89,7 +90,7 @@ class SampleMetric(Metric):
         for name, value, above in bounds:
             if not bool((above & (value <= 1)).all()):
                 raise TTameError(
-                    f"{name} must be softmax probabilities in [0, 1], the original ones above 0, "
+                    f"{name} must be probabilities in [0, 1], the original ones above 0, "
                     f"got {value.tolist()[:4]}"
                 )
         self.values.append(self.sample(original, masked).detach())

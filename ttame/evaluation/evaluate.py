@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.folding import fold_batch_norm
+from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.weights import weight_digest
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
@@ -46,8 +47,9 @@ def evaluate(
 ) -> Path:
     """Measure methods on photos and write one record per photo and method.
 
-    The target is the classifier's own prediction. A run that was killed goes on where it
-    stopped when it is started again with the same arguments, and ends with the same records.
+    The target is the classifier's own prediction, the most probable class. A run that was killed
+    goes on where it stopped when it is started again with the same arguments, and ends with the
+    same records.
 
     Methods given by name, and all metrics, work on a copy of the classifier with its batch norm
     folded: the same function up to rounding, in less time (`ttame.classifiers.folding`).
@@ -104,6 +106,8 @@ def evaluate(
         "batch_size": batch_size,  # rounding depends on it
         "seed": seed,
     }
+    if spec.activation != "softmax":  # which files begun earlier do not name
+        config["activation"] = spec.activation
     # Whole batches count as done, so that a resumed run forms the same batches.
     results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
     dataset = PhotoDataset(photos, spec)
@@ -192,8 +196,11 @@ def _measure(
     """Measure one batch: per photo, one record per method."""
     classifier, spec = explainer.classifier, explainer.spec
     with torch.inference_mode():
-        scores = classifier(images).float().softmax(dim=1)
-    original, targets = (found.clone() for found in scores.max(dim=1))
+        outputs = classifier(images)
+        # Not the largest probability: those of several sure labels may all be rounded to 1.
+        targets = outputs.argmax(dim=1)
+        original = probabilities(outputs, spec.activation).gather(1, targets[:, None])[:, 0]
+    original, targets = original.clone(), targets.clone()
     rows: list[list[dict[str, Any]]] = [[] for _ in images]
     for name, method in methods.items():
         # Methods of the caller's own are bound to the classifier as it was given.

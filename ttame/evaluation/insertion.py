@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
 from ttame.evaluation.road import pixel_places
@@ -25,7 +26,7 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class InsertionScores:
-    """Softmax probabilities of the target class along both curves.
+    """Probabilities of the target class along both curves.
 
     Column i is after round(i / steps · H·W) pixels.
 
@@ -97,7 +98,7 @@ def insertion_deletion(
         shown = (places[photo] < moved[column][:, None]) ^ deletes  # (n, HW)
         hidden = torch.where(deletes[..., None, None], blank, blurred[photo])
         masked = torch.where(shown.view(-1, 1, *images.shape[-2:]), images[photo], hidden)
-        scores = classifier(masked).float().softmax(dim=1)
+        scores = probabilities(classifier(masked), spec.activation)
         found.append(scores.gather(1, targets[photo][:, None])[:, 0])
     curves = torch.cat(found).view(len(images), columns)
     return InsertionScores(insertion=curves[:, : steps + 1], deletion=curves[:, steps:])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ttame.classifiers.drawn import PARTS, SIDE, class_names, nearest_classes
+from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
 from ttame.evaluation.drawings import CLUTTER, Drawing, drawing
@@ -134,7 +135,9 @@ def _measure(
     raw = to_batch([found.render() for found in batch], explainer.spec)
     images = normalize(raw, explainer.spec).to(next(explainer.parameters()))
     with torch.inference_mode():
-        scores = explainer.classifier(images).float().softmax(dim=1).cpu()
+        scores = (
+            probabilities(explainer.classifier(images), explainer.spec.activation).float().cpu()
+        )
     answers = scores.argmax(dim=1).tolist()
     right = [row for row, found in enumerate(batch) if answers[row] == found.label]
     rows: list[list[dict[str, Any]]] = [

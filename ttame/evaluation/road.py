@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import TTameError
 from ttame.evaluation.imputation import impute
@@ -32,7 +33,7 @@ class RoadScores:
     Attributes:
         morf: Probability of the target class, most relevant pixels removed first, `(B, L)`.
         lerf: The same, least relevant first, `(B, L)`.
-        morf_kept: Whether the target class is still the predicted one, `(B, L)` bool.
+        morf_kept: Whether the target class is still the most probable one, `(B, L)` bool.
         lerf_kept: The same, least relevant first, `(B, L)` bool.
     """
 
@@ -73,9 +74,9 @@ def road(
     scores, hits = [], []
     series = degrade(spec, images, maps, targets, levels, seed)
     for degraded, target in zip(series, targets, strict=True):
-        found = classifier(normalize(degraded, spec).to(images.dtype)).float().softmax(dim=1)
-        scores.append(found[:, target])
-        hits.append(found.argmax(dim=1) == target)
+        outputs = classifier(normalize(degraded, spec).to(images.dtype))
+        scores.append(probabilities(outputs, spec.activation)[:, target])
+        hits.append(outputs.argmax(dim=1) == target)
     found = (torch.stack(values).chunk(2, dim=1) for values in (scores, hits))
     return RoadScores(*next(found), *next(found))
 

@@ -24,6 +24,9 @@ def ablation_cam(explainer: Explainer) -> Method:
     rule of pytorch-grad-cam (`gildenblat`). Its value falls on from channel to channel, ours does
     not, which only an unbounded activation behind the layer can tell. Ours is many times faster.
 
+    Where labels have a sigmoid each, the magnitude of y takes its place below: the logit of an
+    absent label is negative, and would turn what speaks for the label into what speaks against it.
+
     An image costs 1 + C forward passes, C the channels; all but one run from the layer on only
     (`replay`).
 
@@ -58,7 +61,8 @@ def ablation_cam(explainer: Explainer) -> Method:
                 short = image[:, :height, :width].expand(len(channels), -1, -1, -1)
                 with replaced(module, ablated):
                     lost.append(row[target] - classifier(short)[:, target])
-            weights = torch.cat(lost) / row[target]
+            label = explainer.spec.activation == "sigmoid"
+            weights = torch.cat(lost) / (row[target].abs() if label else row[target])
             maps.append(torch.einsum("c,chw->hw", weights, seen)[None, None].relu())
         return torch.cat(maps).float()
 

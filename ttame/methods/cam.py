@@ -6,16 +6,18 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr
 from functools import partial
 from io import StringIO
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ttame.attention import standardize
+from ttame.classifiers.outputs import Activation, probabilities
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.features import capture, prefix_tokens, to_map
 from ttame.methods.method import Method
+
+_TINY = 1e-9  # as in pytorch-grad-cam
 
 
 def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:
@@ -100,8 +102,9 @@ def finer_cam(alpha: float = 1.0, similar: int = 3) -> Callable[[Explainer], Met
 
     With the logits y, the probabilities p and the similar classes K, those whose logits lie
     nearest to that of the target class t, it is Grad-CAM of
-    Σ_{k∈K} p_k (y_t - α y_k) / Σ_{k∈K} p_k, as pytorch-grad-cam defines it: the weights p
-    have gradients too. One forward and one backward pass an image.
+    Σ_{k∈K} p_k (y_t - α y_k) / Σ_{k∈K} p_k, as pytorch-grad-cam defines it for a softmax: the
+    weights p have gradients too; here they follow the classifier's activation. One forward and
+    one backward pass an image.
 
     The library chooses K only for one class for the whole batch; here every image has its own
     target class. Of equal logits the class of lower index counts as nearer.
@@ -125,22 +128,26 @@ def finer_cam(alpha: float = 1.0, similar: int = 3) -> Callable[[Explainer], Met
                 f"Finer-CAM does not apply to {explainer.spec.name}: it compares classes, and "
                 "there is only one; take Grad-CAM"
             )
-        score = partial(_comparison, alpha=alpha, similar=similar)
+        activation = explainer.spec.activation
+        score = partial(_comparison, alpha=alpha, similar=similar, activation=activation)
         return _library_method("FinerCAM", explainer, score)
 
     return bind
 
 
-def _comparison(target: int, alpha: float, similar: int) -> Callable[[Tensor], Tensor]:
+def _comparison(
+    target: int, alpha: float, similar: int, activation: Activation = "softmax"
+) -> Callable[[Tensor], Tensor]:
     """Finer-CAM's score of one image, from its logits `(K,)`."""
-    from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 
     def score(logits: Tensor) -> Tensor:
         distance = (logits.detach() - logits.detach()[target]).abs()
         nearest = distance.argsort(stable=True).tolist()
         # By name, not as the first: another class may have the very same logit.
         nearest.remove(target)
-        return cast(Tensor, FinerWeightedTarget(target, nearest[:similar], alpha)(logits))
+        others = nearest[:similar]
+        weights = probabilities(logits[None], activation)[0, others]
+        return (weights * (logits[target] - alpha * logits[others])).sum() / (weights.sum() + _TINY)
 
     return score
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ttame.classifiers.outputs import probabilities
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.masking import upsample
@@ -16,7 +17,7 @@ from ttame.methods.method import Method
 def rise_method(
     masks: int = 4000, cells: int = 7, keep: float = 0.5, chunk: int = 32, seed: int = 0
 ) -> Callable[[Explainer], Method]:
-    """Make a factory for RISE with softmax scores, in the backbone's masking space.
+    """Make a factory for RISE, scored by probabilities, in the backbone's masking space.
 
     Masks are drawn, upsampled and used chunk by chunk, so memory does not grow with their
     number. Every image sees the same masks, so results do not depend on batching.
@@ -45,7 +46,8 @@ def rise_method(
                 drawn = _draw(count, cells, keep, size, generator).to(images)
                 for index, image in enumerate(images):
                     masked = explainer.spec.mask(image.expand(count, -1, -1, -1), drawn)
-                    scores = explainer.classifier(masked).float().softmax(dim=1)
+                    outputs = explainer.classifier(masked)
+                    scores = probabilities(outputs, explainer.spec.activation)
                     weights = scores[:, targets[index]]
                     total[index] += torch.einsum("n,nchw->chw", weights.to(drawn), drawn)
             return total / (masks * keep)

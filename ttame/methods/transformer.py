@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.outputs import both_answers
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.methods.attention_weights import AttentionPass, read_attention
@@ -145,16 +145,22 @@ def read_out(model: nn.Module, tokens: Tensor) -> Tensor:
     """
     norm, forward_head = getattr(model, "norm", None), getattr(model, "forward_head", None)
     if isinstance(norm, nn.Module) and callable(forward_head):  # timm
-        return cast(Tensor, forward_head(norm(tokens)))
+        return _answered(model, forward_head(norm(tokens)))
     encoder, heads = getattr(model, "encoder", None), getattr(model, "heads", None)
     norm = getattr(encoder, "ln", None)
     if isinstance(norm, nn.Module) and isinstance(heads, nn.Module):  # torchvision
-        return cast(Tensor, heads(norm(tokens)[:, 0]))
+        return _answered(model, heads(norm(tokens)[:, 0]))
     raise TTameError(
         f"LeGrad reads logits from every block's tokens, but {type(model).__name__} has no `norm` "
         "and `forward_head` (timm) and no `encoder.ln` and `heads` (torchvision) for it; use "
         "another method, such as Transformer attribution"
     )
+
+
+def _answered(model: nn.Module, logits: Tensor) -> Tensor:
+    """Give the head of a classifier with one output both answers, as the classifier does."""
+    hook = both_answers(model)
+    return logits if hook is None else hook(model, (), logits)
 
 
 def _probe(explainer: Explainer, method: str) -> AttentionPass:

@@ -141,6 +141,7 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         "backbone": explainer.spec.name,
         "weights": weight_digest(explainer.classifier),
         "space": explainer.spec.space,
+        "outputs": {"activation": explainer.spec.activation},
         "layers": explainer.layers,
         "channels": explainer.mechanism.channels,
         "classes": explainer.mechanism.classes,
@@ -171,7 +172,10 @@ def check_resumable(path: Path, run: Mapping[str, Any]) -> None:
             "in another folder"
         ) from error
     # Settings that are younger than the checkpoint were at their defaults, which change nothing.
-    settings = {"config": TrainingConfig().flat(), "attention": asdict(AttentionConfig())}
+    settings = {
+        "config": TrainingConfig().flat(), "attention": asdict(AttentionConfig()),
+        "outputs": {"activation": "softmax"},
+    }  # fmt: skip
     defaults = dict(_flat(json.loads(json.dumps(settings))))
     old, new = {**defaults, **dict(_flat(begun))}, {**defaults, **dict(_flat(run))}
     pairs = [(k, old.get(k, "absent"), new.get(k, "absent")) for k in sorted({**old, **new})]

@@ -30,7 +30,8 @@ class PhotoConfig:
         truth: The target class of a photo: the `"model"`'s prediction, as published, or its
             `"ground"` truth, the photos' labels.
         ranks: With the model truth, draw the target class at every step from the photo's top
-            `ranks` classes; 1, as published, takes the predicted class.
+            `ranks` classes, or from all where there are fewer; 1, as published, takes the
+            predicted class: of labels that do not exclude each other, the most probable.
         skip_bad: Skip photos that cannot be read, with a warning, instead of stopping.
     """
 

@@ -271,6 +271,7 @@ def _settings(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -
         "config": config.flat(),
         "backbone": explainer.spec.name,
         "weights": explainer.spec.source,
+        "activation": explainer.spec.activation,
         "layers": list(explainer.layers),
         "attention": asdict(explainer.mechanism.config),
         "data": photos.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from ttame.classifiers.outputs import probabilities
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import (
@@ -56,7 +57,11 @@ class ExplainerModule(L.LightningModule):
         self.names = photos.names if photos else ()
         self.truth = _ground_truth(photos, explainer) if config.photos.truth == "ground" else None
         classifier = explainer.classifier
-        self.compiled = torch.compile(classifier.forward) if config.run.compile else None
+        # Not `classifier.forward`, which skips the classifier's own hooks.
+        compiled = torch.compile(lambda images: classifier(images)) if config.run.compile else None
+        self.compiled: Callable[[Tensor], Tensor] | None = compiled
+        # Where there are fewer classes, all are drawn from.
+        self.ranks = min(config.photos.ranks, explainer.mechanism.classes)
         self.learning_rate = (
             config.optimization.learning_rate
         )  # the name that Lightning's finder sets
@@ -98,7 +103,7 @@ class ExplainerModule(L.LightningModule):
         elif ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
-            ordered = logits.topk(config.photos.ranks, dim=1).indices
+            ordered = logits.topk(self.ranks, dim=1).indices
             labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
@@ -115,7 +120,8 @@ class ExplainerModule(L.LightningModule):
         else:
             masked = laid_out(self.explainer.spec.mask(images, own_maps(maps), retain, seed))
             answer = self.compiled(masked) if self.compiled else classifier(masked)
-        parts = objective(logits, answer, labels, maps, config.objective)
+        activation = self.explainer.spec.activation
+        parts = objective(logits, answer, labels, maps, config.objective, activation)
         if trial is None:
             return parts
         return replace(parts, total=parts.total + config.objective.trials * trial, trials=trial)
@@ -137,7 +143,8 @@ class ExplainerModule(L.LightningModule):
             )  # fmt: skip
             laid_out = channels_last if config.run.channels_last else Tensor.contiguous
             answer = self.explainer.classifier(laid_out(masked))
-            rewards = reward(logits, answer, labels, config.objective.gain_limit)
+            limit, activation = config.objective.gain_limit, self.explainer.spec.activation
+            rewards = reward(logits, answer, labels, limit, activation)
         return trial_loss(odds, noise, rewards)
 
     def on_before_batch_transfer(
@@ -154,10 +161,9 @@ class ExplainerModule(L.LightningModule):
         images, positions = batch
         truth = None if self.truth is None else self.truth.to(positions.device)[positions]
         ranks = None
-        if self.config.photos.ranks > 1:
-            drawn = draw_ranks(
-                self.config.run.seed, batch_idx, positions.tolist(), self.config.photos.ranks
-            )
+        if self.ranks > 1:
+            seed = self.config.run.seed
+            drawn = draw_ranks(seed, batch_idx, positions.tolist(), self.ranks)
             ranks = torch.tensor(drawn, device=positions.device)
         noise = None
         if tried := round(self.config.mask.tried * len(images)):
@@ -185,7 +191,7 @@ class ExplainerModule(L.LightningModule):
         """AD and IC of held-out photos: what the maps are for, not the unmasked loss."""
         images = batch[0]
         logits, targets, maps = self.explainer(images)
-        original = logits.float().softmax(dim=1).gather(1, targets)[:, 0]
+        original = probabilities(logits, self.explainer.spec.activation).gather(1, targets)[:, 0]
         masked = masked_probabilities(
             self.explainer.classifier, self.explainer.spec, images, maps, targets[:, 0]
         )

@@ -4,8 +4,10 @@
       + λ₂ · area(a)
       + λ₁ · variation(a)
 
-with a = sigmoid(c) the explanation maps at their own resolution. A term of our own may stand in
-for the cross-entropy: the relative drop of the label's probability, which is what AD measures.
+with a = sigmoid(c) the explanation maps at their own resolution. The cross-entropy is -log p' of
+the label, with the probability that the classifier's activation makes of its outputs. A term of our
+own may stand in for the cross-entropy: the relative drop of the label's probability, which is what
+AD measures.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttame.classifiers.outputs import Activation, log_probabilities
 from ttame.errors import TTameError
 
 # The papers' batch size and map size; `reduction="mean"` agrees with `"paper"` there.
@@ -155,24 +158,32 @@ def variation(maps: Tensor) -> Tensor:
     return across + down + _BORDER_WEIGHT * border
 
 
-def relative_drop(whole: Tensor, masked: Tensor, labels: Tensor) -> Tensor:
-    """Relative drop 1 - p'/p of the label's softmax probability; negative where it rises.
+def relative_drop(
+    whole: Tensor, masked: Tensor, labels: Tensor, activation: Activation = "softmax"
+) -> Tensor:
+    """Relative drop 1 - p'/p of the label's probability; negative where it rises.
 
     Args:
-        whole: Logits of the whole images, `(B, K)`.
-        masked: Logits of the masked images, `(B, K)`.
+        whole: Outputs for the whole images, `(B, K)`.
+        masked: Outputs for the masked images, `(B, K)`.
         labels: `(B,)` int64.
+        activation: What turns outputs into probabilities.
 
     Returns:
         `(B,)`, at most 1.
     """
     index = labels[:, None]
-    logarithms = masked.log_softmax(dim=1) - whole.log_softmax(dim=1)
+    logarithms = log_probabilities(masked, activation) - log_probabilities(whole, activation)
     return 1 - logarithms.gather(1, index)[:, 0].exp()
 
 
 def objective(
-    whole: Tensor, logits: Tensor, labels: Tensor, maps: Tensor, config: ObjectiveConfig
+    whole: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    maps: Tensor,
+    config: ObjectiveConfig,
+    activation: Activation = "softmax",
 ) -> ObjectiveParts:
     """The objective of one batch.
 
@@ -182,12 +193,14 @@ def objective(
         labels: Model truth, `(B,)` int64.
         maps: Sigmoid maps of `regularized_targets`, `(B, 1, h, w)` or `(B, B, h, w)`.
         config: Weights and readings.
+        activation: What turns the classifier's answers into probabilities.
 
     Returns:
         The weighted total and its unweighted parts.
 
     Raises:
-        TTameError: If the maps are not those that the label mode asks for.
+        TTameError: If the maps are not those that the label mode asks for, or the answers are no
+            probabilities where they are used as they are.
     """
     batch = labels.shape[0]
     expected = (batch, 1) if config.labels == "own" else (batch, batch)
@@ -202,11 +215,11 @@ def objective(
         scale = roughness.numel() / (2 * batch)  # a weighted mean times this is the sum over 2B
     else:
         scale = (_PAPER_BATCH / 2) * _PAPER_CELLS / (maps.shape[-2] * maps.shape[-1])
-    drop = relative_drop(whole, logits, labels)
+    drop = relative_drop(whole, logits, labels, activation)
     if config.gain_limit is not None:
         drop = drop.clamp_min(-config.gain_limit)
     parts = {
-        "cross_entropy": F.cross_entropy(logits, labels),
+        "cross_entropy": F.nll_loss(log_probabilities(logits, activation), labels),
         "drop": drop.mean(),
         "area": (weights * area(maps, config.area_exponent)).sum(),
         "variation": (weights * roughness).sum() * scale,

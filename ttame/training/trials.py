@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ttame.attention import standardize
+from ttame.classifiers.outputs import Activation, log_probabilities
 from ttame.masking import upsample
 from ttame.training.sampling import mixed_seed
 
@@ -43,21 +44,28 @@ def trial_maps(log_odds: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([log_odds.detach() + moved, log_odds.detach() - moved])
 
 
-def reward(whole: Tensor, masked: Tensor, labels: Tensor, gain_limit: float | None) -> Tensor:
+def reward(
+    whole: Tensor,
+    masked: Tensor,
+    labels: Tensor,
+    gain_limit: float | None,
+    activation: Activation = "softmax",
+) -> Tensor:
     """Rate masks by the share of the label's probability that they keep.
 
     Args:
-        whole: Logits of the whole images, `(B, K)`.
-        masked: Logits of the images under both masks, `(2·B, K)`.
+        whole: Outputs for the whole images, `(B, K)`.
+        masked: Outputs for the images under both masks, `(2·B, K)`.
         labels: `(B,)` int64.
         gain_limit: How far a relative rise counts; `None`: without limit.
+        activation: What turns outputs into probabilities.
 
     Returns:
         p'/p, with a small share of its logarithm, `(2, B)`.
     """
     index = labels[:, None]
-    before = whole.log_softmax(dim=1).gather(1, index)[:, 0]
-    after = masked.log_softmax(dim=1).gather(1, index.repeat(2, 1))[:, 0]
+    before = log_probabilities(whole, activation).gather(1, index)[:, 0]
+    after = log_probabilities(masked, activation).gather(1, index.repeat(2, 1))[:, 0]
     logarithm = after.view(2, -1) - before
     share = logarithm.exp()
     return share.clamp_max(torch.inf if gain_limit is None else 1 + gain_limit) + (

@@ -9,6 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ttame.classifiers.classes import short_name
+from ttame.classifiers.outputs import probabilities
 from ttame.errors import TTameError
 from ttame.evaluation.road import LEVELS, degrade
 from ttame.explainer import Explainer
@@ -66,9 +68,11 @@ def road_series(
         raise TTameError(f"a series shows one photo, got a batch of {len(image)}; take one of them")
     target = torch.zeros(1, dtype=torch.int64)  # which class counts for scores only
     (degraded,) = degrade(explainer.spec, image, explanation, target, levels, seed)
-    found = explainer.classifier(normalize(degraded, explainer.spec)).float().softmax(dim=1)
-    top, answers = found.max(dim=1)
-    names = [explainer.classes[index].split(",")[0] for index in answers.tolist()]
+    outputs = explainer.classifier(normalize(degraded, explainer.spec))
+    answers = outputs.argmax(dim=1)
+    found = probabilities(outputs, explainer.spec.activation)
+    top = found.gather(1, answers[:, None])[:, 0]
+    names = [short_name(explainer.classes[index]) for index in answers.tolist()]
     first, last = (
         RoadSeries(order, tuple(levels), degraded[part].clamp(0, 1), tuple(names[part]),
                    tuple(top[part].tolist()))
@@ -150,7 +154,8 @@ def plot_masked(
     if notes is not None and len(notes) != len(images):
         raise TTameError(f"{len(notes)} notes for {len(images)} photos; pass one per photo")
     spec, raw = explainer.spec, denormalize(images, explainer.spec)
-    whole = explainer.classifier(images).float().softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    outputs = explainer.classifier(images)
+    whole = probabilities(outputs, spec.activation).gather(1, targets[:, None])[:, 0]
     rows = [
         [("\n".join([_short(explainer.classes[target]), f"{value:.0%}", note]).rstrip(), picture)]
         for target, value, picture, note in zip(
@@ -163,7 +168,7 @@ def plot_masked(
         masks = normalize_maps(found.float())
         for percentage in percentages:
             masked = spec.mask(images, masks, percentage / 100)
-            answers = explainer.classifier(masked).float().softmax(dim=1)
+            answers = probabilities(explainer.classifier(masked), spec.activation)
             for row, answer, target, picture in zip(
                 rows, answers, targets.tolist(), denormalize(masked, spec), strict=True
             ):
@@ -179,5 +184,5 @@ def plot_masked(
 
 def _short(name: str, length: int = 20) -> str:
     """Return the first of a class's names, cut to a length."""
-    name = name.split(",")[0]
+    name = short_name(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
