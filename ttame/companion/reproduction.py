@@ -102,8 +102,9 @@ def training_table() -> pd.DataFrame:
         for path in sorted(shipped(kind).glob("*.json")):
             record = training_record(path.stem, "explainers" if kind[0] == "e" else "classifiers")
             length = record.get("steps") or f"{record['config']['epochs']} epochs"
+            drawn = record["data"].startswith("drawn/")  # which every profile can draw
             rows[kind[:-1], path.stem] = {
-                "profile": "imagenette",
+                "profile": "any" if drawn else "imagenette",
                 "photos": f"{record['photos']:,}",
                 "steps": f"{length}",
                 f"minutes, {OURS}": f"{record['minutes']:.1f}",

@@ -135,9 +135,8 @@ def _measure(
     raw = to_batch([found.render() for found in batch], explainer.spec)
     images = normalize(raw, explainer.spec).to(next(explainer.parameters()))
     with torch.inference_mode():
-        scores = (
-            probabilities(explainer.classifier(images), explainer.spec.activation).float().cpu()
-        )
+        logits = explainer.classifier(images)
+    scores = probabilities(logits, explainer.spec.activation).float().cpu()
     answers = scores.argmax(dim=1).tolist()
     right = [row for row, found in enumerate(batch) if answers[row] == found.label]
     rows: list[list[dict[str, Any]]] = [
