@@ -108,8 +108,8 @@ plot_methods(raw, maps, [explainer.classes[target] for target in targets])
 #
 # ## How well maps foretell the importance
 #
-# - **part correlation**: Spearman's correlation between the means of the map over the five parts and
-#   what their removal costs; **pair correlation**: the same of the ten pairs of parts.
+# - **part correlation**: Spearman's correlation between the means of the map over the five parts
+#   and what their removal costs; **pair correlation**: the same of the ten pairs of parts.
 # - **background independence**: how often a part that matters has a larger mean than clutter whose
 #   removal changes nothing (less than 5 % of the most important part), percent.
 # - **target sensitivity**: how often the map of class A prefers the parts that speak for A over B

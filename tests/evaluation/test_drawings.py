@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from ttame.classifiers.drawn import (
     PARTS,
@@ -19,11 +21,13 @@ from ttame.classifiers.drawn import (
     drawn_cnn,
     nearest_classes,
 )
+from ttame.cli.main import app
 from ttame.data import open_photos
 from ttame.errors import TTameError
 from ttame.evaluation import drawings
 from ttame.evaluation.drawings import CLUTTER, drawing, write_drawings
 from ttame.images import read_image
+from ttame.training.lists import has_splits, training_photos
 
 
 def differing(one: tuple[int, ...], other: tuple[int, ...]) -> int:
@@ -132,8 +136,13 @@ def test_the_data_set_is_what_is_drawn(tmp_path: Path, monkeypatch: pytest.Monke
         assert (found.name, found.label) == (name, label)
         assert read_image(photos.root / name).tobytes() == found.render().tobytes()
     assert len(open_photos("drawn", "train")) == 3
+    assert has_splits("drawn") and training_photos("drawn", "val", classes=32) == photos
     with pytest.raises(TTameError, match="exists already"):
         write_drawings()
+    shutil.rmtree(tmp_path / "drawn")
+    shown = CliRunner().invoke(app, ["data", "drawn"])
+    assert shown.exit_code == 0 and "drawn: " in shown.output
+    assert open_photos("drawn", "val") == photos
     with pytest.raises(TTameError, match="'train' or 'val', got 'test'"):
         open_photos("drawn", "test")
 
