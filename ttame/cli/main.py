@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from ttame.cli.measure import diagnose, evaluate, study
+from ttame.cli.measure import diagnose, evaluate, mosaics, study
 from ttame.cli.terminal import DEFAULT, EXPLAINER, console, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
@@ -180,7 +180,7 @@ def data(
     console.print(f"fetched: {fetch[name]()}")
 
 
-for command in (train, evaluate, diagnose, study):
+for command in (train, evaluate, mosaics, diagnose, study):
     app.command()(command)
 
 
