@@ -150,6 +150,12 @@ def test_layers_lists_and_marks(tmp_path: Path) -> None:
         (["evaluate", "--out", "r.jsonl", "--methods", "Grad-CAMM", "--limit", "1"], "Grad-CAM"),
         (["evaluate", "--out", "r.jsonl", "--metrics", "AD", "--limit", "1"], "AD/IC"),
         (["evaluate", "--out", "r.jsonl", "--batch-size", "0", "--limit", "1"], "batch_size=0"),
+        (
+            ["evaluate", "--out", "r.jsonl", "--metrics", "SDS", "--grid", "5", "--limit", "1"],
+            "5x5 does not divide images of 224x224",
+        ),
+        (["mosaics", "--out", "r.jsonl", "--methods", "all ones", "--limit", "1"], "of 1 photos"),
+        (["mosaics", "--out", "r.jsonl", "--threshold", "2", "--limit", "1"], "(0, 1], got 2"),
         (["evaluate", "--out", "r.jsonl", "--limit", "0"], "limit must be positive"),
         (["evaluate", "--out", "r.jsonl", "--data", "nowhere"], "'nowhere'"),
         (["evaluate", "--out", "r.jsonl", "--explainer", "none"], "--backbone"),
@@ -344,3 +350,17 @@ def test_diagnose_shows_shares_and_costs_of_every_layer(tmp_path: Path) -> None:
         costs["against"]
     )
     assert "blocks.6" in output and out.is_file()
+
+
+@pytest.mark.slow
+def test_mosaics_show_scores_beside_their_chance(tmp_path: Path) -> None:
+    out = tmp_path / "mosaics.jsonl"
+    output = run(
+        "mosaics", "--out", str(out), "--data", "samples", "--methods", "T-TAME,all ones",
+        "--count", "1", "--threshold", "0.2",
+    )  # fmt: skip
+    assert "chance: 25.00 %" in output and "grid pointing" in output
+    records = read_results(out)[1]
+    assert len(records) == 8 and records["target"].nunique() == 4
+    means = pd.read_csv(out.with_suffix(".summary.csv")).set_index(["method", "score"])["mean"]
+    assert means["all ones", "grid pointing"] == pytest.approx(25)

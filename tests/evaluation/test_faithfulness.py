@@ -249,9 +249,7 @@ def test_results_do_not_depend_on_the_batch(explainer: Explainer, images: Tensor
         ((32, 32), 64, "64x64"),
     ],
 )
-def test_grids_of_unequal_cells_are_refused(
-    size: tuple[int, int], grid: int, message: str
-) -> None:
+def test_grids_of_unequal_cells_are_refused(size: tuple[int, int], grid: int, message: str) -> None:
     with pytest.raises(TTameError, match=message):
         check_grid(size, grid)
     for call in (
