@@ -276,10 +276,11 @@ def test_evaluating_with_all_metrics_and_masks(
     output = run(*arguments, "--methods", "RISE, random", "--metrics", "all", "--rise-masks", "6")
     assert opened == [(DEFAULT, None)]
     assert "left out" not in output and "skipped" not in output
-    for column in ("AD 100%", "ROAD MoRF", "ROAD LeRF", "insertion", "deletion", "forward"):
+    for column in ("AD 100%", "ROAD MoRF", "insertion", "deletion", "SDS", "SaCo", "forward"):
         assert column in output
     header, records = read_results(out)
-    assert header["config"]["metrics"] == ["AD/IC", "ROAD", "insertion/deletion"]
+    every = ["AD/IC", "ROAD", "insertion/deletion", "SDS", "SaCo"]
+    assert header["config"]["metrics"] == every
     assert header["config"]["settings"] == {"RISE": {"masks": 6}}
     assert list(records["method"]) == ["RISE", "random"] * 2
     assert list(dict.fromkeys(records["photo"])) == list(photos.sample(2).names)

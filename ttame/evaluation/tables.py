@@ -142,8 +142,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
             value = 100 * function(*given).numpy()
             pieces.append(known[["photo", "method"]].assign(score=name, value=value))
     for name in (name for name, column in _PLACES.items() if column in records):
-        value = records[_PLACES[name]]
-        pieces.append(records[["photo", "method"]].assign(score=name, value=value))
+        placed = records[["photo", "method"]].assign(score=name, value=records[_PLACES[name]])
+        pieces.append(placed)
     return pd.concat([piece for piece in pieces if len(piece)], ignore_index=True)
 
 
