@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp
 from typing import Any
 
@@ -161,6 +162,18 @@ def test_groups_by_hand(explainer: Explainer) -> None:
     logits = [whole + change for change in changes]
     expected = [1 / (1 + exp(-logit)) for logit in logits]
     assert found.probability.tolist() == [pytest.approx(expected)]
+
+
+def test_groups_follow_the_activation(explainer: Explainer) -> None:
+    classifier = Weighing(torch.linspace(0, 1, 16).view(1, 4, 4))
+    images, maps = torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4)
+    found = {}
+    for activation in ("softmax", "sigmoid"):
+        spec = replace(explainer.spec, activation=activation)
+        groups = hide_groups(classifier, spec, images, maps, torch.tensor([0]), groups=4)
+        found[activation] = groups.probability
+    assert found["sigmoid"].tolist() == [[0.5] * 4]  # of a logit of 0, whatever the other one
+    assert len(set(found["softmax"][0].tolist())) == 4
 
 
 def test_coefficient_against_loops(explainer: Explainer, images: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,19 @@ def test_a_constant_map_scores_chance_in_every_cell(found: Path) -> None:
     records = read_results(found)[1]
     blind = records[records["method"].isin(["constant", "corner", "broken"])]
     assert (blind.groupby(["mosaic", "method"])["pointing"].sum() == 100).all()
+
+
+def test_labels_that_stand_together_have_probabilities_of_their_own(
+    photos: PhotoList, tmp_path: Path
+) -> None:
+    explainer = colour_explainer("sigmoid")
+    out = evaluate_mosaics(
+        explainer, photos, tmp_path / "labels.jsonl", methods=("all ones",), count=2
+    )
+    header, records = read_results(out)
+    assert header["config"]["activation"] == "sigmoid"
+    # A logit of 10 for each of the four colours.
+    assert records["probability"].tolist() == pytest.approx([1 / (1 + exp(-10))] * 8)
 
 
 def test_uneven_cells_score_chance_on_average() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ttame
+from ttame.classifiers.outputs import Activation
 from ttame.data import PhotoList, image_folder
 from ttame.explainer import Explainer
 
@@ -36,11 +37,11 @@ class ColourClassifier(nn.Module):
         return self.scale * shares
 
 
-def colour_explainer() -> Explainer:
+def colour_explainer(activation: Activation = "softmax") -> Explainer:
     """An untrained explainer of 32x32 inputs; images are not normalised."""
     return ttame.attach(
         ColourClassifier().eval(), ("colours",), classes=COLOURS, input_size=(32, 32),
-        mean=(0, 0, 0), std=(1, 1, 1),
+        mean=(0, 0, 0), std=(1, 1, 1), activation=activation,
     )  # fmt: skip
 
 
