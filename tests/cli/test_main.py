@@ -134,6 +134,9 @@ def test_photos_of_a_page_are_explained_once(
 def test_layers_lists_and_marks(tmp_path: Path) -> None:
     output = run("layers")
     assert "blocks.4" in output and "14x14" in output
+    assert "2x4" in run("layers", "timm/resnet10t", "--height", "64", "--width", "128")
+    # One side gives a square: 96 / 32 cells.
+    assert "3x3" in run("layers", "timm/resnet10t", "--width", "96")
 
 
 @pytest.mark.parametrize(

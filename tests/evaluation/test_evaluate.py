@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ttame
+from tests.conftest import IMAGENET
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import masked_probabilities
@@ -473,7 +474,7 @@ def test_a_tapped_convolution_gives_the_maps_of_the_classifier_as_it_is(
 ) -> None:
     # Convolutions whose batch norm must not be folded into them.
     layers = ("stages.0.0", "stages.1.0", "stages.2.0")
-    explainer = ttame.attach(toy, layers, input_size=(32, 32), head="head")
+    explainer = ttame.attach(toy, layers, input_size=(32, 32), head="head", **IMAGENET)
     photos = photos.select(range(4))
     own: dict[str, Method] = {"mine": ttame_method(explainer), "cam": build("Grad-CAM", explainer)}
     expected = measured(evaluate(explainer, photos, tmp_path / "own.jsonl", methods=own))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.outputs import probabilities
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import PERCENTAGES, masked_probabilities
@@ -59,7 +60,8 @@ def evaluate(
     same records.
 
     Methods given by name, and all metrics, work on a copy of the classifier with its batch norm
-    folded: the same function up to rounding, in less time (`ttame.classifiers.folding`).
+    folded: the same function up to rounding, in less time (`ttame.classifiers.folding`). The copy
+    of a classifier in half precision is in float32.
 
     Args:
         explainer: T-TAME's explainer; the other methods explain its classifier.
@@ -123,7 +125,7 @@ def evaluate(
             for index, reason in skipped.items()
         }
         if images:
-            batch = torch.stack(list(images.values())).to(next(working.parameters()))
+            batch = torch.stack(list(images.values())).to(input_like(working.classifier))
             curves = curve_limit is None or start < curve_limit
             wanted = [name for name in metrics if curves or name == "AD/IC"]
             found = _measure(working, explainer.classifier, bound, batch, wanted, config)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ttame.classifiers.outputs import probabilities
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.evaluation.localization import mask_energy, pointing_game, positive_share
 from ttame.evaluation.maps import bind, facts, make_maps
@@ -85,7 +86,7 @@ def evaluate_mosaics(
         "threshold": threshold,
         "seed": seed,
     }
-    dataset, like = PhotoDataset(photos, explainer.spec), next(working.parameters())
+    dataset, like = PhotoDataset(photos, explainer.spec), input_like(working.classifier)
     masks = cell_masks(explainer.spec.input_size, grid).to(like.device)
     group = len(bound) * len(masks)
     results = ResultsFile(out, config, provenance(seed, command), group=group)

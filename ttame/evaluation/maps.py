@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.folding import fold_batch_norm
-from ttame.classifiers.weights import weight_digest
+from ttame.classifiers.weights import input_like, weight_digest
 from ttame.errors import TTameError
 from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
@@ -24,6 +25,8 @@ def bind(
     settings: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Explainer, dict[str, Method]]:
     """Put the explainer on a faster copy of its classifier, and methods given by name with it.
+
+    The copy of a classifier in half precision is in float32.
 
     Args:
         explainer: Not changed.
@@ -43,14 +46,21 @@ def bind(
     stray = [name for name in settings if own or name not in methods]
     if stray:
         raise TTameError(f"settings for {stray}, which are not among the methods given by name")
-    blank = next(explainer.parameters()).new_zeros(1, 3, *explainer.spec.input_size)
-    tapped = (*explainer.layers, explainer.spec.cam_layer)
+    spec, like = explainer.spec, input_like(explainer.classifier)
+    blank = like.new_zeros(1, spec.channels, *spec.input_size)
+    tapped = (*explainer.layers, spec.cam_layer)
     classifier = fold_batch_norm(explainer.classifier, blank, tapped)
     classifier = classifier.to(memory_format=torch.channels_last)
     working = explainer.replace(classifier=classifier).eval()
     if isinstance(methods, Mapping):
-        return working, dict(methods)
+        # Bound to the classifier as it was given, which may be in half precision.
+        return working, {name: partial(_called, found, like) for name, found in methods.items()}
     return working, {name: build(name, working, settings.get(name)) for name in methods}
+
+
+def _called(method: Method, like: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Call a method with images of the dtype and device of `like`."""
+    return method(images.to(like), targets)
 
 
 def facts(explainer: Explainer) -> dict[str, Any]:
@@ -96,6 +106,7 @@ def make_maps(
             start = time.perf_counter()
             maps = method(images, targets)
             seconds = (time.perf_counter() - start) / len(images)
+        maps = maps.float()
         cost = {
             "seconds": seconds,
             "forward": passes.forward / len(images),

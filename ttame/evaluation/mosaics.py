@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import resize
 
 from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.specs import BackboneSpec
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
@@ -150,7 +151,7 @@ def draw_mosaics(
             raise TTameError(f"{name} must be 1 or more, got {value!r}")
     classifier, spec = explainer.classifier, explainer.spec
     needed = len(grid_cells(spec.input_size, grid))
-    dataset, like = PhotoDataset(photos, spec), next(explainer.parameters())
+    dataset, like = PhotoDataset(photos, spec), input_like(explainer.classifier)
     found: list[Mosaic] = []
     unfinished: list[dict[int, int]] = []  # photos by class
     sure: list[int] = []  # classes
