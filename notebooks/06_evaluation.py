@@ -399,8 +399,8 @@ plot_metrics(per_sample(live_records[live_records["method"].isin(DEFAULT_METHODS
 # *AD and IC of the live run; bars are means, lines 95 % intervals over photos. They are wide, and
 # neighbours must not be ranked by them.*
 #
-# ROAD, insertion and deletion ask for dozens of passes a photo and method, so here for fewer of
-# both:
+# ROAD, insertion and deletion ask for dozens of passes a photo and method, SaCo for ten, SDS for
+# 16 a photo (the [method page](../book/method.md) defines both), so here for fewer of both:
 
 # %%
 out = evaluate(
@@ -412,7 +412,8 @@ out = evaluate(
     seed=seed,
 )
 few_records = read_results(out)[1]
-summary(few_records)[["ROAD MoRF", "ROAD LeRF", "insertion", "deletion", "photos"]].round(1)
+few_scores = ["ROAD MoRF", "ROAD LeRF", "insertion", "deletion", "SDS", "SaCo", "photos"]
+summary(few_records)[few_scores].round(1)
 
 # %% [markdown]
 # *All scores on the first photos of the live run, enough to see how they are made and too few to

@@ -186,8 +186,10 @@ runs.cleanup()
 #
 # Anything that maps images to logits and has feature maps on the way: convolutional networks,
 # transformers with any number of class, distillation or register tokens, channels first or last,
-# images of any shape and size, any number of classes. Compiled and data-parallel wrappers are
-# taken off, hooks of your own stay. One line attaches to any classifier of timm or torchvision:
+# images of any shape, size and number of channels, any number of classes. Compiled and
+# data-parallel wrappers are taken off, hooks of your own stay. What a module does not state about
+# its input (size, mean, standard deviation) is asked for by name, never assumed. One line attaches
+# to any classifier of timm or torchvision:
 #
 # ```python
 # explainer = ttame.attach("timm/convnext_atto.d2_in1k")  # or "torchvision/regnet_y_400mf"

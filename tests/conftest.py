@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ keep_freed_memory()
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 LAYERS = ("stages.0", "stages.1", "stages.2")
+# A toy classifier does not state its normalisation.
+IMAGENET: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def randomize_batch_norm(model: nn.Module) -> None:
@@ -93,7 +96,7 @@ def make_explainer() -> Callable[[nn.Module], Explainer]:
         with torch.random.fork_rng():
             torch.manual_seed(1)
             explainer = ttame.attach(
-                model, LAYERS, classes=CLASSES, input_size=(32, 32), head="head"
+                model, LAYERS, classes=CLASSES, input_size=(32, 32), head="head", **IMAGENET
             )
             randomize_batch_norm(explainer.mechanism)
         return explainer

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ttame
+from tests.conftest import IMAGENET
 from ttame.attention import AttentionConfig
 from ttame.classifiers.classes import class_index, imagenet_classes, resolve_targets, short_name
 from ttame.classifiers.weights import weight_digest
@@ -129,7 +130,7 @@ def test_explaining_in_training_mode_is_refused(explainer: Explainer, raw_images
 
 def test_the_callers_network_stays_its_own(toy: nn.Module) -> None:
     toy.train()
-    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32))
+    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32), **IMAGENET)
     assert explainer.classifier is not toy
     assert toy.training and all(value.requires_grad for value in toy.parameters())
     before = snapshot(explainer.classifier)
@@ -185,7 +186,7 @@ def test_replacing_nothing_shares_every_part_and_keeps_the_mode(
 def test_replacing_the_mechanism_shares_the_classifier(
     explainer: Explainer, toy: nn.Module
 ) -> None:
-    mechanism = ttame.attach(toy, LAYERS[1:], input_size=(32, 32)).mechanism
+    mechanism = ttame.attach(toy, LAYERS[1:], input_size=(32, 32), **IMAGENET).mechanism
     changed = explainer.replace(mechanism=mechanism, layers=LAYERS[1:])
     assert changed.mechanism is mechanism and changed.layers == LAYERS[1:]
     assert changed.extract.layers == LAYERS[1:]
@@ -356,7 +357,7 @@ def test_only_imagenets_synonyms_are_shortened() -> None:
 
 
 def test_classes_without_names_are_numbered(toy: nn.Module, raw_images: Tensor) -> None:
-    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32))
+    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32), **IMAGENET)
     assert explainer.classes == tuple(f"class {index}" for index in range(10))
     assert explainer.explain(raw_images, "class 7").targets[0].tolist() == [7]
 
@@ -378,9 +379,9 @@ def test_attaching_chooses_layers_and_reads_the_facts(toy: nn.Module) -> None:
 
 
 def test_a_single_layer_may_be_named_without_a_list(toy: nn.Module) -> None:
-    assert ttame.attach(toy, "stages.1", input_size=(32, 32)).layers == ("stages.1",)
+    assert ttame.attach(toy, "stages.1", input_size=(32, 32), **IMAGENET).layers == ("stages.1",)
     with pytest.raises(TTameError, match="no layer 'stage9'"):
-        ttame.attach(toy, "stage9", input_size=(32, 32))
+        ttame.attach(toy, "stage9", input_size=(32, 32), **IMAGENET)
 
 
 def test_attaching_needs_an_input_size(toy: nn.Module) -> None:
@@ -429,7 +430,7 @@ def test_a_saved_explainer_gives_the_same_maps(
 def test_the_architecture_travels_along(toy: nn.Module, tmp_path: Path) -> None:
     config = AttentionConfig(skip=False, width=3, activation="sigmoid", max_size=9)
     explainer = ttame.attach(
-        toy, LAYERS[1:], config=config, input_size=(32, 48), space="normalized"
+        toy, LAYERS[1:], config=config, input_size=(32, 48), space="normalized", **IMAGENET
     )
     loaded = Explainer.load(explainer.save(tmp_path / "x.safetensors"), toy)
     assert loaded.mechanism.config == config

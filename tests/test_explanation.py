@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ttame
-from tests.conftest import LAYERS, smooth_images
+from tests.conftest import IMAGENET, LAYERS, smooth_images
 from ttame.classifiers.registry import backbone_spec
 from ttame.data import PhotoList
 from ttame.errors import TTameError
@@ -305,7 +305,7 @@ def test_singles_of_one_job_keep_different_names(explainer: Explainer, tmp_path:
 def test_classes_of_one_name_have_pictures_of_their_own(toy: nn.Module, tmp_path: Path) -> None:
     names = ["crane", "crane", "C++", "C--", "Paris, Texas", "Paris, France", "a", "crane 1", "c",
              "d"]  # fmt: skip
-    explainer = ttame.attach(toy, LAYERS, classes=names, input_size=(32, 32))
+    explainer = ttame.attach(toy, LAYERS, classes=names, input_size=(32, 32), **IMAGENET)
     found = explainer.explain(picture(40, 40), [[0, 1, 2, 3, 4, 5, 6, 6, 7]])
     written = found.save(tmp_path, ["x"])
     assert [path.name for path in written] == [

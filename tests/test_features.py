@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 from tests.helpers.networks import Awkward, count_hooks
+from ttame.classifiers.layers import list_layers
 from ttame.errors import TTameError
 from ttame.features import (
     FeatureExtractor,
+    TokenLayout,
     capture,
     prefix_tokens,
     to_map,
@@ -158,26 +161,96 @@ def test_the_extractor_reads_the_prefix_off_the_model() -> None:
 
 def test_patches_times_the_class_token_by_hand() -> None:
     tokens = torch.tensor([[[2.0, -1.0], [1.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]])
-    found = to_map(tokens, "x", torch.zeros(1, 3, 32, 32), prefix=1, tokens="cls")
+    found = to_map(tokens, "x", torch.zeros(1, 3, 32, 32), 1, tokens="cls")
     assert found[0, 0].tolist() == [[2.0, 4.0], [8.0, 12.0]]
     assert found[0, 1].tolist() == [[-1.0, -3.0], [-5.0, -7.0]]
 
 
 def test_the_class_token_is_the_first_of_several() -> None:
     tokens = torch.randn(2, 2 + 16, 3)
-    found = to_map(tokens, "x", IMAGE, prefix=2, tokens="cls")
+    found = to_map(tokens, "x", IMAGE, 2, tokens="cls")
     assert torch.equal(found[:, :, 0, 0], tokens[:, 2] * tokens[:, 0])
 
 
 def test_without_a_class_token_there_is_nothing_to_multiply_by() -> None:
     with pytest.raises(TTameError, match="needs a class token"):
-        to_map(torch.randn(2, 16, 3), "x", IMAGE, prefix=0, tokens="cls")
+        to_map(torch.randn(2, 16, 3), "x", IMAGE, 0, tokens="cls")
 
 
 @pytest.mark.parametrize(("tokens", "prefix"), [(12, 0), (17, 0), (18, 1), (3, 1), (35, None)])
 def test_tokens_that_form_no_grid_are_refused(tokens: int, prefix: int | None) -> None:
     with pytest.raises(TTameError, match=f"{tokens} tokens.*64x64"):
         token_grid(tokens, (64, 64), prefix)
+
+
+def test_the_grid_is_that_of_the_patch_embedding() -> None:
+    # 5 + 18 · 24 = 437 = 19 · 23, which has nearly the shape of the image, too.
+    embedding = nn.Conv2d(3, 8, 16, stride=16)
+    layout = TokenLayout.of(nn.Sequential(nn.Identity(), embedding))
+    assert layout.grids((288, 384)) == [(18, 24)]
+    assert token_grid(437, (288, 384), layout) == (5, 18, 24)
+    assert token_grid(432, (288, 384), layout) == (0, 18, 24)
+    # Without it, square cells of whole pixels are found; before, 19 rows of 15.2 pixels.
+    assert token_grid(437, (288, 384), None) == (5, 18, 24)
+    # Cells of 16 x 8 pixels, as no search by shape would find them, and sixteen registers.
+    oblong = TokenLayout.of(nn.Conv2d(1, 8, (16, 8), stride=(16, 8)))
+    assert token_grid(1 + 4 * 8, (64, 64), oblong) == (1, 4, 8)
+    assert token_grid(17 + 4 * 8, (64, 64), oblong) == (17, 4, 8)
+
+
+def test_the_grid_is_that_of_the_end_of_a_stem() -> None:
+    # Convolutions of stride 2 with padding 1 halve 96 x 64, rounding up: 48 x 32, 24 x 16.
+    stem = nn.Sequential(*(nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(2)))
+    layout = TokenLayout.of(nn.Sequential(stem, nn.Conv2d(3, 8, 1)))
+    assert layout.grids((96, 64)) == [(48, 32), (24, 16)]
+    assert token_grid(2 + 24 * 16, (96, 64), layout) == (2, 24, 16)
+    assert layout.grids((2, 2)) == [(1, 1), (1, 1)]
+
+
+def test_a_known_number_of_prefix_tokens_comes_first() -> None:
+    # 4 · 4 + 1 tokens: with one prefix token 4 x 4, not 1 x 1 with sixteen.
+    layout = TokenLayout(1, (((16, 16), (16, 16), (0, 0)), ((4, 4), (4, 4), (0, 0))))
+    assert layout.grids((64, 64)) == [(4, 4), (1, 1)]
+    assert token_grid(17, (64, 64), layout) == (1, 4, 4)
+
+
+def test_prefix_tokens_are_found_at_any_depth() -> None:
+    class Tokens(nn.Module):
+        def __init__(self, **shapes: tuple[int, ...]) -> None:
+            super().__init__()
+            for name, shape in shapes.items():
+                self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+    def deep(model: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Identity(), nn.ModuleDict({"model": nn.Sequential(model)}))
+
+    assert prefix_tokens(deep(Transformer(5))) == 5
+    assert prefix_tokens(deep(Tokens(class_token=(1, 1, 8)))) == 1
+    assert prefix_tokens(deep(Tokens(cls_token=(1, 1, 8), register_tokens=(1, 4, 8)))) == 5
+    assert prefix_tokens(deep(Tokens(cls_token=(8,), dist_token=(1, 1, 8)))) == 2
+    # Tokens that replace patches, and embeddings of positions, do not stand before them.
+    assert prefix_tokens(deep(Tokens(mask_token=(1, 1, 8), pos_embed=(1, 17, 8)))) is None
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_wrapped_transformers_have_the_grid_of_their_patches(registers: int) -> None:
+    bare = timm.create_model(
+        "vit_tiny_patch16_224", img_size=(288, 384), reg_tokens=registers, depth=4, embed_dim=12,
+        num_heads=2, num_classes=5,
+    )  # fmt: skip
+    first = nn.Sequential(nn.Identity(), nn.Identity())  # as if it changed the image
+    wrapped = nn.Sequential(first, nn.Sequential(bare)).eval()
+    rows = list_layers(wrapped, (288, 384))
+    assert {row.size for row in rows if row.name[0] == "1"} == {(18, 24)}
+    chosen = tuple(row.name for row in rows if row.chosen)
+    assert chosen == ("1.0.blocks.0", "1.0.blocks.1", "1.0.blocks.2")
+    _, maps = FeatureExtractor(wrapped, chosen[:1])(torch.zeros(1, 3, 288, 384))
+    with torch.no_grad(), capture(bare, ["blocks.0"]) as outputs:
+        bare(torch.zeros(1, 3, 288, 384))
+    tokens = outputs["blocks.0"]
+    assert isinstance(tokens, Tensor) and tokens.shape[1] == 1 + registers + 18 * 24
+    # The cell in row 2, column 3.
+    assert torch.equal(maps[0][0, :, 2, 3], tokens[0, 1 + registers + 2 * 24 + 3])
 
 
 def test_token_counts_of_the_usual_transformers() -> None:

@@ -15,6 +15,7 @@ from ttame.masking import (
     apply_mask,
     channel_tensor,
     degenerate,
+    enlarge,
     keep_top,
     normalize_maps,
     rank_pixels,
@@ -76,6 +77,15 @@ def test_upsample_goes_to_non_square_sizes_and_keeps_an_equal_one() -> None:
     maps = torch.rand(2, 3, 4, 5)
     assert upsample(maps, (9, 21)).shape == (2, 3, 9, 21)
     assert torch.equal(upsample(maps, (4, 5)), maps)
+
+
+def test_enlarging_keeps_what_ranks_and_makes_the_rest_ones() -> None:
+    maps = torch.stack([torch.tensor([[[0.0, 4.0]]]), torch.full((1, 1, 2), 0.3)])
+    found = enlarge(maps, (1, 4))
+    assert found.tolist() == [[[[0.0, 1.0, 3.0, 4.0]]], [[[1.0] * 4]]]
+    peak = torch.zeros(1, 1, 1, 64)
+    peak[..., 0] = 5  # between the pixels that shrinking reads
+    assert enlarge(peak, (1, 4)).tolist() == [[[[1.0] * 4]]]
 
 
 def test_rank_pixels_is_a_sorted_permutation() -> None:

@@ -24,7 +24,7 @@ from ttame.files import (
     is_litter,
     shipped,
 )
-from ttame.images import eval_transform, normalize, read_image, train_transform
+from ttame.images import eval_transform, normalize, open_image, train_transform
 
 _LEFT_OUT = {"background google", "faces easy"}  # of Caltech-101
 _SPLITS = {
@@ -81,7 +81,7 @@ class PhotoList:
 
 
 class PhotoDataset(Dataset[tuple[Tensor, int]]):
-    """Normalised photos `(3, H, W)`, each with its position in the list.
+    """Normalised photos `(C, H, W)`, each with its position in the list.
 
     Args:
         photos: Photos to load.
@@ -104,7 +104,8 @@ class PhotoDataset(Dataset[tuple[Tensor, int]]):
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        raw: Tensor = self.transform(read_image(self.photos.root / self.photos.names[index]))
+        path = self.photos.root / self.photos.names[index]
+        raw: Tensor = self.transform(open_image(path, channels=self.spec.channels))
         return normalize(raw[None], self.spec)[0], index
 
 

@@ -26,8 +26,8 @@ from ttame.classifiers.classes import (
 )
 from ttame.classifiers.outputs import ANSWERS, answer_both, probabilities
 from ttame.classifiers.registry import Backbone, freeze, load_backbone
-from ttame.classifiers.specs import BackboneSpec, derive_spec
-from ttame.classifiers.weights import weight_digest
+from ttame.classifiers.specs import BackboneSpec
+from ttame.classifiers.weights import input_like, weight_digest
 from ttame.errors import TTameError
 from ttame.explanation import Explanation
 from ttame.features import FeatureExtractor
@@ -105,20 +105,37 @@ class Explainer(nn.Module):
         changed.training = self.training  # the mechanism's own mode is not touched
         return changed
 
+    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the classifier once, in its dtype and on its device.
+
+        Args:
+            images: Normalised images, `(B, C, H, W)`, of any floating-point dtype.
+
+        Returns:
+            Logits `(B, K)`, and one map `(B, C_l, h_l, w_l)` per layer, of the mechanism's dtype
+            unless autocast chooses another.
+        """
+        like = input_like(self.classifier)
+        logits, maps = self.extract(images.to(like))
+        if not torch.is_autocast_enabled(like.device.type):
+            dtype = next(self.mechanism.parameters()).dtype
+            maps = [found.to(dtype) for found in maps]
+        return logits, maps
+
     def forward(
         self, images: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Explain a normalised batch, differentiably with respect to the mechanism.
 
         Args:
-            images: Normalised images, `(B, 3, H, W)`.
+            images: Normalised images, `(B, C, H, W)`, of any floating-point dtype.
             targets: Target classes, `(B, T)` int64; `None` for the predicted class.
 
         Returns:
             Logits `(B, K)`, targets `(B, T)` and the mechanism's raw maps, `(B, T, h, w)`.
         """
         with torch.no_grad():
-            logits, maps = self.extract(images)
+            logits, maps = self.features(images)
         if targets is None:
             targets = logits.argmax(dim=1, keepdim=True)
         return logits, targets, self.mechanism(maps, targets)
@@ -145,9 +162,9 @@ class Explainer(nn.Module):
 
         Args:
             images: A path, the bytes of an image file, a file open in binary mode, Pillow image,
-                array or raw tensor in [0, 1], of any size; a folder or a pattern such as
-                `"photos/*.jpg"`; or a list, generator or other iterable of images
-                (`ttame.images.image_source`). Preprocessed as the classifier expects.
+                array or raw tensor, of any size; a folder or a pattern such as `"photos/*.jpg"`;
+                or a list, generator or other iterable of images (`ttame.images.image_source`,
+                `open_image`). Preprocessed as the classifier expects.
             targets: `None` for the predicted class, one class index or name for all images, or
                 `(B,)` or `(B, T)` of them.
             top_k: Explain the k most probable classes instead of `targets`.
@@ -256,10 +273,9 @@ class Explainer(nn.Module):
         above: float | None,
         steps: int,
     ) -> list[Explanation]:
-        """Explain one batch of raw images `(B, 3, H, W)`; with `above`, each by itself."""
-        parameter = next(self.mechanism.parameters())
-        prepared = normalize(raw, self.spec).to(parameter.device, parameter.dtype)
-        logits, maps = self.extract(prepared)
+        """Explain one batch of raw images `(B, C, H, W)`; with `above`, each by itself."""
+        prepared = normalize(raw, self.spec).to(input_like(self.classifier))
+        logits, maps = self.features(prepared)
         counts = []
         if above is not None:
             positions = [crop.position for crop in crops]
@@ -271,9 +287,9 @@ class Explainer(nn.Module):
         if steps:
             found = refine_maps(self.classifier, self.spec, prepared, wanted, found, steps=steps)
         whole = Explanation(
-            logits=logits.cpu(),
+            logits=logits.float().cpu(),
             targets=wanted.cpu(),
-            maps=found.cpu(),
+            maps=found.float().cpu(),
             images=raw,
             classes=self.classes,
             crops=crops,
@@ -305,7 +321,7 @@ class Explainer(nn.Module):
         """
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
-        logits, maps = self.extract(images)
+        logits, maps = self.features(images)
         targets = logits.argmax(dim=1, keepdim=True)
         whole = self.mechanism(maps, targets).flatten(1)
         length = _centre(whole).norm(dim=1).clamp_min(1e-12)
@@ -390,10 +406,9 @@ class Explainer(nn.Module):
             size = header["spec"]["input_size"]
             backbone = load_backbone(header["backbone"], weights, (size[0], size[1]))
         else:
-            spec = derive_spec(
-                model, header["layers"], name=header["backbone"], classes=header["classes"],
-                input_size=header["spec"]["input_size"],
-            )  # fmt: skip
+            spec = BackboneSpec(header["backbone"], None, None, (), "", source="given module")
+            if header["classes"] is not None:
+                spec = replace(spec, classes=tuple(header["classes"]))
             backbone = freeze(spec, adopt(model))
         spec = _with_facts(backbone.spec, header)
         if spec.binary:
@@ -417,6 +432,7 @@ class Explainer(nn.Module):
                     f"asks for {expected.get(name)}; the file is inconsistent"
                 )
         mechanism.load_state_dict(_cast(state, torch.float32))
+        mechanism = mechanism.to(input_like(backbone.model).device)
         backbone = replace(backbone, spec=spec)
         return cls(backbone, mechanism, header["layers"], header["training"]).eval()
 

@@ -16,7 +16,7 @@ from ttame.classifiers.classes import short_name
 from ttame.classifiers.outputs import Activation, probabilities
 from ttame.errors import TTameError
 from ttame.files import replacing
-from ttame.images import Box, Crop, open_image
+from ttame.images import Box, Crop, image_size, open_image, to_raw
 from ttame.masking import normalize_maps, upsample
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Explanation:
     Attributes:
         logits: The classifier's outputs, `(B, K)` float32.
         targets: Explained classes, `(B, T)` int64.
-        maps: Raw maps before the sigmoid, `(B, T, h, w)`: neither scaled nor clipped.
-        images: The photos as the classifier saw them, raw, `(B, 3, H, W)` in [0, 1].
+        maps: Raw maps before the sigmoid, `(B, T, h, w)` float32: neither scaled nor clipped.
+        images: The photos as the classifier saw them, raw, `(B, C, H, W)` in [0, 1].
         classes: K class names.
         crops: B parts of photos that `images` show.
         activation: What turns the outputs into probabilities.
@@ -122,18 +122,23 @@ class Explanation:
         """Return the normalised maps at the size of the photos, `(B, T, H, W)` in [0, 1]."""
         return upsample(self.normalized(), self.images.shape[-2:])
 
-    def overlay(self, opacity: float = 0.5) -> Tensor:
+    def overlay(self, opacity: float = 0.5, channels: Sequence[int] | None = None) -> Tensor:
         """Lay the coloured maps over the photos, `(B, T, 3, H, W)` in [0, 1].
 
         Args:
             opacity: Opacity of the colours, from 0 (photo only) to 1 (map only).
+            channels: Three channels of the photo to show as red, green and blue, from 0, or one in
+                grey; default: a photo of three channels as it is, of others the mean in grey.
         """
-        from ttame.plotting import blend
+        from ttame.plotting import blend, render
 
-        return blend(self.images[:, None], self.upsampled(), opacity)
+        return blend(render(self.images, channels)[:, None], self.upsampled(), opacity)
 
     def on_photo(
-        self, opacity: float = 0.5, photos: Sequence[ImageLike] | None = None
+        self,
+        opacity: float = 0.5,
+        photos: Sequence[ImageLike] | None = None,
+        channels: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """Lay the coloured maps over the whole photos at their own size.
 
@@ -144,6 +149,7 @@ class Explanation:
         Args:
             opacity: Opacity of the colours, from 0 (photo only) to 1 (map only).
             photos: The B photos, if they came from an iterator as anything but paths or bytes.
+            channels: Channels of the photo to show, as for `overlay`.
 
         Returns:
             For each photo `(T, 3, H, W)` in [0, 1], H and W being its own.
@@ -157,17 +163,20 @@ class Explanation:
             )
         return [
             self._whole(index, range(self.targets.shape[1]), opacity,
-                        None if photos is None else photos[index])
+                        None if photos is None else photos[index], channels)
             for index in range(len(self))
         ]  # fmt: skip
 
     def _whole(
-        self, index: int, classes: Sequence[int], opacity: float, photo: ImageLike | None = None
+        self,
+        index: int,
+        classes: Sequence[int],
+        opacity: float,
+        photo: ImageLike | None = None,
+        channels: Sequence[int] | None = None,
     ) -> Tensor:
         """Lay the maps of some classes over one whole photo."""
-        from torchvision.transforms.v2.functional import to_dtype, to_image
-
-        from ttame.plotting import lay_over
+        from ttame.plotting import lay_over, render
 
         if index >= len(self.crops):
             raise TTameError("this explanation was not made from photos; it has no boxes")
@@ -178,29 +187,42 @@ class Explanation:
                 f"photo {crop.position} came from an iterator and is not kept; pass it as "
                 "on_photo(photos=[...]), or explain paths"
             )
-        image = open_image(photo, crop.position)
-        if image.size != crop.size:
+        image = open_image(photo, crop.position, self.images.shape[1])
+        if (size := image_size(image)) != crop.size:
             raise TTameError(
-                f"photo {crop.position} has {image.size} pixels, but {crop.size} when it was "
+                f"photo {crop.position} has {size} pixels, but {crop.size} when it was "
                 "explained; pass the same photo"
             )
-        raw = to_dtype(to_image(image), torch.float32, scale=True).as_subclass(Tensor)
+        raw = render(to_raw(image), channels)
         return lay_over(raw, self.normalized()[index, list(classes)], crop.box, opacity)
 
-    def plot(self) -> Figure:
-        """Plot one row per photo: the photo, then an overlay per class with its probability."""
-        from ttame.plotting import plot_grid
+    def plot(self, channels: Sequence[int] | None = None) -> Figure:
+        """Plot one row per photo: the photo, then an overlay per class with its probability.
+
+        Args:
+            channels: Channels of the photo to show, as for `overlay`.
+        """
+        from ttame.plotting import plot_grid, render
 
         rows = []
         for image, overlays, names, values in zip(
-            self.images, self.overlay(), self.names(), self.probabilities().tolist(), strict=True
+            render(self.images, channels),
+            self.overlay(channels=channels),
+            self.names(),
+            self.probabilities().tolist(),
+            strict=True,
         ):
             titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
             rows.append([("photo\n", image), *zip(titles, overlays, strict=True)])
         return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")
 
     def save(
-        self, folder: Path | str, stems: Sequence[str] | None = None, *, on_photo: bool = False
+        self,
+        folder: Path | str,
+        stems: Sequence[str] | None = None,
+        *,
+        on_photo: bool = False,
+        channels: Sequence[int] | None = None,
     ) -> list[Path]:
         """Write one overlay per photo and class to `folder`, as `STEM.CLASS.png`.
 
@@ -214,6 +236,7 @@ class Explanation:
                 photos that were explained together.
             on_photo: Write the whole photos at their own size (`on_photo`), instead of what the
                 classifier saw.
+            channels: Channels of the photo to show, as for `overlay`.
 
         Returns:
             The files, in order of photos and classes; one file for a class that is named twice.
@@ -230,11 +253,14 @@ class Explanation:
         slugs = _slugs(self.classes)
         written = []
         for index, (stem, targets) in enumerate(zip(stems, self.targets.tolist(), strict=True)):
-            small = None if on_photo else self[index].overlay()[0]
+            small = None if on_photo else self[index].overlay(channels=channels)[0]
             for place, target in enumerate(targets):
                 path = Path(folder) / f"{stem}.{slugs[target]}.png"
                 if target not in targets[:place]:
-                    image = self._whole(index, [place], 0.5)[0] if small is None else small[place]
+                    if small is None:
+                        image = self._whole(index, [place], 0.5, channels=channels)[0]
+                    else:
+                        image = small[place]
                     with replacing(path) as temporary:
                         to_pil_image(image).save(temporary, format="PNG")
                 written.append(path)

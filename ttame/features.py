@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -16,6 +18,9 @@ Tokens = Literal["drop", "cls"]
 
 # Rounding changes the aspect ratio of small maps by up to two; a larger misfit is no image map.
 _MISFIT = math.log(2) + 1e-9
+_MOST_PREFIX = 17  # a class token and sixteen registers
+# Parameters that stand before the patch tokens in timm's, torchvision's and other transformers.
+_PREFIX = re.compile(r"(cls|class|dist|distillation|reg|register|storage)_?tokens?|registers")
 
 
 @contextmanager
@@ -85,28 +90,96 @@ def masked_features(model: nn.Module, layer: str, masks: Tensor) -> Iterator[Non
         yield
 
 
+@dataclass(frozen=True)
+class TokenLayout:
+    """What a transformer shows about the order of its tokens, through any depth of wrapping.
+
+    Attributes:
+        prefix: Number of tokens before the patch tokens; `None` if unknown.
+        convolutions: Kernel, stride and padding, each in both directions, of the convolutions
+            that shrink their input, in order; the patch embedding is the first of them, or the
+            last of a stem.
+    """
+
+    prefix: int | None = None
+    convolutions: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> TokenLayout:
+        """Read the layout off a model."""
+        found = [
+            (module.kernel_size, module.stride, module.padding)
+            for module in model.modules()
+            if isinstance(module, nn.Conv2d)
+            and max(module.stride) > 1
+            and not isinstance(module.padding, str)
+        ]
+        return cls(prefix_tokens(model), tuple(found))
+
+    def grids(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """List the heights and widths after each convolution, for an image of this size."""
+        grids, sides = [], tuple(size)
+        for kernels, strides, paddings in self.convolutions:
+            sides = tuple(
+                (side + 2 * padding - kernel) // stride + 1
+                for side, kernel, stride, padding in zip(
+                    sides, kernels, strides, paddings, strict=True
+                )
+            )
+            if min(sides) < 1:
+                break
+            grids.append((sides[0], sides[1]))
+        return grids
+
+
 def prefix_tokens(model: nn.Module) -> int | None:
-    """Return how many tokens precede a transformer's patch tokens; `None` if unknown."""
-    count = getattr(model, "num_prefix_tokens", None)  # timm
-    if count is None and hasattr(model, "class_token"):  # torchvision
-        count = 1
-    return None if count is None else int(count)
+    """Return how many tokens precede a transformer's patch tokens; `None` if unknown.
+
+    The model, or a module inside it, says it (timm's `num_prefix_tokens`), or holds the tokens as
+    parameters: class, distillation and register tokens by their usual names.
+    """
+    for module in model.modules():
+        count = getattr(module, "num_prefix_tokens", None)  # timm
+        if isinstance(count, int):
+            return count
+    for module in model.modules():
+        held = dict(module.named_parameters(recurse=False))
+        counts = [value.shape[-2] if value.ndim > 1 else 1
+                  for name, value in held.items() if _PREFIX.fullmatch(name)]  # fmt: skip
+        if counts:
+            return sum(counts)
+    return None
 
 
-def token_grid(tokens: int, size: Sequence[int], prefix: int | None) -> tuple[int, int, int]:
+def token_grid(
+    tokens: int, size: Sequence[int], layout: TokenLayout | int | None
+) -> tuple[int, int, int]:
     """Find (prefix, h, w) with prefix + h·w = tokens and a grid in the shape of the image.
+
+    The grid is that of the patch embedding where the number of tokens agrees. Otherwise it is one
+    whose cells are square, of a whole number of pixels, or nearly so.
 
     Args:
         tokens: Length of the token sequence.
         size: Height and width of the input image, in pixels.
-        prefix: Number of leading tokens that are not patches; `None` tries 0 to 8.
+        layout: What is known of the order of the tokens, or of it the number of leading tokens
+            that are not patches; if that is `None`, 0 to 8 are tried.
 
     Raises:
         TTameError: If no grid fits.
     """
+    if not isinstance(layout, TokenLayout):
+        layout = TokenLayout(layout)
     height, width = size
+    prefix = layout.prefix
     # Even if the count is known, a layer may lie before the prefix tokens are added (CaiT).
-    for before in range(9) if prefix is None else (prefix, 0):
+    befores = range(9) if prefix is None else (prefix, 0)
+    embedded = {tokens - h * w: (tokens - h * w, h, w) for h, w in layout.grids(size)}
+    for before in (*befores, *range(_MOST_PREFIX + 1)):
+        if before in embedded:
+            return embedded[before]
+    possible = []
+    for before in befores:
         patches = tokens - before
         if patches < 1:
             continue
@@ -114,7 +187,11 @@ def token_grid(tokens: int, size: Sequence[int], prefix: int | None) -> tuple[in
         rows = math.isqrt(round(patches * height / width)) or 1
         for h in (rows, rows + 1):
             if patches % h == 0 and abs(math.log((h * width) / (patches / h * height))) < 0.1:
-                return before, h, patches // h
+                possible.append((before, h, patches // h))
+    whole = [(before, h, w) for before, h, w in possible
+             if height % h == 0 == width % w and height // h == width // w]  # fmt: skip
+    for found in (*whole, *possible):
+        return found
     raise TTameError(
         f"{tokens} tokens with {'an unknown number of' if prefix is None else prefix} prefix "
         f"tokens form no grid of the shape of a {height}x{width} image; choose a layer whose "
@@ -123,15 +200,19 @@ def token_grid(tokens: int, size: Sequence[int], prefix: int | None) -> tuple[in
 
 
 def to_map(
-    output: object, name: str, image: Tensor, prefix: int | None = None, tokens: Tokens = "drop"
+    output: object,
+    name: str,
+    image: Tensor,
+    layout: TokenLayout | int | None = None,
+    tokens: Tokens = "drop",
 ) -> Tensor:
     """Convert a layer's output to a feature map.
 
     Args:
         output: Output of the layer: `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
         name: Name of the layer, for error messages.
-        image: Input of the classifier, `(B, 3, H, W)`.
-        prefix: Number of prefix tokens, if known.
+        image: Input of the classifier, `(B, C, H, W)`.
+        layout: What is known of the order of tokens, as for `token_grid`.
         tokens: `"drop"` the prefix tokens, or multiply the patch tokens by the first one,
             `"cls"` (T-TAME's alternative).
 
@@ -162,7 +243,7 @@ def to_map(
                 f"shape of a {height}x{width} image; choose another layer"
             )
         return output if first <= last + 1e-9 else output.permute(0, 3, 1, 2)
-    before, h, w = token_grid(output.shape[1], (height, width), prefix)
+    before, h, w = token_grid(output.shape[1], (height, width), layout)
     patches = output[:, before:]  # (B, h·w, C)
     if tokens == "cls":
         if before == 0:
@@ -201,6 +282,7 @@ class FeatureExtractor:
         if not layers:
             raise TTameError("name at least one layer; `ttame layers MODEL` lists them")
         self.model, self.layers, self.tokens = model, tuple(layers), tokens
+        self.layout = TokenLayout.of(model)
         with capture(model, layers):
             pass  # refuses bad names now rather than at the first image
 
@@ -208,7 +290,7 @@ class FeatureExtractor:
         """Run the classifier once.
 
         Args:
-            images: Normalised images, `(B, 3, H, W)`.
+            images: Normalised images, `(B, C, H, W)`.
 
         Returns:
             Logits `(B, K)`, and one map `(B, C_l, h_l, w_l)` per layer in the order of `layers`.
@@ -225,10 +307,9 @@ class FeatureExtractor:
                 f"{type(self.model).__name__} returns {what}, not logits (B, K); wrap it in a "
                 "module whose forward returns the logits alone"
             )
-        prefix = prefix_tokens(self.model)
         maps = []
         for name in self.layers:
             if name not in outputs:
                 raise TTameError(f"layer {name!r} is not used in the forward pass; choose another")
-            maps.append(to_map(outputs[name], name, images, prefix, self.tokens))
+            maps.append(to_map(outputs[name], name, images, self.layout, self.tokens))
         return logits, maps

@@ -84,7 +84,8 @@ def find_images(folder: Path | str) -> tuple[list[Path], dict[str, int]]:
     """Find the images below a folder, through symbolic links.
 
     Hidden files and folders (`.ipynb_checkpoints`) and what systems leave behind (`__MACOSX`) are
-    left out, and so are other kinds of files, and links back to a folder that holds them.
+    left out, and so are other kinds of files, and links back to a folder that holds them. Where
+    there is no photo, arrays (`.npy`) are the images; beside photos they are left out.
 
     Args:
         folder: Folder to search.
@@ -100,7 +101,8 @@ def find_images(folder: Path | str) -> tuple[list[Path], dict[str, int]]:
     if not top.is_dir():
         raise TTameError(f"image folder {str(top)!r} does not exist")
     suffixes = image_suffixes()
-    found: list[Path] = []
+    photos: list[Path] = []
+    arrays: list[Path] = []
     left_out: Counter[str] = Counter()
 
     def search(here: Path, above: frozenset[Path], hidden: str) -> None:
@@ -121,17 +123,20 @@ def find_images(folder: Path | str) -> tuple[list[Path], dict[str, int]]:
             place = path if entry.is_symlink() else entry  # an entry knows its kind at no cost
             if place.is_dir():
                 search(path, above | {real}, hidden or (entry.name if litter else ""))
-            elif path.suffix.lower() in suffixes:
+            elif (suffix := path.suffix.lower()) in suffixes or suffix == ".npy":
                 if hidden or litter:
                     left_out[f"in {hidden}" if hidden else "hidden"] += 1
                 elif place.is_file():
-                    found.append(path)
+                    (arrays if suffix == ".npy" else photos).append(path)
                 else:
                     left_out["broken link"] += 1
             elif not (litter or hidden):
-                left_out[path.suffix.lower() or "without an ending"] += 1
+                left_out[suffix or "without an ending"] += 1
 
     search(top, frozenset(), "")
+    if photos and arrays:
+        left_out[".npy"] = len(arrays)
+    found = photos or arrays
     if not found:
         why = f"; {describe_left_out(left_out)}" if left_out else ""
         raise TTameError(

@@ -1,10 +1,11 @@
-"""Images: read any kind of photo and prepare it for a classifier."""
+"""Images: read any kind of image, of any number of channels, and prepare it for a classifier."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO, TextIOBase
 from itertools import islice
 from pathlib import Path
@@ -17,15 +18,18 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ttame.classifiers.specs import BackboneSpec
+from ttame.classifiers.transforms import Box as Box
+from ttame.classifiers.transforms import crop_box as crop_box
+from ttame.classifiers.transforms import eval_transform as eval_transform
+from ttame.classifiers.transforms import image_size as image_size
+from ttame.classifiers.transforms import train_transform as train_transform
 from ttame.errors import TTameError
 from ttame.files import image_paths
 from ttame.masking import channel_tensor
 
 ImageLike: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
-Box: TypeAlias = "tuple[float, float, float, float]"
 
-# Panoramas are cut to this aspect ratio before resizing; only their centre survives the crop.
-_MAX_ASPECT = 4
+_VALUES = "values must be uint8 (0 to 255), uint16 (0 to 65535) or floats in [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,20 @@ def read_image(source: str | Path | bytes | IO[bytes]) -> Image.Image:
         TTameError: If the file is missing, empty, truncated, not an image, or larger than
             Pillow's limit.
     """
+    return cast(Image.Image, _read(source, to_rgb))
+
+
+def _read(source: str | Path | bytes | IO[bytes], convert: Callable[[Image.Image], Any]) -> Any:
+    """Open an image file with Pillow and convert what it holds; errors as for `read_image`."""
     name, file, count = _opened(source)
     if count == 0:
         raise TTameError(f"image {name} is empty (0 bytes)")
     try:
         with Image.open(file) as image:
             image.load()
-            return to_rgb(image)
+            return convert(image)
+    except TTameError as error:
+        raise TTameError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise TTameError(
             f"{name} is not an image that Pillow can read; expected JPEG, PNG, WebP, ..."
@@ -117,7 +128,7 @@ def to_batch(images: ImageLike | Iterable[ImageLike], spec: BackboneSpec) -> Ten
         spec: Facts of the classifier.
 
     Returns:
-        Raw images, `(B, 3, H, W)`, float32 in [0, 1].
+        Raw images, `(B, C, H, W)`, float32 in [0, 1].
 
     Raises:
         TTameError: If an image cannot be read, naming its position, or there are none.
@@ -143,7 +154,7 @@ def image_batches(
         progress: Show a progress bar if there is more than one batch, in terminals and notebooks.
 
     Yields:
-        Raw images, `(B, 3, H, W)`, float32 in [0, 1], and their crops.
+        Raw images, `(B, C, H, W)`, float32 in [0, 1], and their crops.
 
     Raises:
         TTameError: If an image cannot be read, naming its position, or there are none.
@@ -153,14 +164,15 @@ def image_batches(
     def prepared() -> Iterator[tuple[Tensor, Crop]]:
         for position, item in enumerate(_shown(source, size) if progress else source.items):
             try:
-                image = open_image(item, position)
+                image = open_image(item, position, spec.channels)
             except TTameError as error:
                 if not skip_bad:
                     raise
                 warnings.warn(f"skipped: {error}", stacklevel=2)
                 continue
             photo = item if source.lasting or isinstance(item, (str, Path, bytes)) else None
-            yield transform(image), Crop(position, photo, image.size, crop_box(image.size, spec))
+            shape = image_size(image)
+            yield transform(image), Crop(position, photo, shape, crop_box(shape, spec))
 
     images, found = prepared(), False
     while batch := list(islice(images, size)):
@@ -205,10 +217,10 @@ def image_source(images: ImageLike | Iterable[ImageLike]) -> ImageSource:
 
     Args:
         images: One image: a path, the bytes of an image file, a file open in binary mode, a Pillow
-            image, an array `(H, W)` or `(H, W, 3)`, or a tensor `(3, H, W)` (uint8, or float in
-            [0, 1]). Or several: a folder, or a pattern such as `"photos/*.jpg"`
-            (`ttame.files.image_paths`); a batch `(B, ...)` of arrays or tensors; a list,
-            generator or other iterable, which is consumed as it is needed.
+            image, an array `(H, W, C)` or tensor `(C, H, W)`, as `open_image` takes them for the
+            C channels of the classifier. Or several: a folder, or a pattern such as
+            `"photos/*.jpg"` (`ttame.files.image_paths`); a batch `(B, ...)` of arrays or tensors; a
+            list, generator or other iterable, which is consumed as it is needed.
 
     Raises:
         TTameError: If a folder holds no images, or a pattern fits none.
@@ -229,7 +241,7 @@ def image_source(images: ImageLike | Iterable[ImageLike]) -> ImageSource:
 
 
 def normalize(images: Tensor, spec: BackboneSpec) -> Tensor:
-    """Normalise raw images `(B, 3, H, W)` in [0, 1] for the classifier."""
+    """Normalise raw images `(B, C, H, W)` in [0, 1] for the classifier."""
     return (images - channel_tensor(spec.mean, images)) / channel_tensor(spec.std, images)
 
 
@@ -239,108 +251,136 @@ def denormalize(images: Tensor, spec: BackboneSpec) -> Tensor:
     return raw.clamp(0, 1)
 
 
-def eval_transform(spec: BackboneSpec) -> v2.Compose:
-    """Build the transform that resizes and centre-crops to `(3, H, W)` float32 in [0, 1]."""
-    return _compose(_resize(spec), v2.CenterCrop(list(spec.input_size)))
+def to_raw(image: Image.Image | Tensor) -> Tensor:
+    """Convert what `open_image` returns to `(C, H, W)`, float32 in [0, 1]."""
+    raw = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
+    return cast(Tensor, raw.as_subclass(Tensor))
 
 
-def train_transform(spec: BackboneSpec, crop_area: float | None = None) -> v2.Compose:
-    """Build `eval_transform` with a random crop and horizontal flip.
+def open_image(item: ImageLike, position: int = 0, channels: int = 3) -> Image.Image | Tensor:
+    """Return one image, of any form that `image_source` names, for a classifier of C channels.
 
-    Args:
-        spec: Facts of the classifier.
-        crop_area: Minimum share of the photo's area in a crop, which is then resized to the
-            input size; `None` crops the input size from the resized photo, as the papers do.
-    """
-    size, mode = list(spec.input_size), v2.InterpolationMode(spec.interpolation)
-    crop = [_resize(spec), v2.RandomCrop(size)]
-    if crop_area is not None:
-        crop = [v2.RandomResizedCrop(size, scale=(crop_area, 1.0), interpolation=mode)]
-    return _compose(*crop, v2.RandomHorizontalFlip())
-
-
-def _compose(*steps: Callable[[Any], Any]) -> v2.Compose:
-    convert = (v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True))
-    return v2.Compose([v2.Lambda(_limit_aspect), *steps, *convert])
-
-
-def _resize(spec: BackboneSpec) -> v2.Resize:
-    return v2.Resize(spec.resize, interpolation=v2.InterpolationMode(spec.interpolation))
-
-
-def crop_box(size: tuple[int, int], spec: BackboneSpec) -> Box:
-    """Find the part of a photo that `eval_transform` shows to the classifier.
+    Files and Pillow images are converted to RGB for three channels, and on to greyscale for one;
+    16-bit greyscale keeps its 16 bits. For four channels they must have an alpha channel. More
+    channels come as arrays, tensors or `.npy` files. Arrays `(H, W, C)` and tensors `(C, H, W)`
+    are uint8 (0 to 255), uint16 (0 to 65535) or floating-point in [0, 1]; a float image of one or
+    three channels is rounded to 8 bits. Arrays may be `(H, W)` for one or three channels, and in
+    colour for one.
 
     Args:
-        size: Width and height of the upright photo, in pixels.
-        spec: Facts of the classifier.
+        item: The image.
+        position: Its position among others, for error messages.
+        channels: C.
 
     Returns:
-        Left, top, right and bottom edge, in pixels of the photo, as for `PIL.Image.Image.crop`.
-    """
-    left, top, right, bottom = _inner(size)
-    # Only the shape is computed: a meta tensor has no values.
-    resized = _resize(spec)(torch.empty(1, bottom - top, right - left, device="meta"))
-    edges = []
-    for offset, length, scaled, kept in zip(
-        (left, top), (right - left, bottom - top), resized.shape[:0:-1], spec.input_size[::-1],
-        strict=True,
-    ):  # fmt: skip
-        # As torchvision's CenterCrop rounds; where it pads, the start is negative.
-        start = round((scaled - kept) / 2) if scaled >= kept else -((kept - scaled) // 2)
-        edges.append([offset + at * length / scaled for at in (start, start + kept)])
-    (x0, x1), (y0, y1) = edges
-    return x0, y0, x1, y1
-
-
-def _inner(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the centre of an extreme panorama, and of any other photo all of it."""
-    longest = _MAX_ASPECT * min(size)
-    keep = [min(side, longest) for side in size]
-    left, top = ((side - kept) // 2 for side, kept in zip(size, keep, strict=True))
-    return left, top, left + keep[0], top + keep[1]
-
-
-def _limit_aspect(image: Image.Image) -> Image.Image:
-    """Crop extreme panoramas to their centre, so that resizing them fits into memory."""
-    box = _inner(image.size)
-    return image if box == (0, 0, *image.size) else image.crop(box)
-
-
-def open_image(item: ImageLike, position: int = 0) -> Image.Image:
-    """Return one image, of any form that `image_source` names, as upright 8-bit RGB.
+        A Pillow image, upright RGB or greyscale of 8 bits, or `(C, H, W)`, float32 in [0, 1].
 
     Raises:
-        TTameError: If it cannot be read, naming its position.
+        TTameError: If the image cannot be read, naming its path or position, or has other channels
+            or values.
     """
-    where = f"image {position}"
+    convert, where = partial(_from_pillow, channels=channels), f"image {position}: "
+    if isinstance(item, (str, Path)) and Path(item).suffix.lower() == ".npy":
+        return _from_array(_read_array(Path(item)), channels, f"{str(item)!r}: ")
     if isinstance(item, (str, Path, bytes)) or hasattr(item, "read"):
-        return read_image(cast("str | Path | bytes | IO[bytes]", item))
+        source = cast("str | Path | bytes | IO[bytes]", item)
+        return cast("Image.Image | Tensor", _read(source, convert))
     if isinstance(item, Image.Image):
-        return to_rgb(item)
+        try:
+            return convert(item)
+        except TTameError as error:
+            raise TTameError(f"{where}{error}") from error
     if isinstance(item, np.ndarray):
-        if item.ndim == 2:
-            item = np.stack([item] * 3, axis=-1)
-        if item.ndim != 3 or item.shape[-1] != 3:
-            raise TTameError(f"{where}: expected an array (H, W, 3) or (H, W), got {item.shape}")
-        item = torch.from_numpy(np.array(item)).permute(2, 0, 1)  # a copy: it may be read-only
-    if not isinstance(item, Tensor):
+        return _from_array(item, channels, where)
+    if isinstance(item, Tensor):
+        return _from_tensor(item, channels, where)
+    raise TTameError(
+        f"{where}cannot read a {type(item).__name__}; pass a path, bytes, a file open in binary "
+        "mode, a Pillow image, an array or a tensor"
+    )
+
+
+def _from_pillow(image: Image.Image, channels: int) -> Image.Image | Tensor:
+    if channels == 3:
+        return to_rgb(image)
+    if channels == 1 and not image.mode.startswith("I;16"):
+        return to_rgb(image).convert("L")
+    upright = ImageOps.exif_transpose(image)
+    if channels == 1:
+        return torch.from_numpy(np.asarray(upright, dtype=np.float32) / 65535)[None]
+    if channels != 4:
         raise TTameError(
-            f"{where}: cannot read a {type(item).__name__}; pass a path, bytes, a file open "
-            "in binary mode, a Pillow image, an array or a tensor"
+            f"the classifier takes {channels} channels, a photo of mode {image.mode} has "
+            f"{len(image.getbands())}; pass an array (H, W, {channels}), or write it to a .npy file"
         )
-    if item.ndim != 3 or item.shape[0] != 3 or item.numel() == 0:
-        raise TTameError(f"{where}: expected a tensor (3, H, W), got {tuple(item.shape)}")
-    if item.is_floating_point():
-        if not bool(item.isfinite().all()):
-            raise TTameError(f"{where}: contains NaN or infinite values; clean the data first")
-        low, high = float(item.min()), float(item.max())
+    if upright.mode not in ("RGBA", "LA", "PA") and "transparency" not in upright.info:
+        raise TTameError(
+            f"the classifier takes 4 channels, a photo of mode {image.mode} has no alpha channel; "
+            "pass RGBA, or an array (H, W, 4)"
+        )
+    # Not as a Pillow image: that would multiply the colours by alpha where it resizes them.
+    return _from_array(np.asarray(upright.convert("RGBA")), channels, "")
+
+
+def _read_array(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise TTameError(f"image {str(path)!r} does not exist or is not a file")
+    try:
+        return cast(np.ndarray, np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise TTameError(f"{str(path)!r} is not a readable .npy array: {error}") from error
+
+
+def _from_array(array: np.ndarray, channels: int, where: str) -> Image.Image | Tensor:
+    expected = f"(H, W, {channels}){' or (H, W)' if channels in (1, 3) else ''}"
+    found = array[..., None] if array.ndim == 2 else array
+    if array.ndim == 2 and channels == 3:
+        found = np.concatenate([found] * 3, axis=-1)
+    if found.ndim != 3 or found.shape[-1] not in _accepted(channels):
+        raise TTameError(f"{where}expected an array {expected}, got {array.shape}")
+    try:
+        # A copy, in the byte order of this machine: the array may be read-only.
+        tensor = torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
+    except TypeError as error:
+        raise TTameError(f"{where}{_VALUES}, got {array.dtype}") from error
+    return _from_tensor(tensor.permute(2, 0, 1), channels, where)
+
+
+def _from_tensor(image: Tensor, channels: int, where: str) -> Image.Image | Tensor:
+    """Convert `(C, H, W)`: to a Pillow image where one holds it, else to float32."""
+    if image.ndim != 3 or image.shape[0] not in _accepted(channels) or image.numel() == 0:
+        raise TTameError(
+            f"{where}expected a tensor ({channels}, H, W), got {tuple(image.shape)}; the "
+            f"classifier takes {channels} channel{'s' * (channels > 1)}"
+        )
+    image, photo = image.detach().cpu(), channels in (1, 3)
+    if image.is_floating_point():
+        if not bool(image.isfinite().all()):
+            raise TTameError(f"{where}contains NaN or infinite values; clean the data first")
+        low, high = float(image.min()), float(image.max())
         if low < 0 or high > 1:
             raise TTameError(
-                f"{where}: float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for "
+                f"{where}float images must lie in [0, 1], got {low:.3g} to {high:.3g}; for "
                 "normalised input call explainer(tensor, targets)"
             )
-        item = (item * 255).round().to(torch.uint8)
-    elif item.dtype != torch.uint8:
-        raise TTameError(f"{where}: integers must be uint8, got {item.dtype}")
-    return cast(Image.Image, v2.functional.to_pil_image(item.cpu()))
+        scaled = image.float()
+        if photo:
+            image = (scaled * 255).round().to(torch.uint8)
+    elif image.dtype == torch.uint8:
+        scaled = image.float() / 255
+    elif image.dtype == torch.uint16:
+        scaled = image.to(torch.int32).float() / 65535
+    else:
+        raise TTameError(f"{where}{_VALUES}, got {image.dtype}")
+    if photo and image.dtype == torch.uint8:
+        return _from_pillow(v2.functional.to_pil_image(image), channels)
+    if len(scaled) != channels:
+        raise TTameError(
+            f"{where}a colour image of 16 bits is not converted to greyscale; pass (1, H, W)"
+        )
+    return scaled
+
+
+def _accepted(channels: int) -> tuple[int, ...]:
+    """Return the channels that an array may have: a colour photo can be made grey."""
+    return (1, 3) if channels == 1 else (channels,)

@@ -12,10 +12,12 @@ from torch import nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism
 from ttame.classifiers.adoption import adopt, find_activation, probe
+from ttame.classifiers.facts import checked_size, per_channel
 from ttame.classifiers.layers import choose_layers
 from ttame.classifiers.outputs import ANSWERS, Activation, answer_both
 from ttame.classifiers.registry import backbone_spec, freeze, load_backbone
 from ttame.classifiers.specs import BackboneSpec, derive_spec
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, suggest
 from ttame.explainer import Explainer
 from ttame.files import shipped
@@ -29,8 +31,9 @@ def attach(
     config: AttentionConfig | None = None,
     classes: Sequence[str] | None = None,
     input_size: tuple[int, int] | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    channels: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     space: Space | None = None,
     head: str = "",
     activation: Activation | None = None,
@@ -39,8 +42,19 @@ def attach(
 ) -> Explainer:
     """Attach an untrained attention mechanism to a classifier.
 
+    What the classifier expects of its images is known for named models; for modules of timm, which
+    state it; and, input size apart, for modules of torchvision with 1,000 classes, whose published
+    weights share ImageNet's normalisation (EfficientNet's do not). It is looked up through
+    wrappers: one that normalises, such as `nn.Sequential(normalise, model)`, is measured by a
+    forward pass, and a model inside one that changes its images otherwise is not relied on. What
+    remains unknown is asked for by name, never assumed. Photos are resized, keeping their shape,
+    until the central share that the model states, or else 0.875, covers the input size, which is
+    then cut out of their centre.
+
+    The mechanism computes in float32 whatever the dtype of the classifier, on the same device.
+
     Args:
-        model: Any `nn.Module` that maps images `(B, 3, H, W)` to logits `(B, K)`, of which a
+        model: Any `nn.Module` that maps images `(B, C, H, W)` to logits `(B, K)`, of which a
             frozen copy is explained; or the name of a registered backbone, `timm/NAME` or
             `torchvision/NAME`.
         layers: Dotted module names, shallow to deep, or the name of one of the backbone's
@@ -48,9 +62,14 @@ def attach(
             (`ttame.classifiers.layers.list_layers`).
         config: Architecture of the mechanism.
         classes: Class names in index order.
-        input_size: Height and width in pixels; required unless the model is named or timm's.
-        mean: Per-channel mean of the normalisation; default: the model's own or ImageNet's.
-        std: Per-channel standard deviation of the normalisation.
+        input_size: Height and width in pixels; default: what the model states.
+        channels: Number of input channels C; default: the length of `mean`, or what the first
+            convolution takes.
+        mean: Mean of the normalisation of images in [0, 1], one number for each channel or one
+            for all; default: what the model states. ImageNet's is (0.485, 0.456, 0.406); a model
+            that normalises its input itself has `mean=0, std=1`.
+        std: Standard deviation of the normalisation, as for `mean`; ImageNet's is
+            (0.229, 0.224, 0.225).
         space: Masking space; default: the registered one, otherwise `"raw"`.
         head: Dotted name of the classifier's last linear layer.
         activation: What the outputs are: `"softmax"` for the logits of classes of which one is
@@ -61,38 +80,48 @@ def attach(
         pretrained: Load the weights of a model given by name; otherwise they are random.
 
     Raises:
-        TTameError: If a layer does not exist or gives no spatial map, or the model gives no
-            logits, cannot be copied or mixes the images of a batch, or its outputs do not fit the
-            activation, need one to be chosen, or are values or features.
+        TTameError: If the input size, channels or normalisation are neither given nor known, a
+            layer does not exist or gives no spatial map, or the model gives no logits, cannot be
+            copied or mixes the images of a batch, or its outputs do not fit the activation, need
+            one to be chosen, or are values or features.
     """
     if isinstance(model, str):
-        backbone = load_backbone(model, weights, input_size, pretrained)
+        backbone = load_backbone(model, weights, checked_size(input_size), pretrained)
+        known = backbone.spec
+        if channels not in (None, known.channels):
+            raise TTameError(
+                f"{known.name} takes {known.channels} channels, got channels={channels!r}; build a "
+                "network of as many channels yourself and pass the module"
+            )
         given = {
-            "classes": tuple(classes or ()), "mean": mean, "std": std, "space": space, "head": head,
-        }  # fmt: skip
-        facts: dict[str, Any] = {key: value for key, value in given.items() if value}
-        spec = replace(backbone.spec, **facts)
+            "classes": tuple(classes or ()) or None,
+            "mean": per_channel("mean", mean, known.channels),
+            "std": per_channel("std", std, known.channels),
+            "space": space,
+            "head": head or None,
+        }
+        facts: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        spec = replace(known, **facts)
     else:
+        model = adopt(model)
         spec = derive_spec(
-            model, (), classes=classes, input_size=input_size, mean=mean, std=std,
-            space=space or "raw", head=head,
+            model, (), classes=classes, input_size=input_size, channels=channels, mean=mean,
+            std=std, space=space or "raw", head=head,
         )  # fmt: skip
-        backbone = freeze(spec, adopt(model))
-    known = activation or (spec.activation if spec.activation != "softmax" else None)
-    meaning, binary = find_activation(backbone.model, spec.input_size, known)
-    spec = replace(spec, activation=meaning, binary=binary)
+        backbone = freeze(spec, model)
+    classifier, size = backbone.model, spec.input_size
+    stated = activation or (spec.activation if spec.activation != "softmax" else None)
+    meaning, binary = find_activation(classifier, size, stated, spec.channels)
     if binary:
-        answer_both(backbone.model, meaning)
-    chosen = _names(layers, spec) or choose_layers(backbone.model, spec.input_size)
-    spec = replace(spec, layers=chosen)
+        answer_both(classifier, meaning)
+    chosen = _names(layers, spec) or choose_layers(classifier, size, spec.channels)
+    spec = replace(spec, layers=chosen, activation=meaning, binary=binary)
     config = config or AttentionConfig()
-    channels, count = probe(backbone.model, spec.layers, spec.input_size, config.tokens)
+    widths, count = probe(classifier, spec.layers, size, config.tokens, spec.channels)
     if classes is not None and len(classes) != count:
         both = f", the two answers of its one output, such as {ANSWERS}" if binary else ""
         raise TTameError(f"got names of {len(classes)} classes, the classifier has {count}{both}")
-    mechanism = AttentionMechanism(channels, count, config)
-    parameter = next(backbone.model.parameters(), torch.zeros(()))
-    mechanism = mechanism.to(parameter.device, parameter.dtype)
+    mechanism = AttentionMechanism(widths, count, config).to(input_like(classifier).device)
     return Explainer(replace(backbone, spec=spec), mechanism).eval()
 
 

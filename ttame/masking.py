@@ -57,6 +57,22 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Upsample maps that are scaled already; those that rank nothing become ones.
+
+    Args:
+        maps: `(B, T, h, w)` float32, finite.
+        size: (H, W), pixels.
+
+    Returns:
+        `(B, T, H, W)` float32. A map that is constant before or after becomes exactly ones.
+    """
+    large = upsample(maps, size)
+    # Judged before, as interpolation rounds a constant, and after, as it may skip a lone peak.
+    constant = degenerate(maps) | degenerate(large)
+    return torch.where(constant[..., None, None], torch.ones_like(large), large)
+
+
 def rank_pixels(masks: Tensor, seed: int = 0) -> Tensor:
     """Sort the pixels of each mask from most to least relevant, with seeded tie-breaking.
 

@@ -95,8 +95,8 @@ def plot_grid(
     """Plot a grid of titled pictures.
 
     Args:
-        rows: Titles and pictures: colour `(3, H, W)` in [0, 1], or maps `(h, w)`, which are
-            scaled to their own range.
+        rows: Titles and pictures: photos `(C, H, W)` in [0, 1], as `render` shows them, or maps
+            `(h, w)`, which are scaled to their own range.
         cell: Size of each picture, in inches.
         signed: Colour maps by sign: zero white, positive red, negative blue.
         what: What the pictures are, in a few words; the alternative text adds the titles.
@@ -112,7 +112,7 @@ def plot_grid(
         for axis, (title, picture) in zip(line, row, strict=False):
             values = picture.detach().cpu().float()
             if values.ndim == 3:
-                axis.imshow(values.permute(1, 2, 0).clamp(0, 1).numpy())
+                axis.imshow(render(values).permute(1, 2, 0).clamp(0, 1).numpy())
             else:
                 colors = SIGNED_COLORS if signed else MAP_COLORS
                 shown = axis.imshow(values.numpy(), cmap=colors, interpolation="nearest")
@@ -123,14 +123,21 @@ def plot_grid(
     return figure
 
 
-def plot_methods(images: Tensor, maps: Mapping[str, Tensor], names: Sequence[str]) -> Figure:
+def plot_methods(
+    images: Tensor,
+    maps: Mapping[str, Tensor],
+    names: Sequence[str],
+    channels: Sequence[int] | None = None,
+) -> Figure:
     """Plot photos in rows and the overlays of each method in columns.
 
     Args:
-        images: Raw photos, `(B, 3, H, W)` in [0, 1].
+        images: Raw photos, `(B, C, H, W)` in [0, 1].
         maps: Raw maps by method, `(B, 1, h, w)`.
         names: One caption per photo.
+        channels: Channels to show, as for `render`.
     """
+    images = render(images, channels)
     shown = {method: overlay(images, found) for method, found in maps.items()}
     rows = [
         [(names[index], image), *((method, laid[index]) for method, laid in shown.items())]
@@ -153,17 +160,46 @@ def describe_grid(what: str, titles: Sequence[Sequence[str]]) -> str:
     return " ".join([f"{what}.", *rows])
 
 
-def overlay(images: Tensor, maps: Tensor) -> Tensor:
+def render(images: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+    """Make images of any number of channels visible in colour or grey.
+
+    Args:
+        images: Raw images, `(..., C, H, W)` in [0, 1].
+        channels: Three channels to show as red, green and blue, from 0, or one to show in grey;
+            default: images of three channels as they are, of others the mean of all channels in
+            grey.
+
+    Returns:
+        `(..., 3, H, W)` in [0, 1], float32.
+
+    Raises:
+        TTameError: If there are not one or three of them, or one does not exist.
+    """
+    count = images.shape[-3]
+    if channels is None:
+        shown = images.float() if count == 3 else images.float().mean(dim=-3, keepdim=True)
+    elif len(channels) not in (1, 3) or not all(0 <= channel < count for channel in channels):
+        raise TTameError(
+            f"channels to show are one or three numbers from 0 to {count - 1}, got {channels!r}"
+        )
+    else:
+        shown = images.float()[..., list(channels), :, :]
+    return shown.expand(*shown.shape[:-3], 3, *shown.shape[-2:])
+
+
+def overlay(images: Tensor, maps: Tensor, channels: Sequence[int] | None = None) -> Tensor:
     """Normalise, upsample and colour maps, and lay them over photos.
 
     Args:
-        images: Raw photos, `(B, 3, H, W)` in [0, 1].
+        images: Raw photos, `(B, C, H, W)` in [0, 1].
         maps: Raw maps, `(B, 1, h, w)`.
+        channels: Channels to show, as for `render`.
 
     Returns:
         `(B, 3, H, W)` in [0, 1].
     """
-    return blend(images, upsample(normalize_maps(maps.float()), images.shape[-2:])[:, 0])
+    masks = upsample(normalize_maps(maps.float()), images.shape[-2:])[:, 0]
+    return blend(render(images, channels), masks)
 
 
 def blend(images: Tensor, masks: Tensor, opacity: float = 0.5) -> Tensor:
@@ -214,5 +250,5 @@ def lay_over(photo: Tensor, masks: Tensor, box: Box, opacity: float = 0.5) -> Te
 
 def colorize(maps: Tensor) -> Tensor:
     """Colour maps `(..., H, W)` in [0, 1] as `(..., 3, H, W)` in [0, 1]."""
-    rgba = mpl.colormaps[MAP_COLORS](maps.detach().cpu().numpy())
+    rgba = mpl.colormaps[MAP_COLORS](maps.detach().cpu().float().numpy())
     return torch.from_numpy(np.moveaxis(rgba[..., :3], -1, -3)).float()

@@ -83,7 +83,7 @@ def refine_maps(
         for step in range(steps):
             moved.requires_grad_(True)
             share = _SHARES[step % len(_SHARES)]
-            masks = normalize_maps(current(moved)).to(photos.dtype)
+            masks = normalize_maps(current(moved))
             answer = classifier(spec.mask(photos, masks, share))
             if not answer.requires_grad:
                 raise TTameError(

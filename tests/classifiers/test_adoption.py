@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import ttame
-from tests.conftest import CLASSES, LAYERS, ToyClassifier
+from tests.conftest import CLASSES, IMAGENET, LAYERS, ToyClassifier
 from tests.helpers.networks import Awkward, count_hooks
 from ttame.classifiers.adoption import adopt
 from ttame.errors import TTameError
@@ -23,7 +23,7 @@ SIZE = (32, 32)
 def attached(model: nn.Module, layers: Any = LAYERS) -> Explainer:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return ttame.attach(model, layers, classes=CLASSES, input_size=SIZE)
+        return ttame.attach(model, layers, classes=CLASSES, input_size=SIZE, **IMAGENET)
 
 
 def maps_of(explainer: Explainer, images: Tensor) -> Tensor:
@@ -80,9 +80,10 @@ def test_other_types_are_explained_in_theirs(
     toy: nn.Module, plain: Tensor, raw_images: Tensor, dtype: torch.dtype
 ) -> None:
     explainer = attached(toy.to(dtype))
-    assert {value.dtype for value in explainer.mechanism.parameters()} == {dtype}
+    assert {value.dtype for value in explainer.classifier.parameters()} == {dtype}
+    assert {value.dtype for value in explainer.mechanism.parameters()} == {torch.float32}
     maps = maps_of(explainer, raw_images)
-    assert maps.dtype == dtype and maps.shape == plain.shape
+    assert maps.dtype == torch.float32 and maps.shape == plain.shape
     assert bool(maps.isfinite().all())
 
 
@@ -128,13 +129,13 @@ class Wrapped(nn.Module):
 )
 def test_logits_of_another_form_are_refused(form: str, named: str) -> None:
     with pytest.raises(TTameError, match=f"Wrapped returns {named}, not logits.*wrap it"):
-        ttame.attach(Wrapped(form), ["inner.stages.2"], input_size=SIZE)
+        ttame.attach(Wrapped(form), ["inner.stages.2"], input_size=SIZE, **IMAGENET)
 
 
 def test_an_input_size_that_does_not_fit_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Flatten(), nn.Linear(4 * 64, 10))
     with pytest.raises(TTameError, match=r"\(3, 3, 40, 40\).*input_size"):
-        ttame.attach(model, ["0"], input_size=(40, 40))
+        ttame.attach(model, ["0"], input_size=(40, 40), **IMAGENET)
 
 
 class TimeFirst(nn.Module):
@@ -161,26 +162,26 @@ class Reversed(nn.Module):
 
 def test_tokens_before_the_batch_are_refused() -> None:
     with pytest.raises(TTameError, match=r"'tokens' returns \(16, 1, 8\) for 1 images"):
-        ttame.attach(TimeFirst(), ["tokens"], input_size=SIZE)
+        ttame.attach(TimeFirst(), ["tokens"], input_size=SIZE, **IMAGENET)
 
 
 def test_layers_that_mix_the_batch_are_refused() -> None:
     message = r"layer 'reversed'.*changes with the other images.*choose"
     with pytest.raises(TTameError, match=message):
-        ttame.attach(TimeFirst(), ["patches", "reversed"], input_size=SIZE)
+        ttame.attach(TimeFirst(), ["patches", "reversed"], input_size=SIZE, **IMAGENET)
 
 
 def test_statistics_of_the_batch_are_refused() -> None:
     model = ToyClassifier()
     model.stages[1][1] = nn.BatchNorm2d(12, track_running_stats=False)  # type: ignore[index]
     with pytest.raises(TTameError, match=r"the logits of an image change.*running statistics"):
-        ttame.attach(model, ["stages.0"], input_size=SIZE)
+        ttame.attach(model, ["stages.0"], input_size=SIZE, **IMAGENET)
 
 
 @pytest.mark.parametrize(("layer", "named"), [("pair", "tuple"), ("head", r"\(1, 5\)")])
 def test_layers_without_a_map_are_refused(layer: str, named: str) -> None:
     with pytest.raises(TTameError, match=f"'{layer}' returns (a )?{named}"):
-        ttame.attach(Awkward(), [layer], input_size=(64, 64))
+        ttame.attach(Awkward(), [layer], input_size=(64, 64), **IMAGENET)
 
 
 def test_layers_given_twice_or_not_at_all_are_refused(toy: nn.Module) -> None:
@@ -192,7 +193,7 @@ def test_layers_given_twice_or_not_at_all_are_refused(toy: nn.Module) -> None:
 
 def test_names_of_too_few_classes_are_refused(toy: nn.Module) -> None:
     with pytest.raises(TTameError, match="names of 2 classes, the classifier has 10"):
-        ttame.attach(toy, LAYERS, classes=("a", "b"), input_size=SIZE)
+        ttame.attach(toy, LAYERS, classes=("a", "b"), input_size=SIZE, **IMAGENET)
 
 
 def test_a_wrapped_model_is_loaded_as_its_module(
@@ -208,6 +209,6 @@ def test_a_wrapped_model_is_loaded_as_its_module(
 def test_images_of_any_shape_are_explained(
     toy: nn.Module, raw_images: Tensor, size: tuple[int, int]
 ) -> None:
-    explainer = ttame.attach(toy, LAYERS, input_size=size)
+    explainer = ttame.attach(toy, LAYERS, input_size=size, **IMAGENET)
     maps = explainer.explain(raw_images).maps
     assert maps.shape == (6, 1, -(-size[0] // 2), -(-size[1] // 2))

@@ -204,3 +204,12 @@ def test_a_module_that_runs_twice_is_listed_where_it_ran_last() -> None:
     rows = list_layers(model, (32, 32))
     assert [row.name for row in rows] == ["0", "2", "1"]
     assert rows[-1].size == (8, 8)
+
+
+def test_wrappers_do_not_change_the_choice() -> None:
+    """Neither for convolutional networks nor for transformers, whose blocks are numbered."""
+    for name in ("resnet18", "vit_tiny_patch16_224"):
+        bare = timm.create_model(name, num_classes=4).eval()
+        expected = choose_layers(bare, (224, 224))
+        wrapped = nn.Sequential(nn.Sequential(nn.Identity(), nn.Identity()), bare)
+        assert choose_layers(wrapped, (224, 224)) == tuple(f"1.{layer}" for layer in expected)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ttame
-from tests.conftest import LAYERS, ToyClassifier, randomize_batch_norm
+from tests.conftest import IMAGENET, LAYERS, ToyClassifier, randomize_batch_norm
 from ttame.classifiers.adoption import find_activation
 from ttame.classifiers.classes import count_above
 from ttame.classifiers.outputs import (
@@ -60,7 +60,7 @@ def toy(classes: int, *ending: nn.Module) -> nn.Module:
 def attached(model: nn.Module, activation: Activation | None = None, **given: object) -> Explainer:
     names = LAYERS if isinstance(model, ToyClassifier) else [f"0.{name}" for name in LAYERS]
     return ttame.attach(
-        model, names, input_size=SIZE, activation=activation, **given  # type: ignore[arg-type]
+        model, names, input_size=SIZE, **IMAGENET, activation=activation, **given  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_one_output_without_a_choice_is_refused_with_the_choices() -> None:
     for model in (toy(1), Ending(1, "flat")):
         layers = LAYERS if isinstance(model, ToyClassifier) else ["toy.stages.2"]
         with pytest.raises(TTameError, match=r"one output.*'sigmoid'.*'none'.*value - threshold"):
-            ttame.attach(model, layers, input_size=SIZE)
+            ttame.attach(model, layers, input_size=SIZE, **IMAGENET)
     with pytest.raises(TTameError, match="softmax is always 1"):
         attached(toy(1), "softmax")
     with pytest.raises(TTameError, match="softmax is always 1; pass the network without it"):

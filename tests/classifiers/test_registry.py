@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from tests.conftest import randomize_batch_norm
 from ttame.classifiers.classes import imagenet_classes
+from ttame.classifiers.facts import timm_facts
 from ttame.classifiers.registry import BACKBONES, backbone_spec, load_backbone, register_backbone
-from ttame.classifiers.specs import BackboneSpec, derive_spec, timm_facts
+from ttame.classifiers.specs import BackboneSpec, derive_spec
 from ttame.classifiers.weights import weight_digest
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError

@@ -134,6 +134,9 @@ def test_photos_of_a_page_are_explained_once(
 def test_layers_lists_and_marks(tmp_path: Path) -> None:
     output = run("layers")
     assert "blocks.4" in output and "14x14" in output
+    assert "2x4" in run("layers", "timm/resnet10t", "--height", "64", "--width", "128")
+    # One side gives a square: 96 / 32 cells.
+    assert "3x3" in run("layers", "timm/resnet10t", "--width", "96")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,12 @@ def test_layers_lists_and_marks(tmp_path: Path) -> None:
         (["evaluate", "--out", "r.jsonl", "--methods", "Grad-CAMM", "--limit", "1"], "Grad-CAM"),
         (["evaluate", "--out", "r.jsonl", "--metrics", "AD", "--limit", "1"], "AD/IC"),
         (["evaluate", "--out", "r.jsonl", "--batch-size", "0", "--limit", "1"], "batch_size=0"),
+        (
+            ["evaluate", "--out", "r.jsonl", "--metrics", "SDS", "--grid", "5", "--limit", "1"],
+            "5x5 does not divide images of 224x224",
+        ),
+        (["mosaics", "--out", "r.jsonl", "--methods", "all ones", "--limit", "1"], "of 1 photos"),
+        (["mosaics", "--out", "r.jsonl", "--threshold", "2", "--limit", "1"], "(0, 1], got 2"),
         (["evaluate", "--out", "r.jsonl", "--limit", "0"], "limit must be positive"),
         (["evaluate", "--out", "r.jsonl", "--data", "nowhere"], "'nowhere'"),
         (["evaluate", "--out", "r.jsonl", "--explainer", "none"], "--backbone"),
@@ -270,10 +279,11 @@ def test_evaluating_with_all_metrics_and_masks(
     output = run(*arguments, "--methods", "RISE, random", "--metrics", "all", "--rise-masks", "6")
     assert opened == [(DEFAULT, None)]
     assert "left out" not in output and "skipped" not in output
-    for column in ("AD 100%", "ROAD MoRF", "ROAD LeRF", "insertion", "deletion", "forward"):
+    for column in ("AD 100%", "ROAD MoRF", "insertion", "deletion", "SDS", "SaCo", "forward"):
         assert column in output
     header, records = read_results(out)
-    assert header["config"]["metrics"] == ["AD/IC", "ROAD", "insertion/deletion"]
+    every = ["AD/IC", "ROAD", "insertion/deletion", "SDS", "SaCo"]
+    assert header["config"]["metrics"] == every
     assert header["config"]["settings"] == {"RISE": {"masks": 6}}
     assert list(records["method"]) == ["RISE", "random"] * 2
     assert list(dict.fromkeys(records["photo"])) == list(photos.sample(2).names)
@@ -344,3 +354,17 @@ def test_diagnose_shows_shares_and_costs_of_every_layer(tmp_path: Path) -> None:
         costs["against"]
     )
     assert "blocks.6" in output and out.is_file()
+
+
+@pytest.mark.slow
+def test_mosaics_show_scores_beside_their_chance(tmp_path: Path) -> None:
+    out = tmp_path / "mosaics.jsonl"
+    output = run(
+        "mosaics", "--out", str(out), "--data", "samples", "--methods", "T-TAME,all ones",
+        "--count", "1", "--threshold", "0.2",
+    )  # fmt: skip
+    assert "chance: 25.00 %" in output and "grid pointing" in output
+    records = read_results(out)[1]
+    assert len(records) == 8 and records["target"].nunique() == 4
+    means = pd.read_csv(out.with_suffix(".summary.csv")).set_index(["method", "score"])["mean"]
+    assert means["all ones", "grid pointing"] == pytest.approx(25)

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import ttame
-from tests.conftest import LAYERS, ToyClassifier, randomize_batch_norm
+from tests.conftest import IMAGENET, LAYERS, ToyClassifier, randomize_batch_norm
 from ttame.classifiers.outputs import Activation, BothAnswers, probabilities
 from ttame.classifiers.specs import BackboneSpec, masked_probabilities
 from ttame.companion.figures.masked import road_series
@@ -128,7 +128,7 @@ def toy(classes: int) -> nn.Module:
 def attached(model: nn.Module, activation: Activation, prefix: str = "") -> Explainer:
     layers = [f"{prefix}{name}" for name in LAYERS]
     torch.manual_seed(4)
-    return ttame.attach(model, layers, input_size=SIZE, activation=activation)
+    return ttame.attach(model, layers, input_size=SIZE, **IMAGENET, activation=activation)
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_transformers_with_one_logit() -> None:
     model = VisionTransformer(
         img_size=32, patch_size=8, embed_dim=12, depth=2, num_heads=2, num_classes=1
     ).eval()
-    explainer = ttame.attach(model, ["blocks.0"], input_size=SIZE, activation="sigmoid")
+    explainer = ttame.attach(model, ["blocks.0"], input_size=SIZE, **IMAGENET, activation="sigmoid")
     images = torch.randn(2, 3, *SIZE)
     for name in ("LeGrad", "Transformer attribution"):
         method = build(name, explainer)

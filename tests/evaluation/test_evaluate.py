@@ -14,12 +14,20 @@ import torch
 from torch import Tensor, nn
 
 import ttame
+from tests.conftest import IMAGENET
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import masked_probabilities
 from ttame.evaluation.evaluate import METRICS, evaluate
+from ttame.evaluation.faithfulness import (
+    cell_salience,
+    delete_cells,
+    faithfulness_coefficient,
+    hide_groups,
+    single_deletion_score,
+)
 from ttame.evaluation.tables import measured as without_skipped
-from ttame.evaluation.tables import summary
+from ttame.evaluation.tables import scores, summary
 from ttame.explainer import Explainer
 from ttame.methods import Method, build, ttame_method
 from ttame.methods.rise import rise_method
@@ -137,9 +145,12 @@ def test_a_run_killed_after_every_batch_ends_as_an_uninterrupted_one(
     assert set(found) == {
         "photo", "method", "target", "probability", "masked_100", "masked_50", "masked_15",
         "road_morf", "road_lerf", "road_morf_kept", "road_lerf_kept", "insertion", "deletion",
+        "sds_output", "sds_salience", "saco_salience", "saco_probability",
         "degenerate", "forward", "backward",
     }  # fmt: skip
     assert {len(row) for row in found["insertion"]} == {5}
+    assert {len(row) for row in found["sds_output"]} == {16}
+    assert {len(row) for row in found["saco_probability"]} == {10}
 
 
 def test_a_photo_with_missing_methods_is_measured_again(
@@ -170,6 +181,8 @@ def test_the_batch_size_does_not_matter(
         {"metrics": ("AD/IC", "ROAD")},
         {"percentages": (100, 50)},
         {"steps": 10},
+        {"grid": 2, "metrics": ("AD/IC", "SDS")},
+        {"groups": 5, "metrics": ("AD/IC", "SaCo")},
         {"batch_size": 4},
         {"methods": METHODS[:2]},
         {"methods": (*METHODS, "RISE"), "settings": {"RISE": {"masks": 8}}},
@@ -229,10 +242,12 @@ def test_going_on_with_something_else_is_refused(
     [
         ({"methods": ("Grad-CAN",)}, r"'Grad-CAN'.*'Grad-CAM'"),
         ({"methods": ()}, "at least one method"),
-        ({"metrics": ()}, "at least one method and metrics"),
+        ({"metrics": ()}, "at least one of the metrics"),
         ({"metrics": ("AD/IC", "ROAD!")}, r"'ROAD'.*'ROAD!'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"steps": 0}, "steps=0"),
+        ({"metrics": ("SDS",), "grid": 5}, "5x5 does not divide images of 32x32"),
+        ({"metrics": ("SaCo",), "groups": 1}, "2 to 1024 groups of pixels, got 1"),
         ({"methods": ("RISE",), "settings": {"RISE": {"mask": 8}}}, "RISE: .*'mask'"),
         ({"methods": ("random",), "settings": {"random": {"seed": 8}}}, "random has no settings"),
         ({"methods": ("random",), "settings": {"RISE": {"masks": 8}}}, r"\['RISE'\].*not among"),
@@ -381,6 +396,39 @@ def test_a_map_of_nothing_counts_as_explaining_nothing(
         assert row["masked_100"] == pytest.approx(float(answer[row["target"]]), abs=1e-5)
 
 
+def test_faithfulness_is_what_its_functions_say(
+    explainer: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    photos = photos.select(range(5))
+    out = evaluate(
+        explainer, photos, tmp_path / "run.jsonl", methods=METHODS, metrics=("SDS", "SaCo"),
+        grid=2, groups=4, batch_size=3, curve_limit=3,
+    )  # fmt: skip
+    header, records = read_results(out)
+    assert header["config"]["grid"] == 2 and header["config"]["groups"] == 4
+    assert records["sds_output"].notna().tolist() == [True] * 9 + [False] * 6
+    dataset = PhotoDataset(photos, explainer.spec)
+    images = torch.stack([dataset[index][0] for index in range(3)])
+    targets = torch.tensor(records["target"].to_list()[:9:3])
+    shown, maps = (images, targets), explainer(images, targets[:, None])[2].detach()
+    outputs = delete_cells(explainer.classifier, *shown, grid=2)
+    groups = hide_groups(explainer.classifier, explainer.spec, images, maps, targets, groups=4)
+    expected = {
+        "SDS": single_deletion_score(outputs, cell_salience(maps, (32, 32), 2)),
+        "SaCo": faithfulness_coefficient(groups.salience, groups.probability),
+    }
+    long = scores(records)
+    for score, values in expected.items():
+        rows = long[long["score"] == score].set_index("method")["value"]
+        assert rows["T-TAME"].tolist() == pytest.approx((100 * values).tolist(), abs=1e-2)
+        assert rows["all ones"].tolist() == [0] * 3
+    table = summary(out)
+    assert list(table.columns[:2]) == ["SDS", "SaCo"]
+    # All methods are held against the same deletions.
+    assert all(len(set(map(tuple, some))) == 1 for _, some in
+               records[:9].groupby("photo")["sds_output"])  # fmt: skip
+
+
 def test_the_classifier_is_left_alone(
     explainer: Explainer, photos: PhotoList, tmp_path: Path
 ) -> None:
@@ -426,7 +474,7 @@ def test_a_tapped_convolution_gives_the_maps_of_the_classifier_as_it_is(
 ) -> None:
     # Convolutions whose batch norm must not be folded into them.
     layers = ("stages.0.0", "stages.1.0", "stages.2.0")
-    explainer = ttame.attach(toy, layers, input_size=(32, 32), head="head")
+    explainer = ttame.attach(toy, layers, input_size=(32, 32), head="head", **IMAGENET)
     photos = photos.select(range(4))
     own: dict[str, Method] = {"mine": ttame_method(explainer), "cam": build("Grad-CAM", explainer)}
     expected = measured(evaluate(explainer, photos, tmp_path / "own.jsonl", methods=own))

@@ -16,6 +16,7 @@ from ttame.evaluation.localization import (
     mask_share,
     pointing_chance,
     pointing_game,
+    positive_share,
 )
 from ttame.masking import rank_pixels
 
@@ -134,6 +135,25 @@ def test_energy_by_hand() -> None:
     assert mask_energy(one_peak(0, 1), corner()).tolist() == [0.0]
 
 
+def test_positive_share_by_hand() -> None:
+    maps = torch.tensor([[[[3.0, 1.0], [2.0, -4.0]]]])
+    masks = torch.tensor([[[[True, True], [False, False]]]])
+    assert positive_share(maps, masks).tolist() == pytest.approx([100 * 4 / 6])
+    # The map's own zero counts: a shift moves the share, a factor does not.
+    assert positive_share(maps * 7, masks).tolist() == pytest.approx([100 * 4 / 6])
+    assert positive_share(maps + 5, masks).tolist() == pytest.approx([100 * 14 / 22])
+    assert positive_share(maps - 10, masks).tolist() == [50.0]  # nothing positive is left
+
+
+def test_positive_share_against_loops() -> None:
+    maps, masks = random_case()
+    found = positive_share(maps, masks)
+    for index in range(len(maps)):
+        values = [max(0.0, float(value)) for value in maps[index].flatten()]
+        inside = sum(v for v, m in zip(values, masks[index].flatten(), strict=True) if m)
+        assert float(found[index]) == pytest.approx(100 * inside / sum(values), abs=1e-4)
+
+
 def test_energy_against_loops() -> None:
     maps, masks = random_case()
     found = mask_energy(maps, masks)
@@ -159,15 +179,16 @@ def test_energy_is_scaled_before_it_is_enlarged() -> None:
 def test_constant_maps_score_the_area(value: float) -> None:
     masks = box_masks([[(0, 0, 1, 3)]], (3, 7))
     assert mask_share(masks).tolist() == pytest.approx([100 / 7])
-    found = mask_energy(torch.full((1, 1, 5, 5), value), masks)
-    assert found.tolist() == pytest.approx([100 / 7])
+    for function in (mask_energy, positive_share):
+        found = function(torch.full((1, 1, 5, 5), value), masks)
+        assert found.tolist() == pytest.approx([100 / 7])
 
 
 def test_a_peak_lost_in_shrinking_is_no_nan() -> None:
     assert mask_energy(one_peak(0, 0, 64), corner()).tolist() == pytest.approx([100 / 16])
 
 
-@pytest.mark.parametrize("function", [pointing_game, mask_energy])
+@pytest.mark.parametrize("function", [pointing_game, mask_energy, positive_share])
 def test_results_do_not_depend_on_the_batch(function: Any) -> None:
     maps, masks = random_case()
     kept = maps.clone(), masks.clone()
@@ -193,7 +214,7 @@ def test_the_paper_tolerance_is_the_default() -> None:
     assert torch.cat(found).tolist() == [100.0, 0.0]
 
 
-@pytest.mark.parametrize("function", [pointing_game, mask_energy])
+@pytest.mark.parametrize("function", [pointing_game, mask_energy, positive_share])
 def test_bad_input_is_refused(function: Any) -> None:
     maps, masks = random_case()
     broken = maps.clone()

@@ -272,7 +272,7 @@ def test_the_check_works_in_inference_mode(explainer: Explainer, images: Tensor)
         ({"stages": [8]}, r"1\.\.7"),
         ({"batch_size": 0}, "batch_size"),
         ({"targets": torch.zeros(2, dtype=torch.int64)}, "targets"),
-        ({"images": torch.zeros(3, 32, 32)}, r"\(B, 3, H, W\)"),
+        ({"images": torch.zeros(3, 32, 32)}, r"\(B, C, H, W\)"),
         ({"build_method": lambda explainer: lambda images, targets: images}, "returned"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,

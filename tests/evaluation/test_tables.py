@@ -156,9 +156,34 @@ def test_all_kinds_of_scores_stand_together() -> None:
     pd.testing.assert_frame_equal(records, before)
 
 
+def test_coefficients_and_places_by_hand() -> None:
+    record = {
+        "photo": "a", "method": "A", "target": 1, "probability": 0.8, "degenerate": False,
+        "seconds": 0.01,
+        # The drops are in the order of the salience but for the last two: 1 - 6 · 2 / (4 · 15).
+        "sds_output": [9.0, 8.0, 6.0, 7.0], "sds_salience": [0.1, 0.2, 0.3, 0.4],
+        # Weights 1, 3 and 2; the first pair disagrees.
+        "saco_salience": [3.0, 2.0, 0.0], "saco_probability": [0.2, 0.1, 0.3],
+        "grid_pointing": 60.0, "energy": 40.0, "pointing": 100.0,
+    }  # fmt: skip
+    expected = {
+        "SDS": 80, "SaCo": 100 * 4 / 6, "grid pointing": 60, "energy": 40, "pointing": 100,
+    }  # fmt: skip
+    found = values(scores(pd.DataFrame([record])))
+    assert found == {("a", "A", name): pytest.approx(value) for name, value in expected.items()}
+    table = summary(pd.DataFrame([record]))
+    assert list(table.columns[:5]) == list(expected)
+    # Where only the first photos were measured.
+    later = {k: v for k, v in record.items() if not k.startswith(("sds", "saco"))}
+    long = scores(pd.DataFrame([record, {**later, "photo": "b"}]))
+    assert set(long[long["score"].isin(["SDS", "SaCo"])]["photo"]) == {"a"}
+
+
 @pytest.mark.parametrize(
     ("score", "expected"),
     [
+        ("SDS", True), ("SaCo", True), ("grid pointing", True), ("energy", True),
+        ("pointing", True),
         ("AD 100%", False), ("AD 15%", False), ("IC 50%", True), ("AG 50%", True),
         ("ROAD MoRF", False), ("ROAD MoRF probability", False), ("ROAD LeRF", True),
         ("ROAD LeRF probability", True), ("insertion", True), ("deletion", False),

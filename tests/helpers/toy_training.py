@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 import ttame
-from tests.conftest import ToyClassifier, randomize_batch_norm
+from tests.conftest import IMAGENET, ToyClassifier, randomize_batch_norm
 from ttame.attention import AttentionConfig
 from ttame.data import image_folder
 from ttame.explainer import Explainer
@@ -47,7 +47,9 @@ def toy_explainer(attention: AttentionConfig, seed: int = 0) -> Explainer:
     randomize_batch_norm(model)
     model.eval().centre()
     layers = ("stages.0", "stages.1", "stages.2")
-    return ttame.attach(model, layers, config=attention, input_size=(32, 32), head="head")
+    return ttame.attach(
+        model, layers, config=attention, input_size=(32, 32), head="head", **IMAGENET
+    )
 
 
 def main(given: dict[str, Any]) -> None:

@@ -184,7 +184,7 @@ def test_ablation_cam_of_maps_with_both_signs(explainer: Explainer, images: Tens
 
 def test_replay_takes_a_corner_only_where_the_logits_stay(explainer: Explainer) -> None:
     classifier = explainer.classifier
-    assert replay_size(classifier, "stages.2", (64, 48)) == (32, 32)
+    assert replay_size(classifier, "stages.2", (64, 48), 3) == (32, 32)
 
     class Around(nn.Module):
         """A connection leads past the layer."""
@@ -197,7 +197,7 @@ def test_replay_takes_a_corner_only_where_the_logits_stay(explainer: Explainer) 
             logits: Tensor = self.inner(images) + images.sum(dim=(1, 2, 3))[:, None]
             return logits
 
-    assert replay_size(Around(), "inner.stages.2", (64, 48)) == (64, 48)
+    assert replay_size(Around(), "inner.stages.2", (64, 48), 3) == (64, 48)
     assert not any(module._forward_hooks for module in classifier.modules())
 
 

@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 import ttame
+from tests.conftest import IMAGENET
 from ttame.errors import TTameError
 from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
@@ -89,7 +90,7 @@ def randomize(model: nn.Module) -> nn.Module:
 
 def explain(model: nn.Module, size: tuple[int, int] = (32, 32)) -> Explainer:
     layer = "blocks.0" if hasattr(model, "blocks") else "encoder.layers.encoder_layer_0"
-    return ttame.attach(model, [layer], input_size=size)
+    return ttame.attach(model, [layer], input_size=size, **IMAGENET)
 
 
 @pytest.fixture(params=list(BUILDERS))

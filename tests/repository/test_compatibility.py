@@ -18,7 +18,7 @@ import ttame
 from tests.conftest import LAYERS, ToyClassifier
 from ttame.companion.shipped import training_curves
 from ttame.data import image_folder
-from ttame.evaluation.evaluate import METRICS, evaluate
+from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import summary
 from ttame.records import read_results
 from ttame.training.config import TrainingConfig
@@ -53,7 +53,7 @@ def test_results_are_read_and_measured_again(classifier: nn.Module, tmp_path: Pa
     explainer = ttame.load(OLD / "explainer.safetensors", classifier)
     out = evaluate(
         explainer, image_folder(OLD / "photos"), tmp_path / "results.jsonl",
-        methods=["T-TAME", "Grad-CAM", "random"], metrics=METRICS, steps=4,
+        methods=["T-TAME", "Grad-CAM", "random"], metrics=header["config"]["metrics"], steps=4,
     )  # fmt: skip
     again, measured = read_results(out)
     # The classifier's name in both is that of its class; how the explainer was saved is not.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import ttame
-from tests.conftest import LAYERS, ToyClassifier, randomize_batch_norm
+from tests.conftest import IMAGENET, LAYERS, ToyClassifier, randomize_batch_norm
 from ttame.classifiers.outputs import Activation
 from ttame.data import PhotoList
 from ttame.errors import TTameError
@@ -34,7 +34,9 @@ def attached(classes: int, activation: Activation, *ending: nn.Module) -> Explai
     model.eval().centre()
     layers = [f"0.{name}" for name in LAYERS] if ending else LAYERS
     network = nn.Sequential(model, *ending) if ending else model
-    return ttame.attach(network, layers, input_size=SIZE, activation=activation, config=DECODED)
+    return ttame.attach(
+        network, layers, input_size=SIZE, **IMAGENET, activation=activation, config=DECODED
+    )
 
 
 # -ln σ(0) = ln 2; p falls from σ(ln 3) = 3/4 to 1/2, or from 3/4 to 1/2 as they are.

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 import ttame
+from tests.conftest import IMAGENET
 from ttame.attention import AttentionConfig
 from ttame.classifiers.folding import fold_batch_norm
 from ttame.data import PhotoList
@@ -531,7 +532,9 @@ def test_tapped_layers_keep_their_maps(toy: nn.Module, images: Tensor, layer: st
 def test_the_classifier_start_is_class_activation_mapping(
     toy: nn.Module, images: Tensor, config: AttentionConfig
 ) -> None:
-    explainer = ttame.attach(toy, LAYERS, config=config, input_size=(32, 32), head="head")
+    explainer = ttame.attach(
+        toy, LAYERS, config=config, input_size=(32, 32), head="head", **IMAGENET
+    )
     initialize(explainer, images, "classifier")
     _, targets, own = explainer(images)
     assert float(own.mean()) == pytest.approx(0, abs=1e-4)
@@ -566,7 +569,7 @@ def test_initialising_keeps_mode_and_statistics(explainer: Explainer, images: Te
 
 def test_the_start_is_the_mean_gradient_of_every_class(toy: nn.Module, images: Tensor) -> None:
     """At an inner layer, against gradients taken class by class through the layers behind it."""
-    explainer = ttame.attach(toy, LAYERS[:2], input_size=(32, 32))
+    explainer = ttame.attach(toy, LAYERS[:2], input_size=(32, 32), **IMAGENET)
     found = class_gradients(explainer, images)
     stages = explainer.classifier.get_submodule("stages")
     assert isinstance(stages, nn.Sequential)
@@ -582,7 +585,7 @@ def test_the_start_is_the_mean_gradient_of_every_class(toy: nn.Module, images: T
 
 def test_a_start_that_cannot_be_made_is_refused(toy: nn.Module, images: Tensor) -> None:
     config = AttentionConfig(skip=False, width=16)
-    narrow = ttame.attach(toy, LAYERS, input_size=(32, 32), config=config)
+    narrow = ttame.attach(toy, LAYERS, input_size=(32, 32), config=config, **IMAGENET)
     with pytest.raises(TTameError, match="leave width out"):
         initialize(narrow, images, "classifier")
     with pytest.raises(TTameError, match="init must be"):
@@ -592,7 +595,7 @@ def test_a_start_that_cannot_be_made_is_refused(toy: nn.Module, images: Tensor) 
 @pytest.mark.parametrize("kind", ["img", "fm"])
 def test_lcam_masks_the_image_or_the_feature_map(toy: nn.Module, images: Tensor, kind: Any) -> None:
     config = AttentionConfig(branch=False)
-    explainer = ttame.attach(toy, LAYERS[2:], input_size=(32, 32), config=config)
+    explainer = ttame.attach(toy, LAYERS[2:], input_size=(32, 32), config=config, **IMAGENET)
     recipe = lcam(kind)
     parts = ExplainerModule(explainer, recipe, total_steps=1).parts(images)
     labels = explainer.classifier(images).argmax(dim=1)
@@ -735,7 +738,7 @@ def test_resuming_with_another_architecture_is_refused(
     explainer: Explainer, toy: nn.Module, photos: PhotoList, tmp_path: Path
 ) -> None:
     run(explainer, photos, tmp_path / "run")
-    other = ttame.attach(toy, LAYERS[1:], input_size=(32, 32), head="head")
+    other = ttame.attach(toy, LAYERS[1:], input_size=(32, 32), head="head", **IMAGENET)
     with pytest.raises(TTameError, match=r"layers was \['stages.0', .*, is \['stages.1', "):
         run(other, photos, tmp_path / "run", resume=True)
 

@@ -80,7 +80,11 @@ def _unwrap(model: Any) -> Any:
 
 @torch.inference_mode()
 def probe(
-    model: nn.Module, layers: Sequence[str], input_size: tuple[int, int], tokens: Tokens = "drop"
+    model: nn.Module,
+    layers: Sequence[str],
+    input_size: tuple[int, int],
+    tokens: Tokens = "drop",
+    channels: int | None = None,
 ) -> tuple[list[int], int]:
     """Run a classifier once to check that its layers can be explained.
 
@@ -89,6 +93,7 @@ def probe(
         layers: Dotted module names.
         input_size: Height and width in pixels.
         tokens: Handling of prefix tokens, as for `ttame.features.to_map`.
+        channels: Channels of the input, as for `ttame.classifiers.layers.list_layers`.
 
     Returns:
         Channels of each layer, and the number of classes.
@@ -98,7 +103,7 @@ def probe(
             maps of an image depend on the rest of its batch.
     """
     extract = FeatureExtractor(model, layers, tokens)
-    images = probe_images(model, input_size)
+    images = probe_images(model, input_size, channels)
     with input_errors(model, images):
         alone, maps_alone = extract(images[:1])
         logits, maps = extract(images)
@@ -124,7 +129,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def find_activation(
-    model: nn.Module, input_size: tuple[int, int], given: str | None = None
+    model: nn.Module,
+    input_size: tuple[int, int],
+    given: str | None = None,
+    channels: int | None = None,
 ) -> tuple[Activation, bool]:
     """Find out, or check, what a classifier's outputs mean, by a pass of three images of noise.
 
@@ -137,6 +145,7 @@ def find_activation(
         model: The classifier, in `eval()`.
         input_size: Height and width in pixels.
         given: The user's choice, which is checked; `None` to find out.
+        channels: Channels of the input, as for `ttame.classifiers.layers.list_layers`.
 
     Returns:
         The activation, and whether the classifier has one output, of which both answers are to be
@@ -148,7 +157,7 @@ def find_activation(
     """
     if given is not None and given not in get_args(Activation):
         raise unknown("activation", given, get_args(Activation))
-    name, outputs, made = _look(model, input_size)
+    name, outputs, made = _look(model, input_size, channels)
     if not isinstance(outputs, Tensor) or outputs.ndim not in (1, 2):
         return _as_activation(given or "softmax"), False  # `probe` says what is wrong
     seen = outputs.detach().reshape(len(outputs), -1)
@@ -193,10 +202,12 @@ def problem_type(model: nn.Module) -> str:
     return next((kind for kind in kinds if isinstance(kind, str)), "")
 
 
-def _look(model: nn.Module, input_size: tuple[int, int]) -> tuple[str, object, str]:
+def _look(
+    model: nn.Module, input_size: tuple[int, int], channels: int | None
+) -> tuple[str, object, str]:
     """Run the model once: its name, its outputs, and the operation that made them."""
     with torch.inference_mode(False), torch.enable_grad():
-        images = probe_images(model, input_size)
+        images = probe_images(model, input_size, channels)
         with input_errors(model, images):
             # With gradients, outputs know what made them. A copy: a step in place must not
             # write into a leaf.

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ttame.classifiers.weights import input_like, is_half
+
 
 @torch.no_grad()
 def fold_batch_norm(
@@ -24,11 +26,12 @@ def fold_batch_norm(
 ) -> nn.Module:
     """Copy a classifier and fold each batch norm that directly follows a convolution.
 
-    The pairs are observed in a forward pass, so any architecture works.
+    The pairs are observed in a forward pass, so any architecture works. A classifier in half
+    precision is copied in float32: folding would lose digits, and gradients through it vanish.
 
     Args:
         model: A classifier in `eval()`; not changed.
-        image: An example input, `(1, 3, H, W)`.
+        image: An example input, `(1, C, H, W)`, on the device of the classifier.
         layers: Names of layers whose outputs are needed: a convolution that ends one is not
             folded, because its output would become that of the batch norm.
         tolerance: Maximum difference of the logits, relative to their range.
@@ -38,6 +41,9 @@ def fold_batch_norm(
         a copy without folding, with a warning.
     """
     plain = copy.deepcopy(model).eval().requires_grad_(False)
+    if is_half(plain):
+        plain = plain.float()
+    image = image.to(input_like(plain))
     folded = copy.deepcopy(plain)
     for conv_name, norm_name in _pairs(folded, image):
         if any(_within(conv_name, layer) and not _within(norm_name, layer) for layer in layers):

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError
-from ttame.features import observe, prefix_tokens, to_map
+from ttame.features import TokenLayout, observe, to_map
 
 _NUMBERED = re.compile(r"(?:^|[._])\d+$")  # `blocks.7`, `encoder_layer_7`
 # Centres of the changed places of the probe images, as shares of height and width; asymmetric,
@@ -57,7 +58,7 @@ class LayerInfo:
 
 @torch.no_grad()
 def list_layers(
-    model: nn.Module, input_size: Sequence[int], channels: int = 3
+    model: nn.Module, input_size: Sequence[int], channels: int | None = None
 ) -> tuple[LayerInfo, ...]:
     """List the modules whose output is a feature map, and mark the automatic choice.
 
@@ -68,19 +69,20 @@ def list_layers(
     Args:
         model: The classifier, in `eval()`.
         input_size: Height and width of the input, in pixels.
-        channels: Channels of the input.
+        channels: Channels of the input; default: what the first convolution takes, or 3 where
+            there is none.
 
     Raises:
         TTameError: If the model cannot take images of this size.
     """
     images = probe_images(model, input_size, channels)
-    modules, prefix = dict(model.named_modules()), prefix_tokens(model)
+    modules, layout = dict(model.named_modules()), TokenLayout.of(model)
     found: dict[str, LayerInfo] = {}
 
     def see(name: str, output: object) -> None:
         found.pop(name, None)  # a module that runs again is moved to the end
         try:
-            maps = to_map(output, name, images, prefix)
+            maps = to_map(output, name, images, layout)
         except TTameError:
             return
         _, count, height, width = maps.shape
@@ -94,18 +96,22 @@ def list_layers(
     with observe(model, [name for name in modules if name], see), input_errors(model, images):
         model(images)
     rows = list(found.values())
-    # One channel is a gate or a score, not a feature map.
-    chosen = set(_choose([row for row in rows if row.in_place and row.channels > 1]))
+    # One channel is a gate or a score, and what a wrapper makes of the image an image still.
+    image = (images.shape[1], *images.shape[2:])
+    features = [row for row in rows if row.channels > 1 and (row.channels, *row.size) != image]
+    chosen = set(_choose([row for row in features if row.in_place]))
     return tuple(replace(row, chosen=row.name in chosen) for row in rows)
 
 
-def choose_layers(model: nn.Module, input_size: Sequence[int]) -> tuple[str, ...]:
+def choose_layers(
+    model: nn.Module, input_size: Sequence[int], channels: int | None = None
+) -> tuple[str, ...]:
     """Return the automatic choice of `list_layers`, shallow to deep.
 
     Raises:
         TTameError: If the model has no spatial feature map.
     """
-    rows = list_layers(model, input_size)
+    rows = list_layers(model, input_size, channels)
     chosen = tuple(row.name for row in rows if row.chosen)
     if not chosen:
         raise TTameError(
@@ -131,20 +137,29 @@ def outline(rows: Sequence[LayerInfo], keep: Sequence[str] = ()) -> tuple[LayerI
     return tuple(row for row in rows if outer(row) or row.chosen or row.name in keep)
 
 
-def probe_images(model: nn.Module, input_size: Sequence[int], channels: int = 3) -> Tensor:
+def input_channels(model: nn.Module) -> int | None:
+    """Return the input channels of a model's first convolution; `None` without one."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    return None if first is None else first.in_channels
+
+
+def probe_images(
+    model: nn.Module, input_size: Sequence[int], channels: int | None = None
+) -> Tensor:
     """Make a noise image and two copies, each changed at one place, `(3, C, H, W)`.
 
     The noise is always the same; dtype and device are those of the model.
     """
-    parameter = next(model.parameters(), torch.zeros(()))
+    if channels is None:
+        channels = input_channels(model) or 3
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, channels, *input_size, generator=generator).repeat(3, 1, 1, 1)
     for image, (y, x) in zip(images[1:], _PLACES, strict=True):
         rows, columns = _span(y, input_size[0]), _span(x, input_size[1])
         # Shifted noise: another draw of the same strength.
         image[:, rows, columns] = images[0, :, rows, columns].roll((7, 5), (1, 2)) + 1
-    dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
-    return images.to(parameter.device, dtype)
+    return images.to(input_like(model))
 
 
 def _span(centre: float, length: int) -> slice:
@@ -203,7 +218,7 @@ def _in_place(maps: Tensor) -> bool:
 
 
 def _choose(rows: Sequence[LayerInfo]) -> list[str]:
-    blocks = [row for row in rows if _NUMBERED.search(row.name)]
+    blocks = [row for row in _unwrapped(rows) if _NUMBERED.search(row.name)]
     depth = min((_depth(row) for row in blocks), default=0)
     top = [row for row in blocks if _depth(row) == depth]
     # Blocks repeated at one resolution make a transformer.
@@ -211,6 +226,18 @@ def _choose(rows: Sequence[LayerInfo]) -> list[str]:
         return [row.name for row in top[-4:-1]]
     # Large to small, that is shallow to deep.
     return [_end(stage) for stage in reversed(_resolutions(rows)[:3])]
+
+
+def _unwrapped(rows: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """Return the rows inside the modules that hold all others, as wrappers do."""
+    prefix = ""
+    while True:
+        inner = [row for row in rows if row.name.startswith(prefix)]
+        parts = [row.name.removeprefix(prefix).split(".") for row in inner]
+        holders = {first for first, *rest in parts if rest}
+        if len(holders) != 1:
+            return inner
+        prefix += f"{holders.pop()}."
 
 
 def _resolutions(rows: Sequence[LayerInfo]) -> list[list[LayerInfo]]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.classes import imagenet_classes
+from ttame.classifiers.facts import IMAGENET_MEAN, IMAGENET_STD
+from ttame.classifiers.inputs import input_facts
 from ttame.classifiers.outputs import Activation, probabilities
 from ttame.errors import TTameError
 from ttame.masking import Space, apply_mask, keep_top, normalize_maps, upsample
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PERCENTAGES = (100, 50, 15)  # retained pixels, in the tables of the T-TAME paper
 
 
@@ -31,12 +30,14 @@ class BackboneSpec:
             if empty, they are chosen when the classifier is attached.
         head: Dotted name of the linear layer that outputs the logits.
         input_size: Height and width of the input, in pixels.
-        resize: Shorter side before the centre crop, in pixels.
-        mean: Per-channel mean of the normalisation, in [0, 1] units.
-        std: Per-channel standard deviation of the normalisation.
+        resize: Size before the centre crop, in pixels: that of the side whose `input_size` is the
+            smaller one; the other side has the same ratio.
+        mean: Mean of the normalisation for each of C channels, in [0, 1] units; default:
+            ImageNet's.
+        std: Standard deviation of the normalisation for each channel; default: ImageNet's.
         interpolation: Interpolation mode of the resize, by torchvision's name.
         space: Space in which masks multiply the image: masked pixels turn black (`"raw"`) or
-            take the mean colour (`"normalized"`).
+            take the colour that is 0 after the normalisation, the mean colour (`"normalized"`).
         activation: What turns the outputs into probabilities (`ttame.classifiers.outputs`).
         binary: Whether the classifier has a single output, of which both answers are explained.
         cam_layer: Layer that CAM methods explain; if empty, the deepest of `layers`.
@@ -52,8 +53,8 @@ class BackboneSpec:
     head: str
     input_size: tuple[int, int] = (224, 224)
     resize: int = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     space: Space = "raw"
     activation: Activation = "softmax"
@@ -62,6 +63,18 @@ class BackboneSpec:
     alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
     source: str = "none"
+
+    def __post_init__(self) -> None:
+        """Check that mean and std belong together."""
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise TTameError(
+                f"mean and std need one number for each channel, got {self.mean} and {self.std}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels C."""
+        return len(self.mean)
 
     def mask(self, images: Tensor, masks: Tensor, share: float = 1.0, seed: int = 0) -> Tensor:
         """Upsample masks, keep their top share and multiply images by them (T-TAME §IV-A).
@@ -73,13 +86,14 @@ class BackboneSpec:
             seed: Tie-break seed, as for `ttame.masking.keep_top`.
 
         Returns:
-            Normalised masked images, `(B, C, H, W)`, masked in the classifier's `space`.
+            Normalised masked images, `(B, C, H, W)`, masked in the classifier's `space`; of the
+            images' dtype.
 
         Raises:
             TTameError: If the batch sizes differ or `share` is outside (0, 1].
         """
         kept = keep_top(upsample(masks, images.shape[-2:]), share, seed)
-        return apply_mask(images, kept, self.space, self.mean, self.std)
+        return apply_mask(images, kept, self.space, self.mean, self.std).to(images.dtype)
 
 
 @torch.inference_mode()
@@ -97,7 +111,7 @@ def masked_probabilities(
     Args:
         classifier: The bare classifier, in `eval()`.
         spec: Its facts.
-        images: Normalised images, `(B, 3, H, W)`.
+        images: Normalised images, `(B, C, H, W)`.
         maps: Raw explanation maps, `(B, 1, h, w)`; scaled to [0, 1] at this resolution.
         targets: Target classes, `(B,)` int64.
         percentages: Shares of pixels to keep, percent.
@@ -125,25 +139,6 @@ def masked_probabilities(
     return torch.stack(columns, dim=1)
 
 
-def timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the facts that timm's configuration of a model states to those of a spec."""
-    size = tuple(int(side) for side in config.get("input_size") or ())[1:]
-    facts: dict[str, Any] = {
-        "mean": tuple(config.get("mean") or IMAGENET_MEAN),
-        "std": tuple(config.get("std") or IMAGENET_STD),
-        "interpolation": config.get("interpolation") or "bilinear",
-    }
-    if size:
-        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
-    if isinstance(config.get("classifier"), str):  # some have several heads
-        facts["head"] = config["classifier"]
-    return facts
-
-
-def _crop_share(config: Mapping[str, Any]) -> float:
-    return float(config.get("crop_pct") or 0.875)
-
-
 def derive_spec(
     model: nn.Module,
     layers: Sequence[str],
@@ -152,26 +147,20 @@ def derive_spec(
     head: str = "",
     classes: Sequence[str] | None = None,
     input_size: tuple[int, int] | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    channels: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     space: Space = "raw",
 ) -> BackboneSpec:
-    """Make the spec of a user's own module; timm models provide most facts themselves.
+    """Make the spec of a user's own module from the facts given and those the module states.
+
+    What is looked up, and where, says `ttame.classifiers.inputs.input_facts`.
 
     Raises:
-        TTameError: If the input size is neither given nor known from the model.
+        TTameError: If the input size, channels, mean or std are neither given nor known.
     """
+    facts = input_facts(model, input_size=input_size, channels=channels, mean=mean, std=std)
     config = getattr(model, "pretrained_cfg", None) or {}
-    facts = timm_facts(config)
-    if input_size is not None:
-        size = (int(input_size[0]), int(input_size[1]))
-        facts |= {"input_size": size, "resize": round(min(size) / _crop_share(config))}
-    if "input_size" not in facts:
-        raise TTameError(
-            f"the input size of {type(model).__name__} is not known; pass input_size=(H, W)"
-        )
-    given = {"head": head, "mean": mean, "std": std}
-    facts |= {key: value for key, value in given.items() if value}
     spec = BackboneSpec(
         name=name or config.get("architecture") or type(model).__name__,
         build=None,
@@ -179,6 +168,6 @@ def derive_spec(
         layers=tuple(layers),
         space=space,
         source="given module",
-        **{"head": "", **facts},
+        **{"head": "", **facts, **({"head": head} if head else {})},
     )
     return spec if classes is None else replace(spec, classes=tuple(classes))

@@ -1,9 +1,11 @@
-"""Weights: read a state dict without running code, and fingerprint a model's state."""
+"""Weights: read a state dict without running code; a model's fingerprint, dtype and device."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -40,3 +42,27 @@ def weight_digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def input_like(model: nn.Module) -> Tensor:
+    """Return an empty tensor of the dtype and device that a model's input must have.
+
+    They are those of its first floating-point parameter or buffer; without one, float32 on the
+    device of the first tensor there is, or the CPU.
+    """
+    device = None
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.new_empty(0)
+        device = device or tensor.device
+    return torch.empty(0, device=device)
+
+
+def in_single_precision(model: nn.Module) -> nn.Module:
+    """Return a float32 copy of a model in half precision, and any other model as it is."""
+    return copy.deepcopy(model).float() if is_half(model) else model
+
+
+def is_half(model: nn.Module) -> bool:
+    """Return whether a model takes images in half precision, float16 or bfloat16."""
+    return input_like(model).dtype in (torch.float16, torch.bfloat16)

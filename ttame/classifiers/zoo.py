@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ttame.classifiers.classes import imagenet_classes, imagenette_indices
 from ttame.classifiers.drawn import SIDE, class_names, drawn_cnn
+from ttame.classifiers.facts import timm_facts
 from ttame.classifiers.hybrid import hybrid_vit
-from ttame.classifiers.specs import BackboneSpec, timm_facts
+from ttame.classifiers.specs import BackboneSpec
 from ttame.classifiers.weights import read_state
 from ttame.errors import EXTRAS, TTameError, require, suggest
 from ttame.files import shipped

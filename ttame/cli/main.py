@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from ttame.cli.measure import diagnose, evaluate, study
-from ttame.cli.terminal import DEFAULT, EXPLAINER, console, run
+from ttame.cli.measure import diagnose, evaluate, mosaics, study
+from ttame.cli.terminal import DEFAULT, EXPLAINER, HEIGHT, WIDTH, console, input_size, run
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
 from ttame.errors import TTameError, unknown
@@ -28,10 +28,8 @@ def layers(
     model: Annotated[
         str, typer.Argument(help="Registered backbone, timm/NAME or torchvision/NAME.")
     ] = DEFAULT,
-    height: Annotated[
-        int | None, typer.Option(help="Input height, pixels; default: the network's.")
-    ] = None,
-    width: Annotated[int | None, typer.Option(help="Input width; default: the height.")] = None,
+    height: HEIGHT = None,
+    width: WIDTH = None,
     every: Annotated[
         bool, typer.Option("--all", help="Include the inner modules of blocks.")
     ] = False,
@@ -44,8 +42,7 @@ def layers(
     from ttame.classifiers.layers import list_layers, outline
     from ttame.classifiers.registry import build_backbone
 
-    size = None if height is None else (height, width or height)
-    backbone = build_backbone(model, input_size=size)
+    backbone = build_backbone(model, input_size=input_size(height, width))
     rows = list_layers(backbone.model, backbone.spec.input_size)
     shown = rows if every else outline(rows, backbone.spec.layers)
     longest = max((len(row.name) for row in shown), default=0)
@@ -185,7 +182,7 @@ def data(
     console.print(f"{'drawn' if name == 'drawn' else 'fetched'}: {fetch[name]()}")
 
 
-for command in (train, evaluate, diagnose, study):
+for command in (train, evaluate, mosaics, diagnose, study):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure explanations: `ttame evaluate`, `diagnose` and `study`."""
+"""The commands that measure explanations: `ttame evaluate`, `mosaics`, `diagnose` and `study`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,28 @@ from ttame.errors import TTameError, require
 
 if TYPE_CHECKING:
     from ttame.companion.studies.variants import Run
+    from ttame.explainer import Explainer
 
 
-# Options that `evaluate` and `diagnose` share.
+# Options that several commands share.
 METRICS = Annotated[
-    str, typer.Option(help="'all', or a comma-separated list of AD/IC, ROAD, insertion/deletion.")
+    str,
+    typer.Option(
+        help="'all', or a comma-separated list of AD/IC, ROAD, insertion/deletion, SDS, SaCo."
+    ),
+]
+OUT = Annotated[
+    Path, typer.Option(help="Results file, .jsonl; a summary .csv is written beside it.")
+]
+REGISTERED = Annotated[
+    str | None, typer.Option(help="Registered backbone; default: the explainer's.")
+]
+EXPLAINER = Annotated[
+    str | None,
+    typer.Option(help="Shipped explainer, .safetensors file or 'none'; default: the backbone's."),
+]
+METHODS = Annotated[
+    str, typer.Option(help="'default', 'all' (that apply), or a comma-separated list.")
 ]
 DATA = Annotated[
     str, typer.Option(help="'imagenette', 'photos', 'drawn', 'samples', or a folder of photos.")
@@ -27,29 +44,19 @@ BATCH_SIZE = Annotated[int, typer.Option(help="Photos per batch.")]
 
 
 def evaluate(
-    out: Annotated[
-        Path, typer.Option(help="Results file, .jsonl; a summary .csv is written beside it.")
-    ],
-    backbone: Annotated[
-        str | None, typer.Option(help="Registered backbone; default: the explainer's.")
-    ] = None,
-    explainer: Annotated[
-        str | None,
-        typer.Option(
-            help="Shipped explainer, .safetensors file or 'none'; default: the backbone's."
-        ),
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(help="'default', 'all' (that apply), or a comma-separated list.")
-    ] = "default",
+    out: OUT,
+    backbone: REGISTERED = None,
+    explainer: EXPLAINER = None,
+    methods: METHODS = "default",
     metrics: METRICS = "AD/IC",
     data: DATA = "imagenette",
     limit: LIMIT = None,
     curve_limit: Annotated[
         int | None,
-        typer.Option(help="Number of photos for ROAD and insertion/deletion; default: all."),
+        typer.Option(help="Number of photos for all metrics but AD/IC; default: all."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of steps of insertion and deletion.")] = 20,
+    grid: Annotated[int, typer.Option(help="Cells to a side of SDS.")] = 4,
     batch_size: BATCH_SIZE = 16,
     rise_masks: Annotated[
         int, typer.Option(help="Number of RISE masks; each costs a pass.")
@@ -63,15 +70,8 @@ def evaluate(
     require("evaluate")
     from ttame.data import open_photos
     from ttame.evaluation.evaluate import evaluate as run
-    from ttame.evaluation.tables import intervals, summary, write_table
-    from ttame.loading import open_explainer
-    from ttame.methods import select
-    from ttame.records import read_results
 
-    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone)
-    names, left_out = select(methods, opened, trained)
-    for name, reason in left_out.items():
-        console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
+    opened, names = _open(explainer, backbone, methods)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("photos", total=len(photos))
@@ -79,9 +79,66 @@ def evaluate(
             opened, photos, out, methods=names, batch_size=batch_size, seed=seed,
             metrics=_metrics(metrics),
             settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
-            skip_bad=skip_bad, steps=steps, curve_limit=curve_limit,
+            skip_bad=skip_bad, steps=steps, grid=grid, curve_limit=curve_limit,
             progress=lambda done, total: shown.update(task, completed=done, total=total),
         )  # fmt: skip
+    _summarise(out)
+
+
+def mosaics(
+    out: OUT,
+    backbone: REGISTERED = None,
+    explainer: EXPLAINER = None,
+    methods: METHODS = "default",
+    data: DATA = "imagenette",
+    limit: Annotated[
+        int | None, typer.Option(help="Number of photos to draw from; default: all.")
+    ] = None,
+    grid: Annotated[int, typer.Option(help="Photos to a side of a mosaic.")] = 2,
+    count: Annotated[
+        int | None, typer.Option(help="Number of mosaics; default: as many as the photos give.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Probability from which the classifier is sure of a photo.")
+    ] = 0.9,
+    batch_size: Annotated[int, typer.Option(help="Photos judged at a time.")] = 16,
+    seed: SEED = 0,
+) -> None:
+    """Score methods on mosaics of photos (grid pointing game); a killed run is resumed."""
+    require("evaluate")
+    from ttame.data import open_photos
+    from ttame.evaluation.grid_pointing import evaluate_mosaics
+
+    opened, names = _open(explainer, backbone, methods)
+    photos = open_photos(data, "val").sample(limit, seed)
+    with bar() as shown:
+        task = shown.add_task("mosaics", total=count)
+        evaluate_mosaics(
+            opened, photos, out, methods=names, grid=grid, count=count, threshold=threshold,
+            batch_size=batch_size, seed=seed,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    console.print(f"chance: {100 / grid**2:.2f} %")
+    _summarise(out)
+
+
+def _open(explainer: str | None, backbone: str | None, methods: str) -> tuple[Explainer, list[str]]:
+    """Open the explainer and name the methods that apply, saying which do not."""
+    from ttame.loading import open_explainer
+    from ttame.methods import select
+
+    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone)
+    names, left_out = select(methods, opened, trained)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
+    return opened, names
+
+
+def _summarise(out: Path) -> None:
+    """Write the means with intervals beside a results file and print its summary."""
+    from ttame.evaluation.tables import intervals, summary, write_table
+    from ttame.records import read_results
+
     written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
     typer.echo(summary(out).round(2).to_string())
     console.print(f"records: {out}, means with 95 % intervals: {written}")

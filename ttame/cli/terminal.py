@@ -26,6 +26,10 @@ EXPLAINER = Annotated[
     str, typer.Option(help="Name of a shipped explainer, or a .safetensors file.")
 ]
 SEED = Annotated[int, typer.Option(help="Random seed.")]
+HEIGHT = Annotated[
+    int | None, typer.Option(help="Input height, pixels; default: the network's, or the width.")
+]
+WIDTH = Annotated[int | None, typer.Option(help="Input width, pixels; default: the height.")]
 DEFAULT = "tf_efficientnet_lite0"
 
 
@@ -38,6 +42,12 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def input_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """Return (H, W) of an input, square where one side is given; `None` where none is."""
+    given = height or width
+    return None if given is None else (height or given, width or given)
 
 
 def run(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ttame.cli.terminal import HEIGHT, WIDTH, input_size
 from ttame.errors import TTameError
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def train(
         list[str] | None,
         typer.Option(help="Layer, or an alternative choice of layers; repeatable."),
     ] = None,
+    height: HEIGHT = None,
+    width: WIDTH = None,
     tokens: Annotated[
         str, typer.Option(help="Class token of transformers: 'drop' it, or multiply by it ('cls').")
     ] = "drop",
@@ -138,8 +141,9 @@ def train(
         checkpoint_every=checkpoint_every, skip_bad=skip_bad or None, workers=workers, seed=seed,
     )  # fmt: skip
     explainer = _explainer(
-        recipe, backbone or profile_backbone(profile), layer, tokens, activation, weights
-    )
+        recipe, backbone or profile_backbone(profile), layer, tokens, activation, weights,
+        input_size(height, width),
+    )  # fmt: skip
     classes = explainer.mechanism.classes
     photos, held = _photos(profile, data, held_out, image_root, classes)
     photos = photos.sample(limit, config.run.seed) if limit else photos
@@ -179,6 +183,7 @@ def _explainer(
     tokens: str,
     activation: str | None,
     weights: Path | None,
+    size: tuple[int, int] | None,
 ) -> Explainer:
     from ttame.classifiers.registry import backbone_spec
     from ttame.loading import attach
@@ -189,7 +194,7 @@ def _explainer(
         layer = layer or [backbone_spec(backbone).cam_layer]
     shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
     return attach(
-        backbone, layer or "auto", config=shape, weights=weights,
+        backbone, layer or "auto", config=shape, weights=weights, input_size=size,
         activation=activation,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ttame.classifiers.classes import ClassLike
 from ttame.classifiers.specs import BackboneSpec, masked_probabilities
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.explanation import Explanation
@@ -30,7 +31,7 @@ from ttame.files import replacing
 from ttame.images import ImageLike, normalize
 from ttame.masking import degenerate, normalize_maps
 from ttame.methods import build
-from ttame.plotting import colorize
+from ttame.plotting import colorize, render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,20 +92,21 @@ class Exploration:
         """
         height, width = self.explanation.images.shape[-2:]
         table = colorize((torch.arange(256) / 256)[None])[:, 0].T
-        fill = (0.0, 0.0, 0.0) if self.spec.space == "raw" else self.spec.mean
+        mean = torch.tensor(self.spec.mean).view(-1, 1, 1)
+        fill = render(torch.zeros_like(mean) if self.spec.space == "raw" else mean).flatten()
         return {
             "classifier": self.spec.name,
             "size": [height, width],
             "shares": self.shares,
             # Counted here as in `masking.keep_top`: JavaScript rounds halves differently.
             "kept": [round(share / 100 * height * width) for share in self.shares],
-            "fill": [255 * value for value in fill],  # colour of masked pixels
+            "fill": [255 * value for value in fill.tolist()],  # colour of masked pixels
             "colors": b64encode(_bytes(table)).decode(),
             "photos": [
                 {"name": name, "jpeg": _jpeg(image), "classes": labels, "whole": whole}
                 for name, image, labels, whole in zip(
                     self.names,
-                    self.explanation.images,
+                    render(self.explanation.images),
                     self.explanation.names(),
                     self.explanation.probabilities().tolist(),
                     strict=True,
@@ -228,11 +230,10 @@ def explore(
     else:
         explanation = explainer.explain(items, [list(classes)] * len(items))
 
-    parameter = next(explainer.mechanism.parameters())
-    images = normalize(explanation.images, explainer.spec).to(parameter.device, parameter.dtype)
+    images = normalize(explanation.images, explainer.spec).to(input_like(explainer.classifier))
     maps: dict[str, list[Tensor]] = {name: [] for name in bound}
     measured: dict[str, list[Tensor]] = {name: [] for name in bound}
-    for image, targets in zip(images, explanation.targets.to(parameter.device), strict=True):
+    for image, targets in zip(images, explanation.targets.to(images.device), strict=True):
         batch = image.repeat(len(targets), 1, 1, 1)
         for name, method in bound.items():
             found = method(batch, targets).detach()

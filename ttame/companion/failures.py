@@ -109,7 +109,7 @@ def read_rows(explainer: Explainer, photos: PhotoList, rows: pd.DataFrame) -> tu
         rows: One row per photo, with its name in the index and a column target.
 
     Returns:
-        Normalised photos `(B, 3, H, W)` and targets `(B,)` int64.
+        Normalised photos `(B, C, H, W)` and targets `(B,)` int64.
 
     Raises:
         TTameError: If a photo cannot be read.

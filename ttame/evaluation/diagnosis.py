@@ -86,6 +86,5 @@ def diagnose(
     """Measure `Explainer.layer_statistics` on the first 64 photos and `layer_costs` on all."""
     first = PhotoDataset(photos.select(range(min(64, len(photos)))), explainer.spec)
     images = torch.stack([first[i][0] for i in range(len(first))])
-    images = images.to(next(explainer.parameters()))
     statistics = pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
     return statistics, layer_costs(explainer, photos, out, **settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttame.classifiers.folding import fold_batch_norm
 from ttame.classifiers.outputs import probabilities
-from ttame.classifiers.weights import weight_digest
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import PERCENTAGES, masked_probabilities
-from ttame.evaluation.cost import count_passes
+from ttame.evaluation.faithfulness import (
+    GRID,
+    GROUPS,
+    cell_salience,
+    check_grid,
+    check_groups,
+    delete_cells,
+    hide_groups,
+)
 from ttame.evaluation.insertion import STEPS, insertion_deletion
+from ttame.evaluation.maps import bind, facts, make_maps
 from ttame.evaluation.road import road
 from ttame.explainer import Explainer
-from ttame.masking import degenerate
-from ttame.methods import DEFAULT_METHODS, Method, build
+from ttame.methods import DEFAULT_METHODS, Method
 from ttame.records import ResultsFile, provenance
 
 Progress = Callable[[int, int], None]
-METRICS = ("AD/IC", "ROAD", "insertion/deletion")
+METRICS = ("AD/IC", "ROAD", "insertion/deletion", "SDS", "SaCo")
 
 
 def evaluate(
@@ -37,6 +43,8 @@ def evaluate(
     metrics: Sequence[str] = ("AD/IC",),
     percentages: Sequence[int] = PERCENTAGES,
     steps: int = STEPS,
+    grid: int = GRID,
+    groups: int = GROUPS,
     curve_limit: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
@@ -52,7 +60,8 @@ def evaluate(
     same records.
 
     Methods given by name, and all metrics, work on a copy of the classifier with its batch norm
-    folded: the same function up to rounding, in less time (`ttame.classifiers.folding`).
+    folded: the same function up to rounding, in less time (`ttame.classifiers.folding`). The copy
+    of a classifier in half precision is in float32.
 
     Args:
         explainer: T-TAME's explainer; the other methods explain its classifier.
@@ -60,11 +69,14 @@ def evaluate(
         out: The results file, `.jsonl`.
         methods: Names in `ttame.methods.METHODS`, or bound methods of your own by name.
         metrics: Any of `METRICS`. AD/IC (with Average Gain) asks for one pass of the classifier per
-            percentage, ROAD for 14 and as many imputations, insertion/deletion for 2·steps.
+            percentage, ROAD for 14 and as many imputations, insertion/deletion for 2·steps, SaCo
+            for one per group; SDS for grid² per photo, which all methods share.
         percentages: Shares of pixels to keep, percent.
         steps: Steps of the insertion and deletion curves.
-        curve_limit: Number of photos for ROAD and insertion/deletion, taken from the front and
-            rounded up to whole batches; default: all.
+        grid: Cells to a side of SDS, the single deletion score.
+        groups: Groups of pixels of SaCo, the salience-guided faithfulness coefficient.
+        curve_limit: Number of photos for all metrics but AD/IC, taken from the front and rounded
+            up to whole batches; default: all.
         batch_size: Photos at a time.
         seed: Seed of tie-breaks and of ROAD's noise.
         skip_bad: Record a photo that cannot be read as skipped and go on, instead of stopping.
@@ -77,24 +89,17 @@ def evaluate(
         The path of the complete results file.
 
     Raises:
-        TTameError: An unknown method or metric, a method that does not apply to the classifier
-            (before anything is measured), an unreadable photo, a file of another run.
+        TTameError: An unknown method or metric, a method or metric that does not apply to the
+            classifier (before anything is measured), an unreadable photo, a file of another run.
     """
-    _check(methods, metrics, settings or {}, batch_size, steps)
-    working = _folded(explainer)
-    if isinstance(methods, Mapping):
-        bound = dict(methods)
-    else:
-        bound = {name: build(name, working, (settings or {}).get(name)) for name in methods}
-    spec = explainer.spec
+    _check(metrics, batch_size, steps)
+    if "SDS" in metrics:
+        check_grid(explainer.spec.input_size, grid)
+    if "SaCo" in metrics:
+        check_groups(explainer.spec.input_size, groups)
+    working, bound = bind(explainer, methods, settings or {})
     config = {
-        "backbone": spec.name,
-        "weights": spec.source,
-        "space": spec.space,
-        "layers": list(explainer.layers),
-        "cam_layer": spec.cam_layer,
-        "explainer": explainer.record.get("name", "untitled"),
-        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
+        **facts(explainer),
         "data": photos.name,
         "photos": list(photos.names),
         "methods": list(methods),
@@ -105,12 +110,13 @@ def evaluate(
         "curve_limit": curve_limit,
         "batch_size": batch_size,  # rounding depends on it
         "seed": seed,
+        # Only where they matter: files begun before these metrics came are resumed.
+        **({"grid": grid} if "SDS" in metrics else {}),
+        **({"groups": groups} if "SaCo" in metrics else {}),
     }
-    if spec.activation != "softmax":  # which files begun earlier do not name
-        config["activation"] = spec.activation
     # Whole batches count as done, so that a resumed run forms the same batches.
     results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
-    dataset = PhotoDataset(photos, spec)
+    dataset = PhotoDataset(photos, explainer.spec)
     for start in range(len(results.records) // len(bound), len(photos), batch_size):
         indices = range(start, min(start + batch_size, len(photos)))
         images, skipped = _read(dataset, indices, skip_bad, results.partial)
@@ -119,12 +125,10 @@ def evaluate(
             for index, reason in skipped.items()
         }
         if images:
-            batch = torch.stack(list(images.values())).to(next(working.parameters()))
+            batch = torch.stack(list(images.values())).to(input_like(working.classifier))
             curves = curve_limit is None or start < curve_limit
             wanted = [name for name in metrics if curves or name == "AD/IC"]
-            found = _measure(
-                working, explainer.classifier, bound, batch, wanted, percentages, steps, seed
-            )
+            found = _measure(working, explainer.classifier, bound, batch, wanted, config)
             rows |= dict(zip(images, found, strict=True))
         results.append({"photo": photos.names[i], **row} for i in indices for row in rows[i])
         if progress:
@@ -132,37 +136,15 @@ def evaluate(
     return results.finish()
 
 
-def _check(
-    methods: Sequence[str] | Mapping[str, Method],
-    metrics: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    batch_size: int,
-    steps: int,
-) -> None:
+def _check(metrics: Sequence[str], batch_size: int, steps: int) -> None:
     """Refuse what cannot be measured, before anything is."""
     unknown = [name for name in metrics if name not in METRICS]
-    if unknown or not metrics or not methods:
-        raise TTameError(
-            f"name at least one method and metrics among {METRICS}, got methods {list(methods)}, "
-            f"metrics {list(metrics)}"
-        )
+    if unknown or not metrics:
+        raise TTameError(f"name at least one of the metrics {METRICS}, got {list(metrics)}")
     if batch_size < 1 or steps < 1:
         raise TTameError(
             f"batch_size and steps must be 1 or more, got batch_size={batch_size}, steps={steps}"
         )
-    own = isinstance(methods, Mapping)
-    stray = [name for name in settings if own or name not in methods]
-    if stray:
-        raise TTameError(f"settings for {stray}, which are not among the methods given by name")
-
-
-def _folded(explainer: Explainer) -> Explainer:
-    """Put the explainer on a faster copy of its classifier."""
-    blank = next(explainer.parameters()).new_zeros(1, 3, *explainer.spec.input_size)
-    tapped = (*explainer.layers, explainer.spec.cam_layer)
-    classifier = fold_batch_norm(explainer.classifier, blank, tapped)
-    classifier = classifier.to(memory_format=torch.channels_last)
-    return explainer.replace(classifier=classifier).eval()
 
 
 def _read(
@@ -189,47 +171,43 @@ def _measure(
     methods: Mapping[str, Method],
     images: Tensor,
     metrics: Sequence[str],
-    percentages: Sequence[int],
-    steps: int,
-    seed: int,
+    config: Mapping[str, Any],
 ) -> list[list[dict[str, Any]]]:
-    """Measure one batch: per photo, one record per method."""
-    classifier, spec = explainer.classifier, explainer.spec
+    """Measure one batch as the configuration says: per photo, one record per method."""
+    classifier, spec, seed = explainer.classifier, explainer.spec, config["seed"]
     with torch.inference_mode():
         outputs = classifier(images)
         # Not the largest probability: those of several sure labels may all be rounded to 1.
         targets = outputs.argmax(dim=1)
         original = probabilities(outputs, spec.activation).gather(1, targets[:, None])[:, 0]
     original, targets = original.clone(), targets.clone()
+    if "SDS" in metrics:
+        deleted = delete_cells(classifier, images, targets, config["grid"])
     rows: list[list[dict[str, Any]]] = [[] for _ in images]
-    for name, method in methods.items():
-        # Methods of the caller's own are bound to the classifier as it was given.
-        with count_passes(classifier, original_classifier) as passes:
-            start = time.perf_counter()
-            maps = method(images, targets)
-            seconds = (time.perf_counter() - start) / len(images)
-        flat = degenerate(maps)[:, 0]
-        finite = maps.isfinite().all(dim=-1).all(dim=-1)[..., None, None]
-        maps = torch.where(finite, maps, torch.zeros_like(maps))  # NaN explains nothing
+    for name, maps, costs in make_maps(explainer, original_classifier, methods, images, targets):
         shown, columns = (classifier, spec, images, maps, targets), dict[str, Tensor]()
         if "AD/IC" in metrics:
-            masked = masked_probabilities(*shown, percentages, seed)
-            columns |= {f"masked_{share}": masked[:, i] for i, share in enumerate(percentages)}
+            shares = config["percentages"]
+            masked = masked_probabilities(*shown, shares, seed)
+            columns |= {f"masked_{share}": masked[:, i] for i, share in enumerate(shares)}
         if "ROAD" in metrics:
             found = vars(road(*shown, seed=seed))
             columns |= {f"road_{column}": values for column, values in found.items()}
         if "insertion/deletion" in metrics:
-            columns |= vars(insertion_deletion(*shown, steps=steps, seed=seed))
+            columns |= vars(insertion_deletion(*shown, steps=config["steps"], seed=seed))
+        if "SDS" in metrics:
+            salience = cell_salience(maps, images.shape[-2:], config["grid"])
+            columns |= {"sds_output": deleted, "sds_salience": salience}
+        if "SaCo" in metrics:
+            found = vars(hide_groups(*shown, groups=config["groups"], seed=seed))
+            columns |= {f"saco_{column}": values for column, values in found.items()}
         for index, row in enumerate(rows):
             record = {
                 "method": name,
                 "target": int(targets[index]),
                 "probability": float(original[index]),
                 **{column: values[index].float().tolist() for column, values in columns.items()},
-                "degenerate": bool(flat[index]),
-                "seconds": seconds,
-                "forward": passes.forward / len(images),
-                "backward": passes.backward / len(images),
+                **costs[index],
             }
             row.append(record)
     return rows

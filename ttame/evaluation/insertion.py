@@ -63,7 +63,7 @@ def insertion_deletion(
     Args:
         classifier: The bare classifier, in `eval()`.
         spec: Its facts.
-        images: Normalised photos, `(B, 3, H, W)`.
+        images: Normalised photos, `(B, C, H, W)`.
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)` int64.
         steps: Number of steps from nothing to all pixels.

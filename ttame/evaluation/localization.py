@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ttame.errors import TTameError
-from ttame.masking import degenerate, normalize_maps, rank_pixels, upsample
+from ttame.masking import enlarge, normalize_maps, rank_pixels
 
 # Pixels of the mask; the paper's margin, which forgives a peak just beside the object.
 TOLERANCE = 15
@@ -86,7 +86,8 @@ def pointing_game(
             not finite, or the tolerance is negative.
     """
     _check_tolerance(tolerance)
-    large = _enlarge(maps, masks)
+    _check(maps, masks)
+    large = enlarge(normalize_maps(maps.float()), masks.shape[-2:])
     height, width = masks.shape[-2:]
     peak = rank_pixels(large, seed)[:, :, :1, None]  # (B, 1, 1, 1)
     rows = torch.arange(height, device=maps.device).view(-1, 1) - peak // width  # (B, 1, H, 1)
@@ -136,8 +137,30 @@ def mask_energy(maps: Tensor, masks: Tensor) -> Tensor:
         TTameError: If the shapes do not fit, the masks are not bool, a mask is empty, or a map
             is not finite.
     """
-    energy = _enlarge(maps, masks)
-    return 100 * (energy * masks).sum(dim=(1, 2, 3)) / energy.sum(dim=(1, 2, 3))
+    _check(maps, masks)
+    return _share(normalize_maps(maps.float()), masks)
+
+
+def positive_share(maps: Tensor, masks: Tensor) -> Tensor:
+    """Share of each map's positive part on the object, percent (`coda_nets`).
+
+    As `mask_energy`, of the raw map with negative values cut off instead of the scaled one: the
+    map's own zero counts, so that a map that is positive everywhere, such as one that ends in a
+    sigmoid, spreads over the whole image. A map without any positive value prefers no pixel and
+    scores the mask's area, as a constant one does.
+
+    Args:
+        maps: Raw explanation maps, `(B, 1, h, w)`, any float dtype.
+        masks: Where the object is, `(B, 1, H, W)` bool.
+
+    Returns:
+        `(B,)` float32 in [0, 100].
+
+    Raises:
+        TTameError: As `mask_energy`.
+    """
+    _check(maps, masks)
+    return _share(maps.float().clamp_min(0), masks)
 
 
 def mask_share(masks: Tensor) -> Tensor:
@@ -156,8 +179,13 @@ def mask_share(masks: Tensor) -> Tensor:
     return 100 * masks.float().mean(dim=(1, 2, 3))
 
 
-def _enlarge(maps: Tensor, masks: Tensor) -> Tensor:
-    """Maps in [0, 1] at the masks' size, `(B, 1, H, W)` float32; constant maps become ones."""
+def _share(maps: Tensor, masks: Tensor) -> Tensor:
+    """Percentage of each map, `(B, 1, h, w)` from 0 up, on its mask."""
+    energy = enlarge(maps, masks.shape[-2:])
+    return 100 * (energy * masks).sum(dim=(1, 2, 3)) / energy.sum(dim=(1, 2, 3))
+
+
+def _check(maps: Tensor, masks: Tensor) -> None:
     _check_masks(masks)
     if maps.ndim != 4 or maps.shape[:2] != masks.shape[:2]:
         raise TTameError(
@@ -169,11 +197,6 @@ def _enlarge(maps: Tensor, masks: Tensor) -> Tensor:
             "an explanation map holds NaN or infinite values and points nowhere; leave out what "
             "masking.degenerate finds"
         )
-    maps = maps.float()
-    large = upsample(normalize_maps(maps), masks.shape[-2:])
-    # Judged before, as interpolation rounds a constant, and after, as it may skip a lone peak.
-    constant = degenerate(maps) | degenerate(large)
-    return torch.where(constant[..., None, None], torch.ones_like(large), large)
 
 
 def _check_masks(masks: Tensor) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, suggest
 from ttame.evaluation.correlation import rank_correlation
 from ttame.explainer import Explainer
@@ -26,7 +27,9 @@ from ttame.methods import Method
 STAGES = 8
 
 
-def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> list[str]:
+def cascade(
+    classifier: nn.Module, input_size: Sequence[int] = (224, 224), channels: int = 3
+) -> list[str]:
     """List the modules that hold parameters, from the head down to the first layer.
 
     The order is that of one forward pass of a black image, reversed. A module with parameters
@@ -37,6 +40,7 @@ def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> li
     Args:
         classifier: The bare classifier.
         input_size: Height and width of the image, pixels.
+        channels: Channels of the image.
 
     Returns:
         Dotted module names, deepest first; `""` is the network itself. No name is given twice,
@@ -45,8 +49,7 @@ def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> li
     Raises:
         TTameError: If the classifier has no parameters.
     """
-    parameter = next(classifier.parameters(), None)
-    if parameter is None:
+    if next(classifier.parameters(), None) is None:
         raise TTameError(f"{type(classifier).__name__} has no parameters to randomise")
     calls: dict[str, None] = {}  # in the order of their last call
 
@@ -57,7 +60,7 @@ def cascade(classifier: nn.Module, input_size: Sequence[int] = (224, 224)) -> li
     with torch.no_grad(), ExitStack() as hooks:
         for name, module in classifier.named_modules():
             hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
-        classifier(parameter.new_zeros(1, 3, *input_size))
+        classifier(input_like(classifier).new_zeros(1, channels, *input_size))
     holders = set()
     for name, module in classifier.named_modules():
         if _learned(module):
@@ -129,7 +132,7 @@ def sanity_check(
     Args:
         explainer: In `eval()`; neither it nor its classifier is changed.
         build_method: Binds the method to an explainer, for example `METHODS["Grad-CAM"]`.
-        images: Normalised photos, `(B, 3, H, W)`.
+        images: Normalised photos, `(B, C, H, W)`.
         targets: Target classes, `(B,)` int64.
         stages: How many stages, spread evenly from the head alone to the whole network; or the
             numbers of modules to randomise from the top of `cascade`, ascending.
@@ -151,11 +154,12 @@ def sanity_check(
     if images.ndim != 4 or len(images) == 0 or targets.shape != images.shape[:1]:
         raise TTameError(
             f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must be "
-            "(B, 3, H, W) and (B,), at least one photo"
+            "(B, C, H, W) and (B,), at least one photo"
         )
     if batch_size < 1:
         raise TTameError(f"batch_size must be at least 1, got {batch_size}")
-    names = cascade(explainer.classifier, explainer.spec.input_size)
+    spec = explainer.spec
+    names = cascade(explainer.classifier, spec.input_size, spec.channels)
     counts = _counts(stages, len(names))
 
     def explain(bound: Explainer) -> tuple[Tensor, Tensor]:

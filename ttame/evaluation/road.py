@@ -61,7 +61,7 @@ def road(
     Args:
         classifier: The bare classifier, in `eval()`.
         spec: Its facts.
-        images: Normalised photos, `(B, 3, H, W)`.
+        images: Normalised photos, `(B, C, H, W)`.
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)` int64.
         levels: Percent of pixels removed, each in 1..99.
@@ -94,7 +94,7 @@ def degrade(
     Arguments and errors are those of `road`.
 
     Yields:
-        For each photo `(2L, 3, H, W)`, raw: every level with the most relevant pixels removed
+        For each photo `(2L, C, H, W)`, raw: every level with the most relevant pixels removed
         first, then every level with the least relevant first.
     """
     if not all(0 < level < 100 for level in levels):
@@ -116,7 +116,7 @@ def pixel_places(images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -
     broken by a seeded shuffle (`masking.rank_pixels`).
 
     Args:
-        images: The photos, `(B, 3, H, W)`; only their size matters.
+        images: The photos, `(B, C, H, W)`; only their size matters.
         maps: Raw explanation maps, `(B, 1, h, w)`.
         targets: Target classes, `(B,)`; only their number matters.
         seed: Seed of tie-breaks.

@@ -11,19 +11,30 @@ import torch
 
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import average_drop, average_gain, increase_in_confidence
+from ttame.evaluation.faithfulness import faithfulness_coefficient, single_deletion_score
 from ttame.evaluation.intervals import RESAMPLES, bootstrap
 from ttame.evaluation.road import LEVELS, area_under_curve
 from ttame.files import replacing
 from ttame.records import read_results
 
 # What two files must share before their methods may stand in one table.
-_SHARED = ("backbone", "space", "cam_layer", "data", "metrics", "percentages", "steps", "seed")
+_SHARED = (
+    "backbone", "space", "cam_layer", "data", "metrics", "percentages", "steps", "grid", "groups",
+    "mosaics", "seed",
+)  # fmt: skip
 _ROAD = {
     "ROAD MoRF": "road_morf_kept",
     "ROAD LeRF": "road_lerf_kept",
     "ROAD MoRF probability": "road_morf",
     "ROAD LeRF probability": "road_lerf",
 }
+# Coefficients in [-1, 1], shown in percent, each with the columns that it is made of.
+_COEFFICIENTS = {
+    "SDS": (single_deletion_score, "sds_output", "sds_salience"),
+    "SaCo": (faithfulness_coefficient, "saco_salience", "saco_probability"),
+}
+# Percent already, of mosaics.
+_PLACES = {"grid pointing": "grid_pointing", "energy": "energy", "pointing": "pointing"}
 
 
 def measured(records: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +118,9 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
         Columns photo, method, score, value (percent). Scores are `"AD 100%"` and the like for
         AD, IC and AG; where measured, the areas under ROAD's curves (`"ROAD MoRF"` and
         `"ROAD LeRF"` of the share of photos that keep their class, the same with
-        `" probability"` of the class's probability), `"insertion"` and `"deletion"`.
+        `" probability"` of the class's probability), `"insertion"` and `"deletion"`; `"SDS"` and
+        `"SaCo"`, 100 times a coefficient in [-1, 1]; of mosaics, `"grid pointing"`, `"energy"`
+        and `"pointing"`.
     """
     records = measured(records)
     long = per_sample(records)
@@ -122,6 +135,15 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
         levels = LEVELS if road else np.linspace(0, 100, curves.shape[1]).tolist()
         value = 100 * area_under_curve(curves, levels).numpy()
         pieces.append(known[["photo", "method"]].assign(score=name, value=value))
+    for name, (function, *columns) in _COEFFICIENTS.items():
+        if columns[0] in records:
+            known = records[records[columns[0]].notna()]
+            given = (torch.tensor(known[x].to_list(), dtype=torch.float64) for x in columns)
+            value = 100 * function(*given).numpy()
+            pieces.append(known[["photo", "method"]].assign(score=name, value=value))
+    for name in (name for name, column in _PLACES.items() if column in records):
+        placed = records[["photo", "method"]].assign(score=name, value=records[_PLACES[name]])
+        pieces.append(placed)
     return pd.concat([piece for piece in pieces if len(piece)], ignore_index=True)
 
 
@@ -188,8 +210,8 @@ def summary(results: Path | str | pd.DataFrame) -> pd.DataFrame:
     Returns:
         Means in percent under columns like `"AD 50%"`; where they were measured, the areas under
         ROAD's curves of the share of photos that keep their class, and of insertion and
-        deletion; then photos, degenerate maps, and of making a map the median milliseconds and
-        the passes of the classifier, per image.
+        deletion, SDS and SaCo, or the scores of mosaics; then photos, degenerate maps, and of
+        making a map the median milliseconds and the passes of the classifier, per image.
     """
     records = results if isinstance(results, pd.DataFrame) else read_results(results)[1]
     skipped = records[records["skipped"].notna()] if "skipped" in records else records[:0]
@@ -197,7 +219,8 @@ def summary(results: Path | str | pd.DataFrame) -> pd.DataFrame:
     long, methods = scores(records), list(dict.fromkeys(records["method"]))
     found = list(dict.fromkeys(long["score"]))
     columns = [
-        name for kind in ("AD ", "IC ", "ROAD", "insertion", "deletion")
+        name
+        for kind in ("AD ", "IC ", "ROAD", "insertion", "deletion", *_COEFFICIENTS, *_PLACES)
         for name in found if name.startswith(kind) and not name.endswith("probability")
     ]  # fmt: skip
     table = long.pivot_table(index="method", columns="score", values="value", aggfunc="mean")

@@ -1,6 +1,6 @@
 """Explanation methods under one signature: `(images, targets) -> maps`.
 
-A method takes normalised images `(B, 3, H, W)` and target classes `(B,)` and returns maps
+A method takes normalised images `(B, C, H, W)` and target classes `(B,)` and returns maps
 `(B, 1, h, w)` at a resolution of its own. `build` makes one by name.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ttame.classifiers.weights import in_single_precision, is_half
 from ttame.errors import TTameError, unknown
 from ttame.explainer import Explainer
 from ttame.methods.ablation_cam import ablation_cam
@@ -66,6 +67,8 @@ DEFAULT_METHODS = ("T-TAME", "Grad-CAM", "Grad-CAM++", "random", "all ones")
 def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = None) -> Method:
     """Bind the method called `name` to the explainer's classifier.
 
+    Methods compute in float32 at least: a classifier in half precision is copied for that.
+
     Args:
         name: In `METHODS`.
         explainer: Its classifier is explained.
@@ -77,6 +80,10 @@ def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = 
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS)
+    if is_half(explainer.classifier):
+        single = explainer.replace(classifier=in_single_precision(explainer.classifier)).eval()
+        method = build(name, single, settings)
+        return lambda images, targets: method(images.float(), targets)
     if not settings:
         return METHODS[name](explainer)
     if name not in CONFIGURABLE:

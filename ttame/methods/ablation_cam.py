@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ttame.explainer import Explainer
-from ttame.features import capture, prefix_tokens, to_map
+from ttame.features import TokenLayout, capture, to_map
 from ttame.methods.cam import cam_layer_module
 from ttame.methods.method import Method
 from ttame.methods.replay import replaced, replay_size
@@ -35,7 +35,8 @@ def ablation_cam(explainer: Explainer) -> Method:
     """
     layer, module = cam_layer_module(explainer, "Ablation-CAM")
     classifier = explainer.classifier
-    height, width = replay_size(classifier, layer, explainer.spec.input_size)
+    spec = explainer.spec
+    height, width = replay_size(classifier, layer, spec.input_size, spec.channels)
 
     @torch.inference_mode()
     def explain(images: Tensor, targets: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def ablation_cam(explainer: Explainer) -> Method:
             logits = classifier(images)
         output = outputs[layer]
         assert isinstance(output, Tensor)  # checked when the method was made
-        found = to_map(output, layer, images, prefix_tokens(classifier))  # (B, C, h, w)
+        found = to_map(output, layer, images, TokenLayout.of(classifier))  # (B, C, h, w)
         first = found.shape == output.shape  # else channels come last: tokens, or (B, h, w, C)
         maps = []
         for image, own, seen, row, target in zip(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttame.errors import TTameError
-from ttame.features import prefix_tokens, token_grid
+from ttame.features import TokenLayout, token_grid
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def read_attention(
 
     Args:
         model: The transformer, in `eval()`; frozen or not.
-        images: Normalised images, `(B, 3, H, W)`; not changed.
+        images: Normalised images, `(B, C, H, W)`; not changed.
         gradients: Whether to keep the graph from the probabilities to the logits.
         name: What to call the model in messages; default: its class.
 
@@ -128,7 +128,7 @@ def read_attention(
         with capture_attention(model, name) as (probabilities, tokens):
             logits = model(tracked)
     _check(model, name, len(images), probabilities, tokens)
-    prefix, h, w = token_grid(tokens[-1].shape[1], images.shape[-2:], prefix_tokens(model))
+    prefix, h, w = token_grid(tokens[-1].shape[1], images.shape[-2:], TokenLayout.of(model))
     return AttentionPass(logits, tuple(probabilities), tuple(tokens), prefix, (h, w))
 
 

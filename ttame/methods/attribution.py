@@ -60,7 +60,10 @@ def smooth_grad(explainer: Explainer) -> Method:
 
 
 def occlusion(explainer: Explainer) -> Method:
-    """Occlusion: the drop of the logit under a sliding square of the mean colour."""
+    """Occlusion: the drop of the logit under a sliding window of the mean colour.
+
+    It is a seventh of the image high and wide, and moves by half of that.
+    """
     require("evaluate", "captum")
     from captum.attr import Occlusion
 
@@ -69,11 +72,11 @@ def occlusion(explainer: Explainer) -> Method:
     @one_by_one
     @torch.inference_mode()
     def explain(image: Tensor, target: Tensor) -> Tensor:
-        side, stride = image.shape[-1] // 7, image.shape[-1] // 14
+        channels, height, width = image.shape[1:]
         found: Tensor = method.attribute(
             image,
-            sliding_window_shapes=(3, side, side),
-            strides=(3, stride, stride),
+            sliding_window_shapes=(channels, max(height // 7, 1), max(width // 7, 1)),
+            strides=(channels, max(height // 14, 1), max(width // 14, 1)),
             target=target,
             baselines=0,  # the mean colour, as inputs are normalised
             perturbations_per_eval=_CHUNK,

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ttame.attention import standardize
 from ttame.classifiers.outputs import Activation, probabilities
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
-from ttame.features import capture, prefix_tokens, to_map
+from ttame.features import TokenLayout, capture, to_map
 from ttame.methods.method import Method
 
 _TINY = 1e-9  # as in pytorch-grad-cam
@@ -39,7 +40,7 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
     """
     layer, classifier = explainer.spec.cam_layer or explainer.layers[-1], explainer.classifier
     height, width = explainer.spec.input_size
-    blank = next(classifier.parameters(), torch.zeros(0)).new_zeros(1, 3, height, width)
+    blank = input_like(classifier).new_zeros(1, explainer.spec.channels, height, width)
     refused = f"{method} does not apply to {explainer.spec.name}"
     advice = "set cam_layer to a layer with a spatial feature map; `ttame layers` lists them"
     try:
@@ -49,7 +50,7 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
             classifier(blank)
         if layer not in outputs:
             raise TTameError(f"layer {layer!r} did not run in a forward pass")
-        maps = to_map(outputs[layer], layer, blank, prefix_tokens(classifier))
+        maps = to_map(outputs[layer], layer, blank, TokenLayout.of(classifier))
     except TTameError as error:
         raise TTameError(f"{refused}: {error}; {advice}") from error
     if maps.shape[-2:].numel() == 1:
@@ -166,7 +167,7 @@ def _library_method(
         def reshape(output: Tensor) -> Tensor:
             # Some methods send masked copies through, more images than there were.
             like = images[:1].expand(len(output), -1, -1, -1)
-            return to_map(output, layer, like, prefix_tokens(explainer.classifier))
+            return to_map(output, layer, like, TokenLayout.of(explainer.classifier))
 
         with (
             redirect_stderr(StringIO()),  # Score-CAM shows a progress bar for every image

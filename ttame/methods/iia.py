@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import capture, prefix_tokens, to_map
+from ttame.features import TokenLayout, capture, to_map
 from ttame.methods.cam import cam_layer_module
 from ttame.methods.method import Method, one_by_one
 from ttame.methods.replay import replaced, replay_size
@@ -55,16 +55,17 @@ def iia_method(steps: int = 10) -> Callable[[Explainer], Method]:
     def bind(explainer: Explainer) -> Method:
         layer, module = cam_layer_module(explainer, "IIA")
         classifier = explainer.classifier
-        height, width = replay_size(classifier, layer, explainer.spec.input_size)
+        spec = explainer.spec
+        height, width = replay_size(classifier, layer, spec.input_size, spec.channels)
 
         def attribute(path: Tensor, target: int) -> Tensor:
-            """Sum over some points of the image's path `(a, 3, H, W)`: `(1, 1, h, w)`."""
+            """Sum over some points of the image's path `(a, C, H, W)`: `(1, 1, h, w)`."""
             with torch.no_grad(), capture(classifier, [layer]) as outputs:
                 classifier(path)
             output = outputs[layer]
             assert isinstance(output, Tensor)  # checked when the method was made
-            prefix = prefix_tokens(classifier)
-            first = to_map(output, layer, path, prefix) is output  # else channels come last
+            layout = TokenLayout.of(classifier)
+            first = to_map(output, layer, path, layout) is output  # else channels come last
             places = (2, 3) if first else tuple(range(1, output.ndim - 1))
             reference = output.amin(dim=places, keepdim=True)
             span, total = output - reference, torch.zeros_like(output, dtype=torch.float32)
@@ -74,7 +75,7 @@ def iia_method(steps: int = 10) -> Callable[[Explainer], Method]:
                     logits = classifier(path[..., :height, :width])
                 (gradient,) = torch.autograd.grad(logits[:, target].sum(), point)
                 total += (span * point.detach() * gradient).float()
-            maps = to_map(total, layer, path, prefix)  # (a, C, h, w)
+            maps = to_map(total, layer, path, layout)  # (a, C, h, w)
             return maps.sum(dim=(0, 1))[None, None]
 
         @one_by_one

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-# Normalised images `(B, 3, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
+# Normalised images `(B, C, H, W)` and classes `(B,)` -> maps `(B, 1, h, w)`.
 Method: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.weights import input_like
 from ttame.features import capture
 
 _SHORT = 32  # pixels; enough for the strides of common networks
@@ -24,7 +25,9 @@ def replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def replay_size(classifier: nn.Module, layer: str, size: tuple[int, int]) -> tuple[int, int]:
+def replay_size(
+    classifier: nn.Module, layer: str, size: tuple[int, int], channels: int
+) -> tuple[int, int]:
     """Find the image size that suffices where a layer's output is replaced.
 
     What lies before the layer then runs for nothing, so it may as well run on a corner of the
@@ -35,13 +38,13 @@ def replay_size(classifier: nn.Module, layer: str, size: tuple[int, int]) -> tup
         classifier: In `eval()`.
         layer: Dotted name of the layer whose output will be replaced.
         size: Height and width of the images.
+        channels: Channels of the images.
 
     Returns:
         A small size if the logits stay the same with it, else `size`.
     """
-    kind = next(classifier.parameters(), torch.zeros(0))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, 3, *size, generator=generator).to(kind)
+    noise = torch.randn(1, channels, *size, generator=generator).to(input_like(classifier))
     short = min(size[0], _SHORT), min(size[1], _SHORT)
     with torch.inference_mode(False), torch.no_grad():
         with capture(classifier, [layer]) as outputs:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.loading import explainers, load
@@ -78,7 +79,7 @@ def trained_method(recipe: str) -> Callable[[Explainer], Method]:
         trained = load(name)
         _same_classifier(trained, explainer, repr(name))
         # On the explainer's own classifier, so that its passes count.
-        mechanism = trained.mechanism.to(next(explainer.parameters()))
+        mechanism = trained.mechanism.to(input_like(explainer.classifier).device)
         return ttame_method(explainer.replace(mechanism=mechanism, layers=trained.layers).eval())
 
     return bind
@@ -87,9 +88,9 @@ def trained_method(recipe: str) -> Callable[[Explainer], Method]:
 @torch.no_grad()
 def _same_classifier(trained: Explainer, explainer: Explainer, name: str) -> None:
     """Refuse other weights, by what they answer: an evaluation's copy is folded, with no digest."""
-    blank = torch.full((1, 3, *trained.spec.input_size), 0.5)
+    blank = torch.full((1, trained.spec.channels, *trained.spec.input_size), 0.5)
     expected = trained.classifier(blank)
-    found = explainer.classifier(blank.to(next(explainer.parameters()))).to(expected)
+    found = explainer.classifier(blank.to(input_like(explainer.classifier))).to(expected)
     span = float(expected.max() - expected.min())
     if found.shape != expected.shape or float((found - expected).abs().max()) > 0.05 * span:
         raise TTameError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.outputs import both_answers
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.methods.attention_weights import AttentionPass, read_attention
@@ -166,7 +167,7 @@ def _answered(model: nn.Module, logits: Tensor) -> Tensor:
 def _probe(explainer: Explainer, method: str) -> AttentionPass:
     """One pass of zeros: refuse a classifier now, not at the first image."""
     classifier, spec = explainer.classifier, explainer.spec
-    image = next(classifier.parameters(), torch.zeros(())).new_zeros(1, 3, *spec.input_size)
+    image = input_like(classifier).new_zeros(1, spec.channels, *spec.input_size)
     try:
         return read_attention(classifier, image, gradients=False, name=spec.name)
     except TTameError as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ttame.attention import AttentionMechanism
 from ttame.classifiers.folding import fold_batch_norm
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList, sources
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
@@ -62,19 +63,24 @@ def prepare(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -> 
 
 
 def _stacked(explainer: Explainer, photos: PhotoList, config: TrainingConfig, count: int) -> Tensor:
-    """Read a seeded sample of at most `count` photos, normalised, `(B, 3, H, W)`."""
-    chosen = photos.sample(count, config.run.seed)
-    dataset = PhotoDataset(readable(chosen) if config.photos.skip_bad else chosen, explainer.spec)
+    """Read a seeded sample of at most `count` photos, normalised, `(B, C, H, W)`."""
+    chosen, spec = photos.sample(count, config.run.seed), explainer.spec
+    if config.photos.skip_bad:
+        chosen = readable(chosen, spec.channels)
+    dataset = PhotoDataset(chosen, spec)
     return torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
 
 
 def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:
-    """As `prepare`, calibrated on normalised photos `(B, 3, H, W)`."""
+    """As `prepare`, calibrated on normalised photos `(B, C, H, W)`, of any dtype and device."""
     torch.manual_seed(config.run.seed)
+    images = images.to(input_like(explainer.classifier).device)
     folded = fold_batch_norm(explainer.classifier, images[:1], explainer.layers)
+    images = images.to(input_like(folded))
     if config.run.channels_last:
         folded = folded.to(memory_format=torch.channels_last)
-    working = explainer.replace(classifier=folded, mechanism=_blank(explainer), record={}).train()
+    mechanism = _blank(explainer).to(images.device)
+    working = explainer.replace(classifier=folded, mechanism=mechanism, record={}).train()
     gradients = initialize(working, images, config.start.init)
     if config.start.fusion == "tied":
         tie(working, class_gradients(working, images) if gradients is None else gradients)
@@ -134,7 +140,7 @@ def fit(
     checkpoints = Checkpoints(out / "checkpoints", config.run.checkpoint_every, epoch, run)
     _check_start(out, checkpoints.last_path, run, config, validation, resume)
     if validation is not None and config.photos.skip_bad:
-        validation = readable(validation)
+        validation = readable(validation, explainer.spec.channels)
     made, start = provenance(config.run.seed, command), time.perf_counter()
     L.seed_everything(config.run.seed, verbose=False)
     working = prepare(explainer, photos, config)
@@ -157,13 +163,13 @@ def fit(
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
         weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
         working.mechanism.load_state_dict(weights)
-    parameter = next(explainer.parameters())
     mechanism = _blank(explainer)
     mechanism.load_state_dict(dense_state(working.mechanism))
-    mechanism.to(parameter.device)  # beside the classifier: its maps are measured at once
+    # Beside the classifier: its maps are measured at once.
+    mechanism.to(input_like(explainer.classifier).device)
     best = checkpoints.best
     trained = explainer.replace(mechanism=mechanism).eval()
-    shown = _stacked(explainer, photos, config, _DIAGNOSED).to(parameter)
+    shown = _stacked(explainer, photos, config, _DIAGNOSED)
     record = {
         "name": name,
         **made,
@@ -315,10 +321,10 @@ def _kept(last: Path) -> str:
 
 def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]:
     """Return a forward and backward pass of a number of grey photos, on the device of the run."""
-    device, size = trainer.strategy.root_device, module.explainer.spec.input_size
+    device, spec = trainer.strategy.root_device, module.explainer.spec
 
     def step(photos: int) -> None:
-        images = torch.zeros(photos, 3, *size, device=device)
+        images = torch.zeros(photos, spec.channels, *spec.input_size, device=device)
         with autocast(module.config.run.precision, device):
             total = module.to(device).parts(images).total
         total.backward()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ttame.attention import FeatureBranch
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import prefix_tokens, to_map
+from ttame.features import TokenLayout, to_map
 from ttame.training.config import Init
 
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
@@ -38,7 +38,7 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Ten
 
     Args:
         explainer: Changed: its mechanism's parameters are set.
-        images: Normalised photos that gradients and scale are measured on, `(B, 3, H, W)`.
+        images: Normalised photos that gradients and scale are measured on, `(B, C, H, W)`.
         init: Which start.
 
     Returns:
@@ -86,7 +86,7 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
 
     Args:
         explainer: Its classifier and layers.
-        images: Normalised photos, `(B, 3, H, W)`; the first 48 are used.
+        images: Normalised photos, `(B, C, H, W)`; the first 48 are used.
 
     Returns:
         `(K, C)`, means over photos and positions. Where patch tokens are multiplied by the class
@@ -121,7 +121,7 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(
                 logits[:, index].sum(), leaves[0], retain_graph=index + 1 < logits.shape[1]
             )
-        maps = to_map(gradient, layer, images, prefix_tokens(classifier))
+        maps = to_map(gradient, layer, images, TokenLayout.of(classifier))
         rows.append(maps.float().mean(dim=(0, 2, 3)))
     gradients = torch.stack(rows)
     if explainer.mechanism.config.tokens == "cls":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from ttame.classifiers.outputs import probabilities
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import (
@@ -86,7 +87,7 @@ class ExplainerModule(L.LightningModule):
         """The objective of one batch.
 
         Args:
-            images: Normalised photos, `(B, 3, H, W)`.
+            images: Normalised photos, `(B, C, H, W)`.
             retain: Share of top pixels that the mask keeps.
             ranks: Place of every photo's target class among its most probable ones, `(B,)` int64
                 from 0; default: the most probable.
@@ -96,8 +97,9 @@ class ExplainerModule(L.LightningModule):
         """
         config, seed = self.config, self.config.run.seed
         laid_out = channels_last if config.run.channels_last else Tensor.contiguous
+        images = images.to(input_like(self.explainer.classifier))
         with torch.no_grad():
-            logits, features = self.explainer.extract(laid_out(images))
+            logits, features = self.explainer.features(laid_out(images))
         if truth is not None:
             labels = truth
         elif ranks is None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.cost import alternate, peak_memory
@@ -90,7 +91,7 @@ def plan_training(
     # `compile` would take minutes; channels and precision are as they will be.
     plain = config.replace(compile=False, retain=config.mask.retain[:1])
     for size in measured:
-        images = torch.randn(size, 3, *explainer.spec.input_size)
+        images = torch.randn(size, explainer.spec.channels, *explainer.spec.input_size)
         module = training_module(explainer, images[:1], plain, device)
         images = images.to(device)
         peaks.append(peak_memory(step_function(module, images), device))
@@ -184,9 +185,9 @@ def measure_throughput(
     if repeats < 3:
         raise TTameError(f"repeats must be at least 3, got {repeats}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = explainer.spec.input_size
+    size, channels = explainer.spec.input_size, explainer.spec.channels
     generator = torch.Generator().manual_seed(config.run.seed)
-    images = torch.randn(config.photos.batch_size, 3, *size, generator=generator)
+    images = torch.randn(config.photos.batch_size, channels, *size, generator=generator)
     module = training_module(explainer, images[:1], config, device)
     images = images.to(device)
     step, floor = step_function(module, images), floor_function(module, images)
@@ -229,7 +230,7 @@ def step_function(module: ExplainerModule, images: Tensor) -> Callable[[], None]
 
     Args:
         module: The mechanism's weights change with every call.
-        images: Normalised, `(B, 3, H, W)`, on the module's device.
+        images: Normalised, `(B, C, H, W)`, on the module's device.
     """
     optimizer, config = module.configure_optimizers()["optimizer"], module.config
 
@@ -252,10 +253,11 @@ def floor_function(module: ExplainerModule, images: Tensor) -> Callable[[], None
 
     Args:
         module: Its classifier, as it is trained on: folded, in its memory format, compiled or not.
-        images: Normalised, `(B, 3, H, W)`, on the module's device.
+        images: Normalised, `(B, C, H, W)`, on the module's device.
     """
     classifier, config = module.explainer.classifier, module.config
     answer: Callable[[Tensor], Tensor] = module.compiled or classifier
+    images = images.to(input_like(classifier))
     if config.run.channels_last:
         images = channels_last(images)
 

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from ttame.classifiers.specs import BackboneSpec
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
-from ttame.images import read_image
+from ttame.images import open_image
 from ttame.training.config import TrainingConfig
 
-Batch = list[Tensor]  # images (B, 3, H, W) and positions (B,) in the list of photos
+Batch = list[Tensor]  # images (B, C, H, W) and positions (B,) in the list of photos
 
 
 class Draw(NamedTuple):
@@ -84,7 +84,7 @@ class StepSampler(Sampler[list[Draw]]):
 
 
 class DrawnPhotos(Dataset[tuple[Tensor, int] | TTameError]):
-    """Normalised photos `(3, H, W)` with their position, by draw.
+    """Normalised photos `(C, H, W)` with their position, by draw.
 
     A photo that cannot be read is returned as its error, which crosses the border between
     processes whole; `collate` and the training module pass it on.
@@ -199,8 +199,8 @@ def collate(items: Sequence[tuple[Tensor, int] | TTameError]) -> Batch | TTameEr
     return error or cast(Batch, default_collate(list(items)))
 
 
-def readable(photos: PhotoList) -> PhotoList:
-    """The photos that can be read; a warning names each of the others.
+def readable(photos: PhotoList, channels: int) -> PhotoList:
+    """The photos that can be read as images of C channels; a warning names each of the others.
 
     Raises:
         TTameError: If none can be read.
@@ -208,7 +208,7 @@ def readable(photos: PhotoList) -> PhotoList:
     kept = []
     for index, path in enumerate(photos.paths):
         try:
-            read_image(path)
+            open_image(path, channels=channels)
             kept.append(index)
         except TTameError as error:
             warnings.warn(f"skipped: {error}", stacklevel=2)

@@ -17,7 +17,7 @@ class MapSnapshots(Callback):
     """Keep the maps of some photos at the start of training and every few steps.
 
     Args:
-        images: Normalised photos, `(B, 3, H, W)`.
+        images: Normalised photos, `(B, C, H, W)`.
         every: Steps between two snapshots.
 
     Attributes:

@@ -29,7 +29,7 @@ class RoadSeries:
     Attributes:
         order: One of `ORDERS`.
         levels: Percentages of pixels removed, L of them.
-        images: Degraded raw photos, `(L, 3, H, W)` in [0, 1].
+        images: Degraded raw photos, `(L, C, H, W)` in [0, 1].
         answers: Predicted class at each level.
         probabilities: Probability of that class, in [0, 1].
     """
@@ -53,7 +53,7 @@ def road_series(
 
     Args:
         explainer: Explainer whose classifier answers.
-        image: Normalised photo, `(1, 3, H, W)`.
+        image: Normalised photo, `(1, C, H, W)`.
         explanation: Raw map, `(1, 1, h, w)`.
         levels: Percentages of pixels removed, each in 1..99.
         seed: Seed of the tie-break and of the noise.
@@ -68,7 +68,7 @@ def road_series(
         raise TTameError(f"a series shows one photo, got a batch of {len(image)}; take one of them")
     target = torch.zeros(1, dtype=torch.int64)  # which class counts for scores only
     (degraded,) = degrade(explainer.spec, image, explanation, target, levels, seed)
-    outputs = explainer.classifier(normalize(degraded, explainer.spec))
+    outputs = explainer.classifier(normalize(degraded, explainer.spec).to(image))
     answers = outputs.argmax(dim=1)
     found = probabilities(outputs, explainer.spec.activation)
     top = found.gather(1, answers[:, None])[:, 0]
@@ -97,7 +97,7 @@ def plot_road_series(
 
     Args:
         explainer: Explainer whose classifier answers.
-        image: Normalised photo, `(1, 3, H, W)`.
+        image: Normalised photo, `(1, C, H, W)`.
         maps: Raw maps of the photo by method, `(1, 1, h, w)`.
         levels: Percentages of pixels removed, each in 1..99.
         seed: Seed of the tie-break and of the noise.
@@ -142,7 +142,7 @@ def plot_masked(
 
     Args:
         explainer: Explainer whose classifier answers.
-        images: Normalised photos, `(B, 3, H, W)`.
+        images: Normalised photos, `(B, C, H, W)`.
         targets: Explained classes, `(B,)` int64.
         maps: Raw maps by method, `(B, 1, h, w)`.
         percentages: Percentages of retained pixels.
