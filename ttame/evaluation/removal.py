@@ -7,25 +7,25 @@ Records hold effects and means of maps; `ttame.evaluation.parts` makes scores of
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ttame.classifiers.drawn import PARTS, SIDE, class_names, nearest_classes
 from ttame.classifiers.outputs import probabilities
-from ttame.classifiers.weights import weight_digest
+from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError
 from ttame.evaluation.drawings import CLUTTER, Drawing, drawing
 from ttame.evaluation.localization import mask_energy, pointing_game
+from ttame.evaluation.maps import bind, facts, make_maps
 from ttame.evaluation.parts import PAIRS, region_means
 from ttame.explainer import Explainer
 from ttame.images import normalize, to_batch
-from ttame.masking import degenerate
-from ttame.methods import Method, build
+from ttame.methods import Method
 from ttame.records import ResultsFile, provenance
 
 _VISIBLE = 20  # pixels of a piece of clutter that must show
@@ -51,8 +51,7 @@ def removal_effects(
     """
     pairs = [(PARTS[first], PARTS[second]) for first, second in PAIRS]
     removed = [(), *((name,) for name in PARTS), *pairs, *((name,) for name in CLUTTER), CLUTTER]
-    raw = to_batch([found.render(names) for names in removed], explainer.spec)
-    images = normalize(raw, explainer.spec).to(next(explainer.parameters()))
+    images = _images(explainer, [found.render(names) for names in removed])
     logits = explainer.classifier(images).double().cpu()
     drops = logits[0, target] - logits[1:, target]
     importance, two, clutter, background = drops.split([len(PARTS), len(PAIRS), len(CLUTTER), 1])
@@ -67,7 +66,7 @@ def evaluate_parts(
     explainer: Explainer,
     out: Path | str,
     *,
-    methods: Sequence[str],
+    methods: Sequence[str] | Mapping[str, Method],
     limit: int = 200,
     batch_size: int = 20,
     seed: int = 0,
@@ -84,7 +83,7 @@ def evaluate_parts(
     Args:
         explainer: On a classifier of the drawn creatures.
         out: The results file, `.jsonl`.
-        methods: Names in `ttame.methods.METHODS`.
+        methods: Names in `ttame.methods.METHODS`, or bound methods of your own by name.
         limit: Number of drawings, from the front.
         batch_size: Drawings at a time.
         seed: Seed of the other class and of tie-breaks.
@@ -105,24 +104,20 @@ def evaluate_parts(
             f"{spec.name} has {len(spec.classes)} classes at {spec.input_size} px; expected a "
             f"classifier of the drawn creatures at {(SIDE, SIDE)} px, such as 'drawn_cnn'"
         )
-    if min(limit, batch_size) < 1 or not methods:
+    if min(limit, batch_size) < 1:
         raise TTameError(
-            f"name at least one method, and limit and batch_size from 1 up, got {list(methods)}, "
-            f"limit={limit}, batch_size={batch_size}"
+            f"limit and batch_size must be 1 or more, got limit={limit}, batch_size={batch_size}"
         )
-    bound = {name: build(name, explainer, (settings or {}).get(name)) for name in methods}
+    working, bound = bind(explainer, methods, settings or {})
     config = {
-        "backbone": spec.name, "weights": spec.source, "layers": list(explainer.layers),
-        "cam_layer": spec.cam_layer, "explainer": explainer.record.get("name", "untitled"),
-        "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
-        "data": "drawn/val", "photos": limit, "methods": list(methods),
+        **facts(explainer), "data": "drawn/val", "photos": limit, "methods": list(methods),
         "settings": dict(settings or {}), "metrics": ["parts"], "batch_size": batch_size,
         "seed": seed,
     }  # fmt: skip
     results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
     for start in range(len(results.records) // len(bound), limit, batch_size):
         indices = range(start, min(start + batch_size, limit))
-        results.append(_measure(explainer, bound, [drawing("val", i) for i in indices], seed))
+        results.append(_measure(working, bound, [drawing("val", i) for i in indices], seed))
         if progress:
             progress(indices.stop, limit)
     return results.finish()
@@ -132,8 +127,7 @@ def _measure(
     explainer: Explainer, methods: Mapping[str, Method], batch: list[Drawing], seed: int
 ) -> list[dict[str, Any]]:
     """Measure one batch: drawing by drawing, one record per method."""
-    raw = to_batch([found.render() for found in batch], explainer.spec)
-    images = normalize(raw, explainer.spec).to(next(explainer.parameters()))
+    images = _images(explainer, [found.render() for found in batch])
     with torch.inference_mode():
         logits = explainer.classifier(images)
     scores = probabilities(logits, explainer.spec.activation).float().cpu()
@@ -145,13 +139,13 @@ def _measure(
                "skipped": f"classified as {explainer.classes[answers[row]]}"} for name in methods]
         for row, found in enumerate(batch)
     ]  # fmt: skip
-    facts, regions, others = [], [], []
+    known, regions, others = [], [], []
     for row in right:
         found, target = batch[row], answers[row]
         other = random.Random(f"{seed}/{found.name}").choice(nearest_classes(target))
         covered = found.coverage()
         effects = removal_effects(explainer, found, target, other)
-        facts.append(
+        known.append(
             {"target": target, "other": other, "probability": float(scores[row, target])}
             | {name: _short(values) for name, values in effects.items()}
             | {"areas": _short(torch.stack([covered[name].sum() for name in PARTS]))}
@@ -165,33 +159,31 @@ def _measure(
     masks = where[:, creature].sum(dim=1, keepdim=True) >= 0.5
     targets = torch.tensor([answers[row] for row in right], device=images.device)
     hidden = where[:, len(PARTS) : -1].sum(dim=(2, 3)) < _VISIBLE
-    for name, method in methods.items():
-        start = time.perf_counter()
-        maps = method(shown, targets).detach().float().cpu()
-        seconds = (time.perf_counter() - start) / len(right)
-        against = method(shown, torch.tensor(others, device=images.device)).detach().float().cpu()
-        flat = degenerate(maps)[:, 0]
-        maps, against = _finite(maps), _finite(against)
+    both = (
+        make_maps(explainer, explainer.classifier, methods, shown, classes)
+        for classes in (targets, torch.tensor(others, device=images.device))
+    )
+    for (name, maps, costs), (_, against, _) in zip(*both, strict=True):
+        maps, against = maps.cpu(), against.cpu()
         means, their = region_means(maps, where), region_means(against, where)
         clutter = means[:, len(PARTS) : -1].masked_fill(hidden, torch.nan)
         pointed = pointing_game(maps, masks, tolerance=0, seed=seed).tolist()
         energy = mask_energy(maps, masks).tolist()
         for place, row in enumerate(right):
             rows[row].append(
-                {"photo": batch[row].name, "method": name, **facts[place],
+                {"photo": batch[row].name, "method": name, **known[place],
                  "parts": _short(means[place, : len(PARTS)]),
                  "other_parts": _short(their[place, : len(PARTS)]),
                  "clutter_means": _short(clutter[place]), "pointing": pointed[place],
-                 "energy": round(energy[place], 3), "degenerate": bool(flat[place]),
-                 "seconds": float(f"{seconds:.3g}")}
+                 "energy": round(energy[place], 3), **costs[place]}
             )  # fmt: skip
     return [record for some in rows for record in some]
 
 
-def _finite(maps: Tensor) -> Tensor:
-    """Maps with those that hold NaN or infinite values set to zeros: they explain nothing."""
-    good = maps.isfinite().flatten(1).all(dim=1)[:, None, None, None]
-    return torch.where(good, maps, torch.zeros_like(maps))
+def _images(explainer: Explainer, images: list[Image.Image]) -> Tensor:
+    """Prepare drawings for the explainer's classifier, `(B, 3, H, W)`."""
+    spec = explainer.spec
+    return normalize(to_batch(images, spec), spec).to(input_like(explainer.classifier))
 
 
 def _short(values: Tensor) -> list[float | None]:
