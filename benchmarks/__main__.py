@@ -301,7 +301,7 @@ def parts(
             "centre Gaussian",
         )
     ),
-    limit: Annotated[int, typer.Option(help="Number of drawings.")] = 300,
+    limit: Annotated[int, typer.Option(help="Number of drawings.")] = 200,
     rise_masks: Annotated[int, typer.Option(help="Number of RISE masks.")] = 400,
     seed: SEED = 0,
 ) -> None:
