@@ -290,7 +290,6 @@ def parts(
     methods: Annotated[str, typer.Option(help="Methods, with commas.")] = ",".join(
         (
             "T-TAME",
-            "T-TAME (published)",
             "Grad-CAM",
             "Grad-CAM++",
             "Layer-CAM",

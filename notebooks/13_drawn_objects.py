@@ -117,7 +117,8 @@ plot_methods(raw, maps, [explainer.classes[target] for target in targets])
 # - **pointing** and **energy**: whether the map's peak lies on the creature, and which share of the
 #   map does, percent.
 #
-# A constant map scores 0 in the correlations, and 50 in the two comparisons.
+# A constant map scores 0 in the correlations and 50 in the two comparisons, and points at one
+# pixel that is drawn by lot and the same in all drawings.
 
 # %%
 header, records = read_results(reference("drawn_val_parts.jsonl"))

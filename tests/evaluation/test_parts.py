@@ -29,7 +29,7 @@ from ttame.evaluation.parts import (
 from ttame.evaluation.removal import evaluate_parts, removal_effects
 from ttame.explainer import Explainer
 from ttame.images import normalize, to_batch
-from ttame.loading import attach
+from ttame.loading import attach, load
 from ttame.records import read_results
 
 IMPORTANCE = torch.tensor([[3.0, -1.0, 0.5, 2.0, 0.0]])
@@ -253,6 +253,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_records(
     assert len(first) == 10 and first.to_dict() == second.to_dict()
     wrong = first[first["skipped"].notna()] if "skipped" in first else first[:0]
     assert len(wrong) and wrong["skipped"].str.startswith("classified as ").all()
+
+
+def test_passes_are_those_of_one_map(tmp_path: Path) -> None:
+    out = evaluate_parts(load("drawn_cnn"), tmp_path / "p.jsonl", methods=["T-TAME", "Grad-CAM"],
+                         limit=2)  # fmt: skip
+    _, records = read_results(out)
+    passes = records.groupby("method")[["forward", "backward"]].mean()
+    assert passes.loc["T-TAME"].tolist() == [1, 0]
+    assert passes.loc["Grad-CAM"].tolist() == [1, 1]
 
 
 def test_hidden_clutter_counts_in_no_score(knowing: Explainer, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttame.classifiers.drawn import PARTS, SIDE, class_names, nearest_classes
 from ttame.classifiers.outputs import probabilities
@@ -117,14 +117,19 @@ def evaluate_parts(
     results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
     for start in range(len(results.records) // len(bound), limit, batch_size):
         indices = range(start, min(start + batch_size, limit))
-        results.append(_measure(working, bound, [drawing("val", i) for i in indices], seed))
+        batch = [drawing("val", index) for index in indices]
+        results.append(_measure(working, explainer.classifier, bound, batch, seed))
         if progress:
             progress(indices.stop, limit)
     return results.finish()
 
 
 def _measure(
-    explainer: Explainer, methods: Mapping[str, Method], batch: list[Drawing], seed: int
+    explainer: Explainer,
+    original_classifier: nn.Module,
+    methods: Mapping[str, Method],
+    batch: list[Drawing],
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Measure one batch: drawing by drawing, one record per method."""
     images = _images(explainer, [found.render() for found in batch])
@@ -160,7 +165,7 @@ def _measure(
     targets = torch.tensor([answers[row] for row in right], device=images.device)
     hidden = where[:, len(PARTS) : -1].sum(dim=(2, 3)) < _VISIBLE
     both = (
-        make_maps(explainer, explainer.classifier, methods, shown, classes)
+        make_maps(explainer, original_classifier, methods, shown, classes)
         for classes in (targets, torch.tensor(others, device=images.device))
     )
     for (name, maps, costs), (_, against, _) in zip(*both, strict=True):
