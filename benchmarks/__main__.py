@@ -166,13 +166,13 @@ def training(
 
 def families(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Model families of timm; default: all.")
+        list[str] | None, typer.Argument(help="Model families, such as timm/resnet; default: all.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/families.json"
     ),
 ) -> None:
-    """Check the method on a small member of every model family of timm."""
+    """Check the method on a small member of every family of timm, torchvision, transformers."""
     from benchmarks.families import check_families
     from benchmarks.records import write_benchmark
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -24,6 +25,10 @@ console = Console()
 BACKBONE = Annotated[str, typer.Option(help="Registered backbone, timm/NAME or torchvision/NAME.")]
 EXPLAINER = Annotated[
     str, typer.Option(help="Name of a shipped explainer, or a .safetensors file.")
+]
+WEIGHTS = Annotated[
+    Path | None,
+    typer.Option(help="State dict or checkpoint of the classifier; default: its usual weights."),
 ]
 SEED = Annotated[int, typer.Option(help="Random seed.")]
 HEIGHT = Annotated[

@@ -15,7 +15,7 @@ from ttame.classifiers.outputs import Activation, probabilities
 from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
-from ttame.features import TokenLayout, capture, to_map
+from ttame.features import TokenLayout, observe, to_map
 from ttame.methods.method import Method
 
 _TINY = 1e-9  # as in pytorch-grad-cam
@@ -46,16 +46,21 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
     try:
         # No inference mode: a classifier that keeps a tensor of its first pass (position
         # embeddings, say) could have no gradient through it later.
-        with torch.inference_mode(False), torch.no_grad(), capture(classifier, [layer]) as outputs:
+        runs: list[object] = []
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            observe(classifier, [layer], lambda _name, output: runs.append(output)),
+        ):
             classifier(blank)
-        if layer not in outputs:
-            raise TTameError(f"layer {layer!r} did not run in a forward pass")
-        maps = to_map(outputs[layer], layer, blank, TokenLayout.of(classifier))
+        if len(runs) != 1:
+            raise TTameError(f"layer {layer!r} ran {len(runs)} times in a forward pass, not once")
+        maps = to_map(runs[0], layer, blank, TokenLayout.of(classifier))
     except TTameError as error:
         raise TTameError(f"{refused}: {error}; {advice}") from error
     if maps.shape[-2:].numel() == 1:
         raise TTameError(
-            f"{refused}: layer {layer!r} returns {tuple(outputs[layer].shape)} "  # type: ignore[attr-defined]
+            f"{refused}: layer {layer!r} returns {tuple(runs[0].shape)} "  # type: ignore[attr-defined]
             f"for one {height}x{width} image, a map of a single cell; {advice}"
         )
     return layer, classifier.get_submodule(layer)
