@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -185,7 +187,8 @@ def families(
 
     rows = check_families(names, report)
     passed = sum(row["passed"] for row in rows)
-    path = write_benchmark(out, "families", rows=rows)
+    installed = version("transformers") if find_spec("transformers") else "not installed"
+    path = write_benchmark(out, "families", transformers=installed, rows=rows)
     console.print(f"{passed} of {len(rows)} families passed; record: {path}")
 
 

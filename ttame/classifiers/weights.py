@@ -89,6 +89,8 @@ def match_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
         starts = [0, *(match.end() for match in re.finditer(r"\.", key))]
         prefixes.update(key[:start] for start in starts if key[start:] in wanted)
     prefix = max(prefixes, key=lambda found: (prefixes[found], -len(found)), default="")
+    if 2 * prefixes[prefix] < len(wanted):
+        prefix = ""  # a likeness by chance, of another architecture
     outside = [key for key in state if not key.startswith(prefix)]
     if outside:
         warnings.warn(
