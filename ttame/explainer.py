@@ -255,7 +255,7 @@ class Explainer(nn.Module):
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise TTameError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+            raise TTameError(f"batch_size must be at least 1, got {batch_size!r}")
         if above is not None and (targets is not None or top_k is not None):
             raise TTameError(f"above={above} excludes targets and top_k; give one of the three")
         check_bound(above)

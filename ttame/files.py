@@ -193,13 +193,13 @@ def image_paths(path: Path | str) -> list[Path]:
         TTameError: If a folder holds no images, or no file fits a pattern.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike path.is_dir(), it takes names that are too long
         found, left_out = find_images(path)
         if left_out:
             more = describe_left_out(left_out)
             warnings.warn(f"{str(path)!r}: {len(found)} photos read; {more}", stacklevel=2)
         return found
-    if path.exists() or not glob.has_magic(str(path)):
+    if os.path.exists(path) or not glob.has_magic(str(path)):
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if not found:

@@ -149,8 +149,9 @@ class TimeFirst(nn.Module):
         self.head = nn.Linear(8, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.tokens(self.patches(images).flatten(2).permute(2, 0, 1))  # (N, B, C)
-        self.reversed(self.patches(images))
+        maps = self.patches(images)
+        tokens = self.tokens(maps.flatten(2).permute(2, 0, 1))  # (N, B, C)
+        self.reversed(maps)
         logits: Tensor = self.head(tokens.mean(dim=0))
         return logits
 

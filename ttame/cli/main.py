@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -129,7 +130,7 @@ def explain(
     loaded = load(explainer, weights=weights)
     most = min(3, loaded.mechanism.classes) if top_k is None else top_k
     paths = [path for given in photos for path in image_paths(given)]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise TTameError(
             f"image {str(missing[0])!r} does not exist or is not a file ({len(missing)} of "
