@@ -566,7 +566,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
         (lambda header, state: header["spec"].update(mean=[0.5, 0.5]), "one number per channel"),
         (
             lambda header, state: header["spec"].update(mean=[0, 0], std=[1, 1]),
-            "mean has 2 numbers.*3 channels",
+            r"cannot take images \(1, 2, 32, 32\)",
         ),
         (lambda header, state: header["spec"].update(input_size=[0, 32]), "input_size.*got .0, 32"),
         (lambda header, state: header["spec"].update(input_size=[10**9] * 2), "from 1 to 16384"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism, branch_change
 from ttame.classifiers.adoption import adopt, refuse_weights
+from ttame.classifiers.advice import input_errors
 from ttame.classifiers.classes import (
     Targets,
     check_bound,
@@ -26,6 +27,7 @@ from ttame.classifiers.classes import (
     resolve_targets,
 )
 from ttame.classifiers.huggingface import take_rgb
+from ttame.classifiers.layers import probe_images
 from ttame.classifiers.outputs import ANSWERS, answer_both, probabilities
 from ttame.classifiers.passes import own_precision
 from ttame.classifiers.registry import Backbone, freeze, load_backbone
@@ -440,6 +442,10 @@ class Explainer(nn.Module):
             order = header["spec"].get("channel_order", "rgb")
             backbone = freeze(spec, take_rgb(adopt(model), order))
         spec = _with_facts(backbone.spec, header)
+        if model is not None:  # of which the file alone knows the channels
+            images = probe_images(backbone.model, spec.input_size, spec.channels)[:1]
+            with torch.no_grad(), input_errors(backbone.model, images):
+                backbone.model(images)
         if spec.binary:
             answer_both(backbone.model, spec.activation)
         digest = weight_digest(backbone.model)
@@ -497,7 +503,7 @@ def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
     if header["classes"] is not None:
         facts["classes"] = tuple(header["classes"])
     found = replace(spec, layers=tuple(header["layers"]), **facts)
-    if len(found.mean) != len(spec.mean):
+    if spec.build is not None and len(found.mean) != len(spec.mean):
         raise TTameError(
             f"mean has {len(found.mean)} numbers, {spec.name} takes images of {len(spec.mean)} "
             "channels"

@@ -78,7 +78,7 @@ def here(tmp_path: Path, explainer: Explainer, monkeypatch: pytest.MonkeyPatch) 
 
 def _loads(explainer: Explainer) -> Callable[..., Explainer]:
     load = ttame.load
-    return lambda name, *rest: explainer if str(name) == "tf_efficientnet_lite0" else load(name)
+    return lambda name, *_, **__: explainer if str(name) == "tf_efficientnet_lite0" else load(name)
 
 
 PATHS = st.sampled_from(

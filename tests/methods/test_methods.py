@@ -291,7 +291,8 @@ def test_the_published_mechanism_has_a_name_of_its_own() -> None:
     targets = torch.tensor([0, 217])
     maps = build("T-TAME (published)", shipped)(images, targets)
     assert torch.allclose(maps, trained(images, targets[:, None])[2], atol=1e-4)
-    assert not torch.allclose(maps, build("T-TAME", shipped)(images, targets), atol=1e-2)
+    assert maps.shape[-2:] == (28, 28)
+    assert build("T-TAME", shipped)(images, targets).shape[-2:] == (7, 7)
 
 
 def test_a_shipped_lcam_refuses_other_weights() -> None:
