@@ -179,7 +179,7 @@ def test_layers_lists_and_marks(tmp_path: Path) -> None:
         ),
         (["explain", str(CAT), "none.jpg"], "'none.jpg' does not exist"),
         (["explain", str(CAT), "none/*.jpg"], "'none/*.jpg'"),
-        (["explain", str(CAT), "--batch-size", "0"], "of at least 1, got 0"),
+        (["explain", str(CAT), "--batch-size", "0"], "batch_size must be at least 1"),
         (["explain", str(CAT), "--html", "x.html", "--skip-bad"], "does not go with --html"),
         (["data", "cifar"], "imagenette"),
     ],
