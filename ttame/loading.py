@@ -43,7 +43,7 @@ def attach(
             `torchvision/NAME`.
         layers: Dotted module names, shallow to deep, or the name of one of the backbone's
             `alternatives`. `"auto"` takes the registered layers or chooses some by resolution
-            (`ttame.classifiers.layers.list_layers`).
+            (`ttame.classifiers.layers.list_layers`), `"deepest"` the last of these.
         config: Architecture of the mechanism.
         classes: Class names in index order.
         input_size: Height and width in pixels; required unless the model is named or timm's.
@@ -71,8 +71,7 @@ def attach(
             space=space or "raw", head=head,
         )  # fmt: skip
         backbone = freeze(spec, adopt(model))
-    chosen = _names(layers, spec) or choose_layers(backbone.model, spec.input_size)
-    spec = replace(spec, layers=chosen)
+    spec = replace(spec, layers=_chosen_layers(layers, backbone.model, spec))
     config = config or AttentionConfig()
     channels, count = probe(backbone.model, spec.layers, spec.input_size, config.tokens)
     if classes is not None and len(classes) != count:
@@ -141,11 +140,14 @@ def explainers() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))
 
 
-def _names(layers: Sequence[str] | str, spec: BackboneSpec) -> tuple[str, ...]:
-    """Resolve the `layers` argument of `attach`; empty if they are to be chosen."""
-    if layers == "auto":
-        return spec.layers
+def _chosen_layers(
+    layers: Sequence[str] | str, model: nn.Module, spec: BackboneSpec
+) -> tuple[str, ...]:
+    """Resolve the `layers` argument of `attach`."""
     single = layers if isinstance(layers, str) else layers[0] if len(layers) == 1 else ""
+    if single in ("auto", "deepest"):
+        found = spec.layers or choose_layers(model, spec.input_size)
+        return found if single == "auto" else found[-1:]
     if single in spec.alternatives:
         return spec.alternatives[single]
     names = (layers,) if isinstance(layers, str) else tuple(layers)

@@ -60,7 +60,10 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Layer, or an alternative choice of layers; repeatable."),
+        typer.Option(
+            help="Layer, an alternative choice of layers, 'auto' or 'deepest'; repeatable; "
+            "default: the recipe's."
+        ),
     ] = None,
     tokens: Annotated[
         str, typer.Option(help="Class token of transformers: 'drop' it, or multiply by it ('cls').")
@@ -167,13 +170,11 @@ def _explainer(
 ) -> Explainer:
     from ttame.classifiers.registry import backbone_spec
     from ttame.loading import attach
-    from ttame.training.recipes import architecture
+    from ttame.training.recipes import architecture, layers
 
-    shape = architecture(recipe)
-    if recipe.startswith("lcam"):
-        layer = layer or [backbone_spec(backbone).cam_layer]
-    shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
-    return attach(backbone, layer or "auto", config=shape, weights=weights)
+    shape = replace(architecture(recipe), tokens=tokens)  # type: ignore[arg-type]  # checked there
+    chosen = layer or layers(recipe, backbone_spec(backbone))
+    return attach(backbone, chosen, config=shape, weights=weights)
 
 
 def _photos(
