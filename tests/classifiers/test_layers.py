@@ -96,7 +96,7 @@ def test_listing_leaves_no_hooks_behind(toy: nn.Module) -> None:
     list_layers(toy, (32, 32))
     assert count_hooks(toy) == 0
     model = Awkward(fails=True)
-    with pytest.raises(TTameError, match=r"RuntimeError: out of luck\); pass the input_size"):
+    with pytest.raises(TTameError, match=r"RuntimeError: out of luck\); the model itself fails"):
         list_layers(model, (64, 64))
     assert count_hooks(model) == 0
 

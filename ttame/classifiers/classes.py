@@ -107,17 +107,19 @@ def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
             )
         return _checked(int(name), classes)
     hint = suggest(name.lower(), _synonyms(classes))
-    raise TTameError(f"no class is named {target!r} among {len(classes)}.{hint}")
+    shown = repr(target) if len(target) <= 80 else f"{target[:80]!r}..."
+    raise TTameError(f"no class is named {shown} among {len(classes)}.{hint}")
 
 
 def _checked(index: int, classes: tuple[str, ...]) -> int:
     if not 0 <= index < len(classes):
-        raise TTameError(f"class index {index} is out of range 0..{len(classes) - 1}")
+        shown = index if abs(index) < 10**9 else f"{index:.0e}"
+        raise TTameError(f"class index {shown} is out of range 0..{len(classes) - 1}")
     return index
 
 
 def _is_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    return text.removeprefix("-").isdecimal() and len(text) < 100  # int() has a limit of 4,300
 
 
 def index_targets(targets: Targets, classes: tuple[str, ...]) -> int | list[list[int]] | None:
@@ -205,9 +207,10 @@ def resolve_targets(
     """
     batch, count = logits.shape
     if top_k is not None:
-        if targets is not None or not 1 <= top_k <= count:
-            raise TTameError(f"top_k={top_k} must lie in 1..{count} and excludes targets")
-        return logits.topk(top_k, dim=1).indices
+        whole = isinstance(top_k, Integral) and not isinstance(top_k, bool)
+        if targets is not None or not whole or not 1 <= top_k <= count:
+            raise TTameError(f"top_k={top_k!r} must lie in 1..{count} and excludes targets")
+        return logits.topk(int(top_k), dim=1).indices
     wanted = index_targets(targets, classes)
     if wanted is None:
         return logits.argmax(dim=1, keepdim=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torchvision
@@ -15,6 +15,7 @@ from ttame.errors import TTameError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LONGEST = 16384  # height and width in pixels; a larger input fits into no memory
 
 
 def stated_facts(
@@ -91,15 +92,17 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
     """Return an input size as (H, W).
 
     Raises:
-        TTameError: If it is not two positive whole numbers.
+        TTameError: If it is not two whole numbers of pixels from 1 to `LONGEST`.
     """
     if size is None:
         return None
     sides = tuple(size) if isinstance(size, Sequence) else (size,)
-    whole = all(isinstance(side, int) and side > 0 for side in sides)
+    whole = all(isinstance(side, Integral) and 1 <= int(side) <= LONGEST for side in sides)
     if len(sides) != 2 or not whole:
-        raise TTameError(f"input_size must be (height, width) in pixels, got {size!r}")
-    return sides[0], sides[1]
+        raise TTameError(
+            f"input_size must be (height, width), whole pixels from 1 to {LONGEST}, got {size!r}"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def per_channel(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.advice import input_errors
 from ttame.classifiers.facts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,8 +21,10 @@ from ttame.classifiers.facts import (
     resized,
     stated_facts,
 )
-from ttame.classifiers.layers import input_channels, input_errors, probe_images
+from ttame.classifiers.layers import input_channels, probe_images
+from ttame.classifiers.passes import copy_module
 from ttame.errors import TTameError
+from ttame.features import hooked
 
 # Misfit, relative to the spread, up to which a wrapper scales and shifts each channel.
 _MISFIT = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -58,7 +60,7 @@ def input_facts(
         TTameError: If a fact is neither given nor known, or a given one is invalid.
     """
     if model.training:  # its pass must not move running statistics
-        model = copy.deepcopy(model).eval()
+        model = copy_module(model).eval()
     size = checked_size(input_size)
     count = _channels(model, channels, mean, std)
     given = {"mean": per_channel("mean", mean, count), "std": per_channel("std", std, count)}
@@ -129,8 +131,7 @@ def _carried(model: nn.Module, inner: Sequence[nn.Module], images: Tensor) -> di
     seen = [_Seen() for _ in inner]
     with ExitStack() as hooks:
         for module, record in zip(inner, seen, strict=True):
-            hook = module.register_forward_hook(partial(_record, record), with_kwargs=True)
-            hooks.enter_context(hook)
+            hooks.enter_context(hooked(module, partial(_record, record), kwargs=True))
         with torch.no_grad(), input_errors(model, images):
             model(images)
     carried = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.facts import checked_size
 from ttame.classifiers.specs import BackboneSpec
 from ttame.classifiers.weights import read_state
 from ttame.classifiers.zoo import PREFIXES, library_spec, registered
@@ -89,7 +90,7 @@ def build_backbone(
                 f"the weights {origin} do not fit {name}: {first[:200]}; "
                 "pass the state dict of this very architecture"
             ) from error
-    if input_size is not None and tuple(input_size) != spec.input_size:
+    if input_size is not None and checked_size(input_size) != spec.input_size:
         resize = round(spec.resize * min(input_size) / min(spec.input_size))
         spec = replace(spec, input_size=(input_size[0], input_size[1]), resize=resize)
         fit_input = getattr(model, "set_input_size", None)

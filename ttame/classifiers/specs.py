@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.classes import imagenet_classes
-from ttame.classifiers.facts import IMAGENET_MEAN, IMAGENET_STD
+from ttame.classifiers.facts import IMAGENET_MEAN, IMAGENET_STD, LONGEST, checked_size
 from ttame.classifiers.inputs import input_facts
 from ttame.classifiers.outputs import Activation, probabilities
-from ttame.errors import TTameError
+from ttame.errors import TTameError, validate
 from ttame.masking import Space, apply_mask, keep_top, normalize_maps, upsample
 
+Interpolation = Literal[
+    "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
+]
 PERCENTAGES = (100, 50, 15)  # retained pixels, in the tables of the T-TAME paper
 
 
@@ -55,7 +61,7 @@ class BackboneSpec:
     resize: int = 256
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     space: Space = "raw"
     activation: Activation = "softmax"
     binary: bool = False
@@ -65,11 +71,27 @@ class BackboneSpec:
     source: str = "none"
 
     def __post_init__(self) -> None:
-        """Check that mean and std belong together."""
-        if len(self.mean) != len(self.std) or not self.mean:
+        """Check the facts that images are prepared by, which files and users state.
+
+        Raises:
+            TTameError: If mean or std is no list of numbers, a std is not above 0, a size is no
+                whole number of pixels, or the space or interpolation does not exist.
+        """
+        validate(self)
+        for name, values, above in (("mean", self.mean, -math.inf), ("std", self.std, 0)):
+            if not _numbers(values) or not all(above < value < math.inf for value in values):
+                raise TTameError(
+                    f"{name} of {self.name} must be one finite number per channel"
+                    f"{', above 0' if name == 'std' else ''}, got {values!r}"
+                )
+        if len(self.mean) != len(self.std):
             raise TTameError(
-                f"mean and std need one number for each channel, got {self.mean} and {self.std}"
+                f"mean and std of {self.name} must have one number per channel each, got "
+                f"{len(self.mean)} and {len(self.std)}"
             )
+        checked_size(self.input_size)
+        if type(self.resize) is not int or not 1 <= self.resize <= 2 * LONGEST:
+            raise TTameError(f"resize must be whole pixels above 0, got {self.resize!r}")
 
     @property
     def channels(self) -> int:
@@ -94,6 +116,15 @@ class BackboneSpec:
         """
         kept = keep_top(upsample(masks, images.shape[-2:]), share, seed)
         return apply_mask(images, kept, self.space, self.mean, self.std).to(images.dtype)
+
+
+def _numbers(values: object) -> bool:
+    """Return whether a value is a non-empty list of real numbers."""
+    return (
+        isinstance(values, (tuple, list))
+        and len(values) > 0
+        and all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+    )
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from itertools import chain
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.passes import copy_module
 from ttame.errors import TTameError
 
 
@@ -33,6 +33,25 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         raise TTameError(
             f"{str(path)!r} is not a readable state dict ({type(error).__name__}: {error})"
         ) from error
+
+
+def check_weights(state: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights that are not finite numbers.
+
+    Args:
+        state: Tensors by name.
+        origin: What holds them, for the message.
+
+    Raises:
+        TTameError: If a tensor holds NaN or infinite values, naming the first.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise TTameError(
+                f"{origin}: tensor {name!r} holds NaN or infinite values, with which nothing can "
+                "be explained; the training that wrote it diverged or the file is damaged: take "
+                "an earlier checkpoint, or train again at a lower learning rate"
+            )
 
 
 def weight_digest(model: nn.Module) -> str:
@@ -60,7 +79,7 @@ def input_like(model: nn.Module) -> Tensor:
 
 def in_single_precision(model: nn.Module) -> nn.Module:
     """Return a float32 copy of a model in half precision, and any other model as it is."""
-    return copy.deepcopy(model).float() if is_half(model) else model
+    return copy_module(model).float() if is_half(model) else model
 
 
 def is_half(model: nn.Module) -> bool:

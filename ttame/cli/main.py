@@ -57,6 +57,7 @@ def layers(
             *(["automatic"] if row.chosen else []),
             *(["registered"] if row.name in backbone.spec.layers else []),
             *([] if row.in_place else ["out of place"]),
+            *([] if row.runs == 1 else [f"runs {row.runs} times"]),
         ]
         table.add_row(
             row.name,
@@ -64,7 +65,7 @@ def layers(
             str(row.channels),
             f"{row.size[0]}x{row.size[1]}",
             f"{row.stride:g}",
-            "both" if len(choices) > 1 else "".join(choices),
+            "both" if choices == ["automatic", "registered"] else ", ".join(choices),
         )
     console.print(table)
     for name, names in backbone.spec.alternatives.items():

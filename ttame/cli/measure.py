@@ -53,13 +53,15 @@ def evaluate(
     limit: LIMIT = None,
     curve_limit: Annotated[
         int | None,
-        typer.Option(help="Number of photos for all metrics but AD/IC; default: all."),
+        typer.Option(help="Number of photos for all metrics but AD/IC; default: all.", min=0),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Number of steps of insertion and deletion.")] = 20,
-    grid: Annotated[int, typer.Option(help="Cells to a side of SDS.")] = 4,
+    steps: Annotated[
+        int, typer.Option(help="Number of steps of insertion and deletion.", min=1, max=10_000)
+    ] = 20,
+    grid: Annotated[int, typer.Option(help="Cells to a side of SDS.", min=1, max=1000)] = 4,
     batch_size: BATCH_SIZE = 16,
     rise_masks: Annotated[
-        int, typer.Option(help="Number of RISE masks; each costs a pass.")
+        int, typer.Option(help="Number of RISE masks; each costs a pass.", min=1)
     ] = 4000,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")

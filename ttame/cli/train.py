@@ -95,7 +95,11 @@ def train(
     ] = None,
     find_rate: Annotated[
         int | None,
-        typer.Option(help="Find the learning rate first, in a range test of this many steps."),
+        typer.Option(
+            help="Find the learning rate first, in a range test of this many steps.",
+            min=2,
+            max=100_000,
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="'32-true', 'bf16-mixed' or '16-mixed'.")
@@ -105,9 +109,11 @@ def train(
     ] = None,
     nodes: Annotated[int | None, typer.Option(help="Number of machines; default: 1.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Number of photos to train on; default: all.")
+        int | None, typer.Option(help="Number of photos to train on; default: all.", min=1)
     ] = None,
-    validation: Annotated[int, typer.Option(help="Number of held-out photos for AD/IC.")] = 200,
+    validation: Annotated[
+        int, typer.Option(help="Number of held-out photos for AD/IC; 0 for none.", min=0)
+    ] = 200,
     validate_every: Annotated[
         int | None, typer.Option(help="Steps between validations; default: an epoch.")
     ] = None,
@@ -145,7 +151,7 @@ def train(
     )  # fmt: skip
     classes = explainer.mechanism.classes
     photos, held = _photos(profile, data, held_out, image_root, classes)
-    photos = photos.sample(limit, config.run.seed) if limit else photos
+    photos = photos if limit is None else photos.sample(limit, config.run.seed)
     held = held.sample(validation, config.run.seed) if held and validation else None
     arguments = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
     if dry_run:

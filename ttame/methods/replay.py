@@ -9,20 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.weights import input_like
-from ttame.features import capture
+from ttame.features import capture, hooked
 
 _SHORT = 32  # pixels; enough for the strides of common networks
 
 
 @contextmanager
 def replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """Let the module return `output`, whatever comes in, inside the block."""
+    """Let the module return `output`, whatever comes in, inside the block, in this thread."""
     # A copy: a ReLU in place behind the layer must not write into a leaf of the graph.
-    handle = module.register_forward_hook(lambda _module, _args, _output: output.clone())
-    try:
+    with hooked(module, lambda _module, _args, _output: output.clone()):
         yield
-    finally:
-        handle.remove()
 
 
 def replay_size(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ttame.attention import FeatureBranch
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import TokenLayout, to_map
+from ttame.features import TokenLayout, hooked, to_map
 from ttame.training.config import Init
 
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
@@ -104,12 +104,12 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_(True))
         return leaves[-1].clone()  # a ReLU in place must not write into the leaf
 
-    handle = classifier.get_submodule(layer).register_forward_hook(cut)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            logits = classifier(images.clone())
-    finally:
-        handle.remove()
+    with (
+        hooked(classifier.get_submodule(layer), cut),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        logits = classifier(images.clone())
     if len(leaves) != 1 or not logits.requires_grad:
         raise TTameError(
             f"init='classifier': layer {layer!r} ran {len(leaves)} times, and the logits "
