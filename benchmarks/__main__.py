@@ -1,4 +1,4 @@
-"""Benchmarks and checks: `explaining`, `training`, `scaling`, `families`, `transfer`; `distill`."""
+"""Benchmarks, checks, and the run that made the shipped transformer: the functions below."""
 
 from __future__ import annotations
 
@@ -256,7 +256,39 @@ def transfer(
     console.print(f"record: {path}", soft_wrap=True)
 
 
-for command in (explaining, training, scaling, families, transfer, distill):
+def refinement(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/refinement.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Photos, as for `ttame evaluate`; repeatable; default: both sets."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of photos per set.")] = 100,
+) -> None:
+    """Score maps at several budgets of passes: T-TAME refined, Opti-CAM and RISE."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.refinement import measure_budgets
+    from ttame.data import open_photos
+    from ttame.loading import load
+
+    loaded, rows = load(explainer), []
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        for name in data or ["imagenette", "photos"]:
+            photos = open_photos(name).sample(limit)
+            found = measure_budgets(loaded, photos, progress=stage(name))
+            rows += [{"data": photos.name, **row} for row in found]
+    path = write_benchmark(out, "refinement", explainer=explainer, rows=rows)
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+for command in (explaining, training, scaling, families, transfer, refinement, distill):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def attach(
             `torchvision/NAME`.
         layers: Dotted module names, shallow to deep, or the name of one of the backbone's
             `alternatives`. `"auto"` takes the registered layers or chooses some by resolution
-            (`ttame.classifiers.layers.list_layers`).
+            (`ttame.classifiers.layers.list_layers`), `"deepest"` the last of these.
         config: Architecture of the mechanism.
         classes: Class names in index order.
         input_size: Height and width in pixels; default: what the model states.
@@ -114,7 +114,7 @@ def attach(
     meaning, binary = find_activation(classifier, size, stated, spec.channels)
     if binary:
         answer_both(classifier, meaning)
-    chosen = _names(layers, spec) or choose_layers(classifier, size, spec.channels)
+    chosen = _chosen_layers(layers, classifier, spec)
     spec = replace(spec, layers=chosen, activation=meaning, binary=binary)
     config = config or AttentionConfig()
     widths, count = probe(classifier, spec.layers, size, config.tokens, spec.channels)
@@ -183,11 +183,14 @@ def explainers() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))
 
 
-def _names(layers: Sequence[str] | str, spec: BackboneSpec) -> tuple[str, ...]:
-    """Resolve the `layers` argument of `attach`; empty if they are to be chosen."""
-    if layers == "auto":
-        return spec.layers
+def _chosen_layers(
+    layers: Sequence[str] | str, model: nn.Module, spec: BackboneSpec
+) -> tuple[str, ...]:
+    """Resolve the `layers` argument of `attach`."""
     single = layers if isinstance(layers, str) else layers[0] if len(layers) == 1 else ""
+    if single in ("auto", "deepest"):
+        found = spec.layers or choose_layers(model, spec.input_size, spec.channels)
+        return found if single == "auto" else found[-1:]
     if single in spec.alternatives:
         return spec.alternatives[single]
     names = (layers,) if isinstance(layers, str) else tuple(layers)

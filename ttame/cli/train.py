@@ -61,7 +61,10 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Layer, or an alternative choice of layers; repeatable."),
+        typer.Option(
+            help="Layer, an alternative choice of layers, 'auto' or 'deepest'; repeatable; "
+            "default: the recipe's."
+        ),
     ] = None,
     height: HEIGHT = None,
     width: WIDTH = None,
@@ -192,14 +195,12 @@ def _explainer(
 ) -> Explainer:
     from ttame.classifiers.registry import backbone_spec
     from ttame.loading import attach
-    from ttame.training.recipes import architecture
+    from ttame.training.recipes import architecture, layers
 
-    shape = architecture(recipe)
-    if recipe.startswith("lcam"):
-        layer = layer or [backbone_spec(backbone).cam_layer]
-    shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
+    shape = replace(architecture(recipe), tokens=tokens)  # type: ignore[arg-type]  # checked there
+    chosen = layer or layers(recipe, backbone_spec(backbone))
     return attach(
-        backbone, layer or "auto", config=shape, weights=weights, input_size=size,
+        backbone, chosen, config=shape, weights=weights, input_size=size,
         activation=activation,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
 

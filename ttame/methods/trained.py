@@ -38,7 +38,7 @@ def refined_method(steps: int = 4) -> Callable[[Explainer], Method]:
     An image costs 1 + `steps` forward and `steps` backward passes.
 
     Args:
-        steps: Gradient steps.
+        steps: Gradient steps; 0 is T-TAME itself.
 
     Raises:
         TTameError: If `steps` is out of range; from the method, if there are no gradients.
@@ -47,6 +47,8 @@ def refined_method(steps: int = 4) -> Callable[[Explainer], Method]:
 
     def bind(explainer: Explainer) -> Method:
         plain = ttame_method(explainer)
+        if steps == 0:
+            return plain
 
         def explain(images: Tensor, targets: Tensor) -> Tensor:
             maps, classifier, spec = plain(images, targets), explainer.classifier, explainer.spec
