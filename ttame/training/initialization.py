@@ -115,15 +115,19 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
             f"init='classifier': layer {layer!r} ran {len(leaves)} times, and the logits "
             f"{'' if logits.requires_grad else 'do not '}depend on it; use init='free'"
         )
-    rows = []
+    gradients, layout = torch.empty(0), TokenLayout.of(classifier)
     for index in range(logits.shape[1]):
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(
                 logits[:, index].sum(), leaves[0], retain_graph=index + 1 < logits.shape[1]
             )
-        maps = to_map(gradient, layer, images, TokenLayout.of(classifier))
-        rows.append(maps.float().mean(dim=(0, 2, 3)))
-    gradients = torch.stack(rows)
+        maps = to_map(gradient, layer, images, layout)
+        means = maps.float().mean(dim=(0, 2, 3))
+        if index == 0:
+            # Rows that are kept one by one, between large buffers that are freed, would spread the
+            # heap over gigabytes.
+            gradients = means.new_empty(logits.shape[1], len(means))
+        gradients[index] = means
     if explainer.mechanism.config.tokens == "cls":
         class_token = leaves[0].detach()[:, 0].float()  # (B, C)
         gradients = gradients * class_token.mean(0) / class_token.square().mean(0).clamp_min(1e-12)
