@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,13 +168,13 @@ def training(
 
 def families(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Model families of timm; default: all.")
+        list[str] | None, typer.Argument(help="Model families, such as timm/resnet; default: all.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/families.json"
     ),
 ) -> None:
-    """Check the method on a small member of every model family of timm."""
+    """Check the method on a small member of every family of timm, torchvision, transformers."""
     from benchmarks.families import check_families
     from benchmarks.records import write_benchmark
 
@@ -185,7 +187,8 @@ def families(
 
     rows = check_families(names, report)
     passed = sum(row["passed"] for row in rows)
-    path = write_benchmark(out, "families", rows=rows)
+    installed = version("transformers") if find_spec("transformers") else "not installed"
+    path = write_benchmark(out, "families", transformers=installed, rows=rows)
     console.print(f"{passed} of {len(rows)} families passed; record: {path}")
 
 

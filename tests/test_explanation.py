@@ -182,6 +182,16 @@ def test_boxes_worked_out_by_hand() -> None:
     assert crop_box((1000, 100), LITE) == (456.25, 6.25, 543.75, 93.75)
 
 
+def test_boxes_of_stretched_photos() -> None:
+    whole = dataclasses.replace(LITE, resize=(224, 224))
+    for size in ((640, 480), (100, 1000)):  # no panorama is cut before
+        assert crop_box(size, whole) == (0, 0, *size)
+        assert eval_transform(whole)(picture(*size)).shape == (3, 224, 224)
+    # 256x256, of which 16..240 are kept both ways.
+    cut = dataclasses.replace(LITE, resize=(256, 256))
+    assert crop_box((640, 480), cut) == (40, 30, 600, 450)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("shape", [(32, 32), (224, 224), (48, 32), (32, 64)], ids=str)
 def test_the_box_is_what_the_classifier_sees(size: tuple[int, int], shape: tuple[int, int]) -> None:

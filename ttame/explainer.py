@@ -14,16 +14,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism, branch_change
-from ttame.classifiers.adoption import adopt
+from ttame.classifiers.adoption import adopt, refuse_weights
 from ttame.classifiers.classes import (
     Targets,
     check_bound,
     check_count,
     count_above,
+    imagenet_classes,
     index_targets,
     per_image,
     resolve_targets,
 )
+from ttame.classifiers.huggingface import take_rgb
 from ttame.classifiers.outputs import ANSWERS, answer_both, probabilities
 from ttame.classifiers.passes import own_precision
 from ttame.classifiers.registry import Backbone, freeze, load_backbone
@@ -51,6 +53,7 @@ _HEADER: Mapping[str, Callable[[Any], bool]] = {
 }
 _FACTS = (
     "input_size", "resize", "mean", "std", "interpolation", "space", "head", "activation", "binary",
+    "channel_order",
 )  # fmt: skip
 
 
@@ -400,7 +403,7 @@ class Explainer(nn.Module):
             "class_count": self.mechanism.classes,
             "spec": {name: getattr(self.spec, name) for name in _FACTS},
             # ImageNet's names need not be saved.
-            "classes": None if self.mechanism.classes == 1000 else self.classes,
+            "classes": None if self.classes == imagenet_classes() else self.classes,
             "training": self.record,
         }
         tensors = {
@@ -420,22 +423,22 @@ class Explainer(nn.Module):
         Args:
             path: The `safetensors` file.
             model: The classifier, if it is not registered.
-            weights: A local state dict of a registered classifier.
+            weights: A local state dict or checkpoint of a classifier that is known by name.
 
         Raises:
             TTameError: If the file is damaged or of another format or version, or was made for
                 another classifier or other weights, layers or classes.
         """
         path = Path(path)
+        refuse_weights(model, weights)
         header, state = _read(path)
         if model is None:
             size = header["spec"]["input_size"]
             backbone = load_backbone(header["backbone"], weights, (size[0], size[1]))
         else:
             spec = BackboneSpec(header["backbone"], None, None, (), "", source="given module")
-            if header["classes"] is not None:
-                spec = replace(spec, classes=tuple(header["classes"]))
-            backbone = freeze(spec, adopt(model))
+            order = header["spec"].get("channel_order", "rgb")
+            backbone = freeze(spec, take_rgb(adopt(model), order))
         spec = _with_facts(backbone.spec, header)
         if spec.binary:
             answer_both(backbone.model, spec.activation)
@@ -491,6 +494,8 @@ def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in header["spec"].items()
     }
+    if header["classes"] is not None:
+        facts["classes"] = tuple(header["classes"])
     found = replace(spec, layers=tuple(header["layers"]), **facts)
     if len(found.mean) != len(spec.mean):
         raise TTameError(

@@ -22,7 +22,9 @@ Tokens = Literal["drop", "cls"]
 _MISFIT = math.log(2) + 1e-9
 _MOST_PREFIX = 17  # a class token and sixteen registers
 # Parameters that stand before the patch tokens in timm's, torchvision's and other transformers.
-_PREFIX = re.compile(r"(cls|class|dist|distillation|reg|register|storage)_?tokens?|registers")
+_PREFIX = re.compile(
+    r"(cls|class|dist|distillation|reg|register|storage)_?tokens?|registers|class_embedding"
+)
 # Held while hooks come and go, never during a pass: torch numbers hooks without a lock, and a copy
 # of a module reads the hooks that are there.
 HOOKS = threading.RLock()

@@ -321,7 +321,7 @@ def test_finer_cam_compares_with_another_class_of_the_same_logit() -> None:
 @pytest.mark.parametrize("factory", [*FACTORIES.values(), cam_method("GradCAM")])
 @pytest.mark.parametrize(
     ("layer", "found"),
-    [("hidden", r"'hidden' returns \(1, 5\)"), ("idle", "'idle' did not run"), ("nil", "no layer")],
+    [("hidden", r"'hidden' returns \(1, 5\)"), ("idle", "'idle' ran 0 times"), ("nil", "no layer")],
 )
 def test_networks_without_spatial_maps_are_refused(
     factory: Factory, layer: str, found: str, explainer: Explainer
@@ -330,6 +330,16 @@ def test_networks_without_spatial_maps_are_refused(
     with pytest.raises(TTameError, match=rf"does not apply to .*{found}.*set cam_layer"):
         factory(explainer)
     assert hooks(explainer) == count
+
+
+@pytest.mark.parametrize("factory", [*FACTORIES.values(), cam_method("GradCAM")])
+def test_a_layer_that_runs_several_times_is_refused(factory: Factory, explainer: Explainer) -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 4, 3), relu, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    with pytest.raises(TTameError, match="'1' ran 2 times in a forward pass, not once; set cam_l"):
+        factory(on(explainer, model, "1"))
 
 
 def test_a_pooled_map_is_refused_and_a_good_layer_named(explainer: Explainer) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.advice import input_errors, is_quantized
+from ttame.classifiers.huggingface import return_logits
 from ttame.classifiers.layers import probe_images
 from ttame.classifiers.outputs import (
     ROUNDING,
@@ -41,7 +43,7 @@ def adopt(model: nn.Module) -> nn.Module:
 
     `torch.compile` and data-parallel wrappers are removed, because compiled graphs skip the hooks
     that read feature maps. The model's own hooks are kept: they may be part of its function, like
-    weight norm.
+    weight norm. Of the output object of a `transformers` model the copy returns the logits alone.
 
     Raises:
         TTameError: If it is not an `nn.Module`, is TorchScript, cannot be copied, or has
@@ -70,7 +72,21 @@ def adopt(model: nn.Module) -> nn.Module:
     for module in copied.modules():
         if getattr(module, "_compiled_call_impl", None) is not None:
             module._compiled_call_impl = None  # undoes nn.Module.compile
+    return_logits(copied)
     return copied.eval()
+
+
+def refuse_weights(model: nn.Module | None, weights: Path | str | None) -> None:
+    """Refuse a weights file beside a module, which brings its own.
+
+    Raises:
+        TTameError: If both are given.
+    """
+    if model is not None and weights is not None:
+        raise TTameError(
+            f"got weights={str(weights)!r} and a {type(model).__name__}, which has weights; load "
+            "them into it (load_state_dict), or pass the model's name in its place"
+        )
 
 
 def _unwrap(model: Any) -> Any:

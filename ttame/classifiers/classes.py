@@ -71,6 +71,38 @@ def _imagenet_names() -> frozenset[str]:
     return frozenset(imagenet_classes())
 
 
+def class_names(classes: Sequence[str] | Mapping[int, str] | Mapping[str, str]) -> tuple[str, ...]:
+    """Return class names in index order.
+
+    Args:
+        classes: The names, or names by index; the indices may be strings, as in JSON.
+
+    Raises:
+        TTameError: If the indices are not 0 to K - 1, or the names are one string.
+    """
+    if isinstance(classes, str):
+        raise TTameError(f"classes must be several names, got the string {classes!r}")
+    if not isinstance(classes, Mapping):
+        return tuple(classes)
+    named: dict[int, str] = {}
+    for index, name in classes.items():
+        whole = isinstance(index, Integral) or (isinstance(index, str) and index.isdecimal())
+        if not whole:
+            raise TTameError(
+                f"classes must be names by index, like {{0: 'cat', 1: 'dog'}}, got the key "
+                f"{index!r}; turn it round, or pass the names in index order"
+            )
+        named[int(index)] = name
+    count = len(classes)
+    missing = next((index for index in range(count) if index not in named), None)
+    if missing is not None:
+        raise TTameError(
+            f"classes has {count} names but none for index {missing}; name every index from 0 to "
+            f"{count - 1} once"
+        )
+    return tuple(named[index] for index in range(count))
+
+
 def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
     """Find a class by index or by name.
 

@@ -18,9 +18,12 @@ from ttame.classifiers.facts import (
     IMAGENET_STD,
     checked_size,
     per_channel,
+    rescaled,
     resized,
     stated_facts,
+    timm_facts,
 )
+from ttame.classifiers.huggingface import hub_model, processor_facts
 from ttame.classifiers.layers import input_channels, probe_images
 from ttame.classifiers.passes import copy_module
 from ttame.errors import TTameError
@@ -37,6 +40,7 @@ def input_facts(
     channels: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    processor: object = None,
 ) -> dict[str, Any]:
     """Collect the facts of a model's input: those given, and of the others those it states.
 
@@ -51,6 +55,7 @@ def input_facts(
             first convolution takes.
         mean: Per-channel mean in [0, 1] units; one number for all channels.
         std: Per-channel standard deviation.
+        processor: Image processor of `transformers`, whose facts come before the model's.
 
     Returns:
         Fields of `ttame.classifiers.specs.BackboneSpec`; `input_size`, `resize`, `mean` and `std`
@@ -66,7 +71,9 @@ def input_facts(
     given = {"mean": per_channel("mean", mean, count), "std": per_channel("std", std, count)}
     inner = list(_speakers(model))
     facts = stated_facts(model, input_size=size)
-    if not facts and inner:
+    if processor is not None:
+        facts = {**facts, **_processed(processor, size)}
+    elif not facts and inner:
         sizes = {stated_facts(module).get("input_size") for module in inner}
         tried = size or (sizes.pop() if len(sizes) == 1 else None)
         if tried is None:  # without it, no pass shows what else is known
@@ -77,11 +84,22 @@ def input_facts(
     if size is not None:
         facts = {"resize": resized(size), **facts, "input_size": size}
     facts |= {key: value for key, value in given.items() if value is not None}
-    _ask(type(model).__name__, facts, count)
+    _ask(model, facts, count)
     return facts
 
 
-def _ask(name: str, facts: Mapping[str, Any], channels: int) -> None:
+def _processed(processor: object, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the facts of a processor, for another input size if one is given."""
+    stated = getattr(processor, "data_config", None)  # of timm's models in transformers
+    if stated is not None:
+        return timm_facts(stated, size)
+    facts = processor_facts(processor)
+    if size is not None:
+        facts["resize"] = rescaled(facts["resize"], facts["input_size"], size)
+    return facts
+
+
+def _ask(model: nn.Module, facts: Mapping[str, Any], channels: int) -> None:
     """Refuse facts that lack the input size or a mean and std of each channel."""
     wanted = [key for key in ("mean", "std") if len(facts.get(key, ())) != channels]
     words, advice = [], ""
@@ -93,9 +111,11 @@ def _ask(name: str, facts: Mapping[str, Any], channels: int) -> None:
         advice = f": {imagenet}mean=0, std=1 for a model that normalises its input itself"
     if words:
         unknown = ["input size"] * (len(words) > bool(wanted)) + ["normalisation"] * bool(wanted)
+        processed = "processor=AutoImageProcessor.from_pretrained(...), or "
         raise TTameError(
-            f"the {' and '.join(unknown)} of {name} {'are' if len(unknown) > 1 else 'is'} not "
-            f"known; pass {', and '.join(words)}{advice}"
+            f"the {' and '.join(unknown)} of {type(model).__name__} "
+            f"{'are' if len(unknown) > 1 else 'is'} not known; pass "
+            f"{processed if hub_model(model) is not None else ''}{', and '.join(words)}{advice}"
         )
 
 

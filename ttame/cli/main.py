@@ -9,7 +9,16 @@ import typer
 from rich.table import Column, Table
 
 from ttame.cli.measure import diagnose, evaluate, mosaics, study
-from ttame.cli.terminal import DEFAULT, EXPLAINER, HEIGHT, WIDTH, console, input_size, run
+from ttame.cli.terminal import (
+    DEFAULT,
+    EXPLAINER,
+    HEIGHT,
+    WEIGHTS,
+    WIDTH,
+    console,
+    input_size,
+    run,
+)
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
 from ttame.errors import TTameError, unknown
@@ -103,6 +112,7 @@ def explain(
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
     explainer: EXPLAINER = DEFAULT,
+    weights: WEIGHTS = None,
 ) -> None:
     """Explain photos: list their classes, and save each class's map as an overlay.
 
@@ -116,7 +126,7 @@ def explain(
         raise TTameError("--skip-bad does not go with --html, whose page shows every photo")
     if html and above is not None:
         raise TTameError("--above does not go with --html; use --top-k or --target")
-    loaded = load(explainer)
+    loaded = load(explainer, weights=weights)
     most = min(3, loaded.mechanism.classes) if top_k is None else top_k
     paths = [path for given in photos for path in image_paths(given)]
     missing = [path for path in paths if not path.is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
 import typer
@@ -25,6 +26,10 @@ console = Console(markup=False, emoji=False)
 BACKBONE = Annotated[str, typer.Option(help="Registered backbone, timm/NAME or torchvision/NAME.")]
 EXPLAINER = Annotated[
     str, typer.Option(help="Name of a shipped explainer, or a .safetensors file.")
+]
+WEIGHTS = Annotated[
+    Path | None,
+    typer.Option(help="State dict or checkpoint of the classifier; default: its usual weights."),
 ]
 MOST_SEED = 2**32 - 1  # the largest that numpy takes
 SEED = Annotated[int, typer.Option(help="Random seed.", min=0, max=MOST_SEED)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ttame.cli.terminal import HEIGHT, WIDTH, input_size
+from ttame.cli.terminal import HEIGHT, WEIGHTS, WIDTH, input_size
 from ttame.errors import TTameError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def train(
     backbone: Annotated[
         str | None, typer.Option(help="Registered backbone; default: the profile's.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="State dict of the backbone; default: downloaded.")
-    ] = None,
+    weights: WEIGHTS = None,
     data: Annotated[
         str | None,
         typer.Option(

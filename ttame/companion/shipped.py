@@ -75,7 +75,7 @@ def read_benchmark(path: Path | str, kind: Benchmark = "explaining") -> dict[str
 
 
 def read_families(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Read the check of timm's model families: the provenance, and one row per family.
+    """Read the check of model families: the provenance, and one row per family.
 
     Raises:
         TTameError: As `read_benchmark`.

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttame.classifiers.huggingface import hub_model
 from ttame.classifiers.passes import private_view
 from ttame.errors import TTameError
 from ttame.features import TokenLayout, token_grid
@@ -49,10 +50,16 @@ def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module,
         name: What to call it in messages; default: its class.
 
     Raises:
-        TTameError: If there is no list of blocks with one attention each, or if attention is
-            windowed.
+        TTameError: If there is no list of blocks with one attention each, if attention is
+            windowed, or if the model is one of `transformers`.
     """
     name = name or type(model).__name__
+    if hub_model(model) is not None:
+        raise TTameError(
+            f"{name} is a classifier of transformers, and attention is read from networks of timm "
+            "and torchvision only; take its counterpart there, or a method for any network, such "
+            "as Grad-CAM"
+        )
     kinds = {type(module).__name__ for module in model.modules()}
     windowed = min((kind for kind in kinds if "Window" in kind), default="")
     if windowed:
