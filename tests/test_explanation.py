@@ -154,7 +154,7 @@ def test_images_come_in_every_form(explainer: Explainer, photos: PhotoList) -> N
         (iter(["none.jpg"]), "none.jpg"),
         ([3.5], "image 0: cannot read a float"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image_is_named(explainer: Explainer, form: Any, reason: str) -> None:
     with pytest.raises(TTameError, match=reason):
