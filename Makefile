@@ -78,7 +78,7 @@ bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
 throughput: $(STAMP) ## Time training steps against the classifier's own passes
 	@$(BIN)/python -m benchmarks training $(ARGS)
 
-families: $(STAMP) ## Check a member of every model family of timm
+families: $(STAMP) ## Check a member of every model family
 	@$(BIN)/python -m benchmarks families $(ARGS)
 
 distill: $(STAMP) ## Train the shipped Vision Transformer anew, into runs/vit

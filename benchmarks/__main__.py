@@ -1,11 +1,10 @@
-"""Benchmarks and checks: `explaining`, `training`, `scaling`, `families`, `transfer`, `parts`.
-
-`distill` and `drawn` make the shipped classifiers.
-"""
+"""Benchmarks, checks, and the runs that made the shipped classifiers: the functions below."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,13 +168,13 @@ def training(
 
 def families(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Model families of timm; default: all.")
+        list[str] | None, typer.Argument(help="Model families, such as timm/resnet; default: all.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/families.json"
     ),
 ) -> None:
-    """Check the method on a small member of every model family of timm."""
+    """Check the method on a small member of every family of timm, torchvision, transformers."""
     from benchmarks.families import check_families
     from benchmarks.records import write_benchmark
 
@@ -188,7 +187,8 @@ def families(
 
     rows = check_families(names, report)
     passed = sum(row["passed"] for row in rows)
-    path = write_benchmark(out, "families", rows=rows)
+    installed = version("transformers") if find_spec("transformers") else "not installed"
+    path = write_benchmark(out, "families", transformers=installed, rows=rows)
     console.print(f"{passed} of {len(rows)} families passed; record: {path}")
 
 
@@ -325,7 +325,49 @@ def parts(
     console.print(f"records: {out}", soft_wrap=True)
 
 
-for command in (explaining, training, scaling, families, transfer, parts, distill, drawn):
+def refinement(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/refinement.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Photos, as for `ttame evaluate`; repeatable; default: both sets."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of photos per set.")] = 100,
+) -> None:
+    """Score maps at several budgets of passes: T-TAME refined, Opti-CAM and RISE."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.refinement import measure_budgets
+    from ttame.data import open_photos
+    from ttame.loading import load
+
+    loaded, rows = load(explainer), []
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        for name in data or ["imagenette", "photos"]:
+            photos = open_photos(name).sample(limit)
+            found = measure_budgets(loaded, photos, progress=stage(name))
+            rows += [{"data": photos.name, **row} for row in found]
+    path = write_benchmark(out, "refinement", explainer=explainer, rows=rows)
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+for command in (
+    explaining,
+    training,
+    scaling,
+    families,
+    transfer,
+    refinement,
+    parts,
+    distill,
+    drawn,
+):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ falling = [name for name in quality if name not in rising]
 # runs of the classifier, forward and backward, that one map takes. `time`: of one photo alone,
 # divided by that of a plain forward pass; a dash: not timed. Bold: the best of a column, without
 # the two maps at the end that do not look at the photo. `T-TAME` is the explainer that ships, by
-# our recipe; `T-TAME (published)` the papers' mechanism and objective, trained on Imagenette
-# alone. [The evaluation notebook](06_evaluation.ipynb) has all methods and scores, with
+# our recipe; `T-TAME (published)` the papers' mechanism and objective, trained on the
+# same photos. [The evaluation notebook](06_evaluation.ipynb) has all methods and scores, with
 # intervals.*
 
 # %% tags=["remove-input"]

@@ -291,7 +291,9 @@ pd.DataFrame(explainer.layer_statistics(photos)).set_index("layer").round(4)
 # that ships for this classifier therefore fuses the feature maps themselves, without branches, and
 # hands the result to a small decoder. It standardises the fused map per photo, reads a few channels
 # of every layer beside it, and ends in a sigmoid. Its weights are shared by all classes, so that
-# what it learns on some holds for all.
+# what it learns on some holds for all. It may read any number of layers; the shipped one reads the
+# deepest alone, because three brought nothing more ([Feature
+# selection](02_feature_selection.ipynb)).
 
 # %%
 shipped = ttame.load(setting.backbone)
@@ -316,10 +318,3 @@ plot_grid(
 # *The map of the predicted class before the decoder, as the untrained decoder would return it, and
 # as the trained one does.* [Method](../book/method.md) has the equations, [GPU
 # training](04_training.ipynb) how it is trained.
-
-# %%
-pd.DataFrame(shipped.layer_statistics(photos)).set_index("layer")[["share", "correlation"]].round(4)
-
-# %% [markdown]
-# *As above, for the shipped explainer: here a layer's part is what changes when neither the fusion
-# nor the decoder reads it.*

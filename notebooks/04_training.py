@@ -92,7 +92,7 @@ train, held = setting.divide(
     held_out or setting.pick(quick=24, imagenette=200, imagenet=500),
     seed,
 )
-explainer = ttame.attach(setting.backbone, config=DECODED)
+explainer = ttame.attach(setting.backbone, "deepest", config=DECODED)
 trained = sum(p.numel() for p in explainer.mechanism.parameters())
 frozen = sum(p.numel() for p in explainer.classifier.parameters())
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -235,8 +235,10 @@ tried = {
 }
 tables = {name: summary(reference(file)) for name, file in tried.items()}
 tables["tied rows, rate 5e-5, 295 steps"] = summary(reference("recipe_tied.jsonl"))
-final = summary(reference("imagenette_val.jsonl")).loc[["T-TAME"]]
-tables["shipped: a decoder, trials, photos of many kinds"] = final
+tables["three layers, a decoder, trials, photos of many kinds"] = summary(
+    reference("recipe_layers.jsonl")
+)
+tables["shipped: the same on the deepest layer"] = summary(reference("imagenette_val.jsonl"))
 pd.concat(tables).droplevel(1).filter(regex="^(AD|IC)|photos").round(1)
 
 # %% [markdown]
@@ -245,7 +247,8 @@ pd.concat(tables).droplevel(1).filter(regex="^(AD|IC)|photos").round(1)
 # lifting all. Training on the relative drop helped at every share but the smallest, where a high
 # rate undid what the start knew. The layer before the last convolution, read with its sign, is the
 # better start; a short training at a low rate then gains at all shares. All of that left the
-# shallow layers idle. The decoder and its saturated values come last.*
+# shallow layers idle. The decoder and its saturated values come last; with them, too, the
+# deepest layer alone does as well as three ([Feature selection](02_feature_selection.ipynb)).*
 
 # %%
 provenance_table(read_results(reference("recipe_free.jsonl"))[0]).style

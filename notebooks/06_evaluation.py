@@ -165,7 +165,7 @@ looking = [name for name in complete if name not in blind]
 # *Means over the photos, in percent, in the papers' layout: T-TAME first, then the others by
 # family, at the end the maps that look at nothing. `T-TAME` is the explainer that ships, by our
 # recipe; `T-TAME (published)` is the papers' mechanism with free rows and their objective, trained
-# on Imagenette alone, by AdamW because SGD would need many more steps; `T-TAME (refined)` takes
+# on the same photos, by AdamW because SGD would need many more steps; `T-TAME (refined)` takes
 # four gradient steps per photo from T-TAME's own map. Bold: the best
 # mean of a column among methods that look at the photo. ROAD: area under the curve of the share of
 # photos that keep their class. `forward` and `backward` count the passes of the classifier that a
@@ -311,7 +311,7 @@ pd.crosstab(differences["score"], differences["verdict"]).reindex(quality)
 # what people bring.
 
 # %%
-other_names = [f"kinds_val{kind}.jsonl" for kind in ("", "_cam")]
+other_names = [f"kinds_val{kind}.jsonl" for kind in ("", "_published", "_cam")]
 other_headers, other = read_together(*[reference(name) for name in other_names])
 other_order = sorted(other["method"].unique(), key=list(METHODS).index)
 other_table = summary(other).loc[other_order].drop(columns="ms")
@@ -325,7 +325,7 @@ other_looking = [name for name in other_order if name not in blind]
 # %% [markdown]
 # *Means over the photos, in percent. `Grad-CAM (saturated)` has Grad-CAM's ranks and the values
 # with which T-TAME's decoder starts: what it gains over Grad-CAM is due to values alone. The
-# published mechanism and L-CAM were trained on Imagenette alone.*
+# published mechanism saw the same photos in training, L-CAM Imagenette alone.*
 
 # %%
 other_long = scores(other)

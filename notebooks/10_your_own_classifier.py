@@ -182,6 +182,59 @@ except ttame.TTameError as error:
 runs.cleanup()
 
 # %% [markdown]
+# ## Classifiers of `transformers`
+#
+# Image classifiers of Hugging Face's `transformers` are attached as they are, also under PEFT.
+# Layers, class names, input size and prefix tokens come from the model; what is done to a photo
+# before it, size, crop, interpolation, normalisation and the order of the channels, from its
+# processor.
+#
+# ```python
+# from transformers import AutoImageProcessor, AutoModelForImageClassification
+#
+# name = "microsoft/swin-tiny-patch4-window7-224"
+# model = AutoModelForImageClassification.from_pretrained(name)
+# explainer = ttame.attach(model, processor=AutoImageProcessor.from_pretrained(name))
+# ```
+#
+# A model of images and texts like CLIP is a classifier of a few texts, once their embeddings are
+# computed; its logits are scaled cosines.
+#
+# ```python
+# class ZeroShot(nn.Module):
+#     def __init__(self, clip, texts):  # texts: their embeddings, (K, D)
+#         super().__init__()
+#         self.vision, self.project = clip.vision_model, clip.visual_projection
+#         self.scale = clip.logit_scale.exp().item()
+#         self.register_buffer("texts", F.normalize(texts, dim=1))
+#
+#     def forward(self, images):
+#         embedded = F.normalize(self.project(self.vision(images).pooler_output), dim=1)
+#         return self.scale * embedded @ self.texts.T
+#
+#
+# explainer = ttame.attach(ZeroShot(clip, texts), classes=names, processor=processor)
+# ```
+#
+# Here `clip` is a `CLIPModel`, `processor` its `CLIPProcessor` and `names` the texts:
+#
+# ```python
+# with torch.no_grad():
+#     words = processor.tokenizer(names, padding=True, return_tensors="pt")
+#     texts = clip.text_projection(clip.text_model(**words).pooler_output)
+# ```
+#
+# ## Weights as training left them
+#
+# For a network known by name, `weights=` takes a state dict or a checkpoint, `.safetensors`,
+# `.pth` or Lightning's `.ckpt`: nested, and with the prefixes of wrappers. Code in it is never
+# run. A head that was trained for other classes is built as the file has it, and what does not fit
+# is named.
+#
+# ```python
+# explainer = ttame.attach("timm/resnet50", weights="last.ckpt", classes={0: "cat", 1: "dog"})
+# ```
+#
 # ## Which networks work
 #
 # Anything that maps images to logits and has feature maps on the way: convolutional networks,
@@ -195,17 +248,23 @@ runs.cleanup()
 # explainer = ttame.attach("timm/convnext_atto.d2_in1k")  # or "torchvision/regnet_y_400mf"
 # ```
 #
-# Whether that is so is checked on a small member of *every* model family of timm, with random
-# weights: layers are found that lie in place, an explanation takes one forward pass, a training
-# step changes the mechanism and not the classifier, and the saved explainer comes back with the
-# same maps.
+# Whether that is so is checked on a small member of *every* model family of timm and torchvision,
+# and of families of `transformers`, with random weights: layers are found that lie in place, an
+# explanation takes one forward pass, a training step changes the mechanism and not the classifier,
+# and the saved explainer comes back with the same maps.
 
 # %%
 origin, found = read_families(reference("families.json"))
-print(f"{found['passed'].sum()} of {len(found)} model families pass")
+library = found.index.str.partition("/").get_level_values(0)
+passed = found["passed"].groupby(library).agg(["sum", "count"])
+print(f"{found['passed'].sum()} of {len(found)} model families pass:")
+for name, row in passed.iterrows():
+    print(f"  {name}: {row['sum']} of {row['count']}")
+
+# %% tags=["hide-cell"]
 provenance_table(origin).style
 
-# %%
+# %% tags=["hide-cell"]
 shown = found.sort_values("passed", kind="stable")
 shown["layers"] = [
     ", ".join(

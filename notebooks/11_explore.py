@@ -65,9 +65,10 @@ exploration
 # way, or even raises it, because what spoke for other classes is gone. The lines compare the
 # methods at every step.*
 #
-# The mechanism trained as published has seen photos of ten classes, hardly any of these, and its
-# maps of other classes mean little ([little data](05_little_data.ipynb) measures that). The shipped
-# explainer has seen no more photos; its rows are tied to the classifier's own class vectors.
+# The mechanism trained as published has a free row for every class, and has met most classes rarely
+# or never; its maps of these mean little ([little data](05_little_data.ipynb) measures that). The
+# shipped explainer has seen the same photos; its rows are tied to the classifier's own class
+# vectors.
 #
 # ## Where to look first
 #

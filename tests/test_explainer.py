@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 import ttame
 from tests.conftest import IMAGENET
@@ -27,6 +30,7 @@ from ttame.images import normalize
 from ttame.loading import open_explainer
 from ttame.training.objective import ObjectiveConfig, objective
 
+NAN = math.nan
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 LAYERS = ("stages.0", "stages.1", "stages.2")
 
@@ -554,11 +558,40 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
         (lambda header, state: header.pop("layers"), "layers"),
         (lambda header, state: header.pop("spec"), "spec"),
         (lambda header, state: header.pop("backbone_digest"), "backbone_digest"),
+        (lambda header, state: header["spec"].update(std=[0, 1, 1]), r"std.*above 0.*\(0, 1, 1\)"),
+        (lambda header, state: header["spec"].update(std=[1, -1, 1]), r"std.*above 0"),
+        (lambda header, state: header["spec"].update(std=[1, NAN, 1]), r"std.*finite"),
+        (lambda header, state: header["spec"].update(mean=[1, NAN, 1]), r"mean.*finite"),
+        (lambda header, state: header["spec"].update(mean="abc"), r"mean.*'abc'"),
+        (lambda header, state: header["spec"].update(mean=[0.5, 0.5]), "one number per channel"),
+        (
+            lambda header, state: header["spec"].update(mean=[0, 0], std=[1, 1]),
+            r"cannot take images \(1, 2, 32, 32\)",
+        ),
+        (lambda header, state: header["spec"].update(input_size=[0, 32]), "input_size.*got .0, 32"),
+        (lambda header, state: header["spec"].update(input_size=[10**9] * 2), "from 1 to 16384"),
+        (lambda header, state: header["spec"].update(input_size=32), "input_size.*32"),
+        (lambda header, state: header["spec"].update(resize=1.5), "resize.*1.5"),
+        (lambda header, state: header["spec"].update(interpolation="best"), "interpolation.*best"),
+        (lambda header, state: header["spec"].update(space="outer"), "space.*outer"),
+        (lambda header, state: header["spec"].update(novelty=1), "'novelty'"),
+        (lambda header, state: header.update(layers="stages"), "'layers'"),
+        (lambda header, state: header.update(channels=[0, 12, 16]), "'channels'"),
+        (lambda header, state: header.update(class_count="ten"), "'class_count'"),
+        (lambda header, state: header.update(classes=[1, 2]), "'classes'"),
+        (lambda header, state: state["fusion.bias"].fill_(NAN), r"'fusion\.bias'.*NaN or infinite"),
+        (
+            lambda header, state: state["fusion.weight"][0].fill_(-math.inf),
+            r"'fusion\.weight'.*NaN or infinite",
+        ),
     ],
     ids=[
         "version", "class count", "channels", "fewer layers", "missing tensor", "extra tensor",
         "tensor shape", "architecture", "activation", "unknown field", "no layers", "no spec",
-        "no digest",
+        "no digest", "zero std", "negative std", "NaN std", "NaN mean", "mean a word",
+        "mean too short", "mean and std too short", "no pixels", "absurd pixels", "one size",
+        "half a pixel", "interpolation", "space", "unknown fact", "layers a word", "no channels",
+        "count a word", "classes numbers", "NaN weight", "infinite weight",
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit_together_are_refused(
@@ -567,6 +600,79 @@ def test_files_that_do_not_fit_together_are_refused(
     other = tamper(saved, change)
     with pytest.raises(TTameError, match=message):
         Explainer.load(other, toy)
+
+
+def test_a_classifier_that_gives_nan_is_refused(toy: nn.Module, raw_images: Tensor) -> None:
+    explainer = ttame.attach(toy, LAYERS, input_size=(32, 32), **IMAGENET)
+    with torch.no_grad():
+        explainer.classifier.head.bias[3] = NAN
+    with pytest.raises(TTameError, match="the logits of ToyClassifier are NaN"):
+        explainer.explain(raw_images)
+    with torch.no_grad():
+        explainer.classifier.head.bias[3] = -math.inf  # a class that is switched off
+        explainer.explain(raw_images)
+        explainer.mechanism.fusion.bias.fill_(NAN)
+    with pytest.raises(TTameError, match="the explanation maps are NaN"):
+        explainer.explain(raw_images)
+    with torch.no_grad():
+        toy.head.weight[0, 0] = math.inf
+    with pytest.raises(TTameError, match=r"ToyClassifier: tensor 'head\.weight' holds NaN or inf"):
+        ttame.attach(toy, LAYERS, input_size=(32, 32), **IMAGENET)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"std": (0.0, 1.0, 1.0)}, r"std.*above 0.*got \(0\.0"),
+        ({"std": (1.0, 1.0)}, "std must be one.*got"),
+        ({"mean": (NAN, 0.0, 0.0)}, "mean.*finite"),
+        ({"input_size": (0, 32)}, "input_size"),
+        ({"input_size": (10**9, 32)}, "from 1 to 16384"),
+        ({"input_size": (-3, 32)}, "input_size"),
+    ],
+)
+def test_attaching_with_facts_that_cannot_be_is_refused(
+    toy: nn.Module, facts: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TTameError, match=message):
+        ttame.attach(toy, LAYERS, **{"input_size": (32, 32), **IMAGENET, **facts})
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "enable_grad": torch.enable_grad,
+    "inference_mode": torch.inference_mode,
+    "default dtype": default_dtype,
+    "default device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_what_surrounds_a_call_changes_nothing(
+    name: str, explainer: Explainer, raw_images: Tensor, images: Tensor, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    to_pil_image(raw_images[0]).save(photo)
+    expected = explainer.explain(raw_images, [3] * 6, refine=2)
+    single, rows = explainer.explain(photo, top_k=2), explainer.layer_statistics(images)
+    with SURROUNDINGS[name]():
+        found = explainer.explain(raw_images, [3] * 6, refine=2)
+        again, statistics = explainer.explain(photo, top_k=2), explainer.layer_statistics(images)
+    for one, other in ((expected, found), (single, again)):
+        assert torch.equal(one.maps, other.maps) and torch.equal(one.logits, other.logits)
+        assert torch.equal(one.targets, other.targets) and torch.equal(one.images, other.images)
+        assert one.maps.dtype == other.maps.dtype == torch.float32
+    assert statistics == rows
 
 
 def test_tampering_alone_does_not_break_a_file(saved: Path, toy: nn.Module) -> None:

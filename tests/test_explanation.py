@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -151,7 +154,7 @@ def test_images_come_in_every_form(explainer: Explainer, photos: PhotoList) -> N
         (iter(["none.jpg"]), "none.jpg"),
         ([3.5], "image 0: cannot read a float"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image_is_named(explainer: Explainer, form: Any, reason: str) -> None:
     with pytest.raises(TTameError, match=reason):
@@ -177,6 +180,16 @@ def test_boxes_worked_out_by_hand() -> None:
     assert crop_box((128, 256), LITE) == (8, 72, 120, 184)
     # A panorama's centre, 400x100 from 300 on, becomes 1024x256.
     assert crop_box((1000, 100), LITE) == (456.25, 6.25, 543.75, 93.75)
+
+
+def test_boxes_of_stretched_photos() -> None:
+    whole = dataclasses.replace(LITE, resize=(224, 224))
+    for size in ((640, 480), (100, 1000)):  # no panorama is cut before
+        assert crop_box(size, whole) == (0, 0, *size)
+        assert eval_transform(whole)(picture(*size)).shape == (3, 224, 224)
+    # 256x256, of which 16..240 are kept both ways.
+    cut = dataclasses.replace(LITE, resize=(256, 256))
+    assert crop_box((640, 480), cut) == (40, 30, 600, 450)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -317,3 +330,61 @@ def test_classes_of_one_name_have_pictures_of_their_own(toy: nn.Module, tmp_path
     assert found.names()[0][4:6] == ["Paris, Texas", "Paris, France"]
     alone = explainer.explain(picture(40, 40), 1).save(tmp_path, ["x"])
     assert alone == written[1:2]  # whatever is asked for beside it
+
+
+# Names of files, and the figure
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["../x", "..", ".", "", " ", "/tmp/x", "a/b", "a\\b", "C:\\x", "a\0b", "a\nb", "x" * 300,
+     "é" * 150, "\ud800"],
+)  # fmt: skip
+def test_names_that_lead_out_of_the_folder_are_refused_before_writing(
+    explainer: Explainer, raw_images: Tensor, tmp_path: Path, stem: str
+) -> None:
+    explanation = explainer.explain(raw_images[:2])
+    with pytest.raises(TTameError, match=r"^file name .* give a plain name") as caught:
+        explanation.save(tmp_path / "out", ["good", stem])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_but_plain_names_are_kept(
+    explainer: Explainer, raw_images: Tensor, tmp_path: Path
+) -> None:
+    names = ["a [bold]", "..x"]
+    written = explainer.explain(raw_images[:2], 0).save(tmp_path, names)
+    assert [path.name for path in written] == [f"{name}.ant.png" for name in names]
+    assert all(path.parent == tmp_path and path.is_file() for path in written)
+    with pytest.raises(TTameError, match="got 1 names for 2 photos"):
+        explainer.explain(raw_images[:2]).save(tmp_path, ["one"])
+
+
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+def test_pyplot_shows_the_figure_and_keeps_few(
+    explainer: Explainer, raw_images: Tensor, no_figures: None, tmp_path: Path
+) -> None:
+    own = plt.figure()
+    explanation = explainer.explain(raw_images[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = [explanation.plot() for _ in range(23)]
+    assert plt.gcf() is figures[-1]
+    assert [plt.figure(number) for number in plt.get_fignums()] == [own, *figures[3:]]
+    figures[0].savefig(tmp_path / "closed.png")  # still a figure
+    assert (tmp_path / "closed.png").stat().st_size > 0
+
+
+def test_notebooks_display_the_figure_once(
+    explainer: Explainer, raw_images: Tensor, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mpl, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    explainer.explain(raw_images[:1]).plot()
+    assert plt.get_fignums() == []

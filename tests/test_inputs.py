@@ -193,7 +193,7 @@ def test_values_have_explicit_ranges() -> None:
         (np.zeros((4, 4, 2)), 1, r"an array \(H, W, 1\) or \(H, W\), got \(4, 4, 2\)"),
         (np.zeros((4, 4, 3), np.uint16), 1, r"16 bits is not converted to greyscale"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_images_of_other_channels_are_refused(item: Any, channels: int, message: str) -> None:
     with pytest.raises(TTameError, match=message):

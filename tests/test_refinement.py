@@ -12,7 +12,7 @@ from ttame.errors import TTameError
 from ttame.evaluation.confidence import masked_probabilities
 from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
-from ttame.masking import normalize_maps
+from ttame.masking import normalize_maps, upsample
 from ttame.methods import build
 from ttame.refinement import MOST_STEPS, refine_maps
 
@@ -37,6 +37,16 @@ def test_more_of_the_class_is_kept(explainer: Explainer, images: Tensor) -> None
     after = refined(explainer, images, targets, 20)
     assert after.shape == start.shape and after.min() >= 0 and after.max() <= 1
     assert kept(explainer, images, targets, after) > kept(explainer, images, targets, start) + 0.01
+
+
+def test_small_maps_are_enlarged_to_the_grid_that_moves(
+    explainer: Explainer, images: Tensor
+) -> None:
+    explainer.eval()
+    targets = explainer(images)[1]
+    maps = upsample(explainer(images, targets)[2].detach(), (4, 20))
+    shown = (explainer.classifier, explainer.spec, images, targets, maps)
+    assert refine_maps(*shown, steps=2).shape == (*maps.shape[:2], 14, 20)
 
 
 def test_what_is_most_relevant_does_not_move(explainer: Explainer, images: Tensor) -> None:

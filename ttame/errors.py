@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -115,8 +116,24 @@ NotNegative = Annotated[float, Bounds(0)]
 Positive = Annotated[float, Bounds(0, above=True)]
 
 
+_WORDS: dict[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text"
+}  # fmt: skip
+
+
+def _is_of(value: object, kinds: set[Any]) -> bool:
+    """Return whether a value is of one of the kinds; booleans are no numbers."""
+    if isinstance(value, bool):
+        return bool in kinds
+    return (
+        (int in kinds and isinstance(value, Integral))
+        or (float in kinds and isinstance(value, Real))
+        or (str in kinds and isinstance(value, str))
+    )
+
+
 def validate(config: Any) -> None:
-    """Check each field of a dataclass against the `Literal` and `Bounds` in its annotation.
+    """Check each field of a dataclass against its kind, `Literal` and `Bounds`.
 
     `None` passes where the annotation allows it. Meant to be called in `__post_init__`, before
     any checks that involve several fields.
@@ -134,9 +151,16 @@ def validate(config: Any) -> None:
         options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         choices = [option for option in options if get_origin(option) is Literal]
         literals = [value for option in choices for value in get_args(option)]
-        if literals and value not in literals and not (value is None and type(None) in options):
+        missing = value is None and type(None) in options
+        kinds = {getattr(option, "__origin__", option) for option in options}
+        if kinds <= _WORDS.keys() | {type(None)} and not missing and not _is_of(value, kinds):
+            words = " or ".join(_WORDS[kind] for kind in _WORDS if kind in kinds)
+            raise TTameError(f"{field.name} must be {words}, got {value!r}")
+        if literals and value not in literals and not missing:
             raise TTameError(f"{field.name} must be one of {tuple(literals)}, got {value!r}")
         for option in options:
             for bounds in getattr(option, "__metadata__", ()):
-                if isinstance(bounds, Bounds) and value is not None and not bounds.holds(value):
+                if not isinstance(bounds, Bounds) or value is None:
+                    continue
+                if not isinstance(value, Real) or not bounds.holds(float(value)):
                     raise TTameError(f"{field.name} must be {bounds}, got {value!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,20 +14,25 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism, branch_change
-from ttame.classifiers.adoption import adopt
+from ttame.classifiers.adoption import adopt, refuse_weights
+from ttame.classifiers.advice import input_errors
 from ttame.classifiers.classes import (
     Targets,
     check_bound,
     check_count,
     count_above,
+    imagenet_classes,
     index_targets,
     per_image,
     resolve_targets,
 )
+from ttame.classifiers.huggingface import take_rgb
+from ttame.classifiers.layers import probe_images
 from ttame.classifiers.outputs import ANSWERS, answer_both, probabilities
+from ttame.classifiers.passes import own_precision
 from ttame.classifiers.registry import Backbone, freeze, load_backbone
 from ttame.classifiers.specs import BackboneSpec
-from ttame.classifiers.weights import input_like, weight_digest
+from ttame.classifiers.weights import check_weights, input_like, weight_digest
 from ttame.errors import TTameError
 from ttame.explanation import Explanation
 from ttame.features import FeatureExtractor
@@ -36,12 +41,21 @@ from ttame.images import Crop, ImageLike, image_batches, image_source, normalize
 from ttame.refinement import check_steps, refine_maps
 
 FORMAT, VERSION = "ttame-explainer", 1
-_HEADER = (
-    "backbone", "backbone_digest", "layers", "attention", "channels", "class_count", "spec",
-    "classes", "training",
-)  # fmt: skip
+# What a header holds, and how its values look.
+_HEADER: Mapping[str, Callable[[Any], bool]] = {
+    "backbone": lambda value: isinstance(value, str),
+    "backbone_digest": lambda value: isinstance(value, str),
+    "layers": lambda value: _listed(value, str),
+    "attention": lambda value: isinstance(value, dict),
+    "channels": lambda value: _listed(value, int) and min(value) > 0,
+    "class_count": lambda value: type(value) is int and value > 0,
+    "spec": lambda value: isinstance(value, dict) and "input_size" in value,
+    "classes": lambda value: value is None or _listed(value, str),
+    "training": lambda value: isinstance(value, dict),
+}
 _FACTS = (
     "input_size", "resize", "mean", "std", "interpolation", "space", "head", "activation", "binary",
+    "channel_order",
 )  # fmt: skip
 
 
@@ -159,6 +173,8 @@ class Explainer(nn.Module):
 
         The classifier's activations are held for one batch at a time. The result grows with the
         number of photos, about 0.6 MB each at 224 px; `explain_each` holds one batch altogether.
+        It does not depend on what surrounds the call: calls may run in several threads at once,
+        and autocast, `torch.no_grad` and the default dtype and device make no difference.
 
         Args:
             images: A path, the bytes of an image file, a file open in binary mode, Pillow image,
@@ -180,7 +196,8 @@ class Explainer(nn.Module):
 
         Raises:
             TTameError: If an image cannot be read, a class does not exist, the explainer is in
-                training mode, or `refine` or `batch_size` is out of range or finds no gradients.
+                training mode, `refine` or `batch_size` is out of range or finds no gradients, or
+                the classifier or the mechanism returns NaN.
         """
         parts = self._batches(
             images, targets, top_k=top_k, above=above, refine=refine, batch_size=batch_size,
@@ -239,8 +256,8 @@ class Explainer(nn.Module):
         """Check the arguments; then explain batch by batch, as they are asked for."""
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
-        if batch_size < 1:
-            raise TTameError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise TTameError(f"batch_size must be at least 1, got {batch_size!r}")
         if above is not None and (targets is not None or top_k is not None):
             raise TTameError(f"above={above} excludes targets and top_k; give one of the three")
         check_bound(above)
@@ -253,7 +270,12 @@ class Explainer(nn.Module):
 
         def explained() -> Iterator[Explanation]:
             end = 0
-            for raw, crops in batches:
+            while True:
+                with torch.device("cpu"):  # whatever the default is
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                raw, crops = batch
                 positions = [crop.position for crop in crops]
                 end = positions[-1] + 1
                 chosen = per_image(wanted, positions)
@@ -275,17 +297,22 @@ class Explainer(nn.Module):
     ) -> list[Explanation]:
         """Explain one batch of raw images `(B, C, H, W)`; with `above`, each by itself."""
         prepared = normalize(raw, self.spec).to(input_like(self.classifier))
-        logits, maps = self.features(prepared)
-        counts = []
-        if above is not None:
-            positions = [crop.position for crop in crops]
-            found = probabilities(logits, self.spec.activation)
-            counts = count_above(found, above, self.classes, positions)
-            top_k = max(counts)
-        wanted = resolve_targets(targets, logits, self.classes, top_k)
-        found = self.mechanism(maps, wanted)
-        if steps:
-            found = refine_maps(self.classifier, self.spec, prepared, wanted, found, steps=steps)
+        with own_precision(prepared.device):
+            logits, maps = self.features(prepared)
+            _check_numbers(logits, f"the logits of {self.spec.name}", "its weights")
+            counts = []
+            if above is not None:
+                positions = [crop.position for crop in crops]
+                found = probabilities(logits, self.spec.activation)
+                counts = count_above(found, above, self.classes, positions)
+                top_k = max(counts)
+            wanted = resolve_targets(targets, logits, self.classes, top_k)
+            found = self.mechanism(maps, wanted)
+            _check_numbers(found, "the explanation maps", "the mechanism's weights")
+            if steps:
+                found = refine_maps(
+                    self.classifier, self.spec, prepared, wanted, found, steps=steps
+                )
         whole = Explanation(
             logits=logits.float().cpu(),
             targets=wanted.cpu(),
@@ -321,6 +348,10 @@ class Explainer(nn.Module):
         """
         if self.mechanism.training:
             raise TTameError("the explainer is in training mode; call explainer.eval() first")
+        with own_precision(images.device):
+            return self._layer_statistics(images)
+
+    def _layer_statistics(self, images: Tensor) -> list[dict[str, str | float]]:
         logits, maps = self.features(images)
         targets = logits.argmax(dim=1, keepdim=True)
         whole = self.mechanism(maps, targets).flatten(1)
@@ -374,7 +405,7 @@ class Explainer(nn.Module):
             "class_count": self.mechanism.classes,
             "spec": {name: getattr(self.spec, name) for name in _FACTS},
             # ImageNet's names need not be saved.
-            "classes": None if self.mechanism.classes == 1000 else self.classes,
+            "classes": None if self.classes == imagenet_classes() else self.classes,
             "training": self.record,
         }
         tensors = {
@@ -394,23 +425,27 @@ class Explainer(nn.Module):
         Args:
             path: The `safetensors` file.
             model: The classifier, if it is not registered.
-            weights: A local state dict of a registered classifier.
+            weights: A local state dict or checkpoint of a classifier that is known by name.
 
         Raises:
             TTameError: If the file is damaged or of another format or version, or was made for
                 another classifier or other weights, layers or classes.
         """
         path = Path(path)
+        refuse_weights(model, weights)
         header, state = _read(path)
         if model is None:
             size = header["spec"]["input_size"]
             backbone = load_backbone(header["backbone"], weights, (size[0], size[1]))
         else:
             spec = BackboneSpec(header["backbone"], None, None, (), "", source="given module")
-            if header["classes"] is not None:
-                spec = replace(spec, classes=tuple(header["classes"]))
-            backbone = freeze(spec, adopt(model))
+            order = header["spec"].get("channel_order", "rgb")
+            backbone = freeze(spec, take_rgb(adopt(model), order))
         spec = _with_facts(backbone.spec, header)
+        if model is not None:  # of which the file alone knows the channels
+            images = probe_images(backbone.model, spec.input_size, spec.channels)[:1]
+            with torch.no_grad(), input_errors(backbone.model, images):
+                backbone.model(images)
         if spec.binary:
             answer_both(backbone.model, spec.activation)
         digest = weight_digest(backbone.model)
@@ -431,10 +466,20 @@ class Explainer(nn.Module):
                     f"{str(path)!r}: tensor {name!r} has shape {found.get(name)}, its header "
                     f"asks for {expected.get(name)}; the file is inconsistent"
                 )
+        check_weights(state, f"{str(path)!r}")
         mechanism.load_state_dict(_cast(state, torch.float32))
         mechanism = mechanism.to(input_like(backbone.model).device)
         backbone = replace(backbone, spec=spec)
         return cls(backbone, mechanism, header["layers"], header["training"]).eval()
+
+
+def _check_numbers(values: Tensor, what: str, cause: str) -> None:
+    """Refuse NaN, of which no class or place could be told."""
+    if bool(values.isnan().any()):
+        raise TTameError(
+            f"{what} are NaN for this photo in {values.dtype}; {cause} are damaged, or its values "
+            "leave the range of the dtype: load intact weights, or use float32 (model.float())"
+        )
 
 
 def _centre(values: Tensor) -> Tensor:
@@ -455,7 +500,15 @@ def _with_facts(spec: BackboneSpec, header: dict[str, Any]) -> BackboneSpec:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in header["spec"].items()
     }
-    return replace(spec, layers=tuple(header["layers"]), **facts)
+    if header["classes"] is not None:
+        facts["classes"] = tuple(header["classes"])
+    found = replace(spec, layers=tuple(header["layers"]), **facts)
+    if spec.build is not None and len(found.mean) != len(spec.mean):
+        raise TTameError(
+            f"mean has {len(found.mean)} numbers, {spec.name} takes images of {len(spec.mean)} "
+            "channels"
+        )
+    return found
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -478,8 +531,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{VERSION}; save it again with a matching version"
         )
     known = {item.name for item in fields(AttentionConfig)}
-    wrong = [key for key in _HEADER if key not in header]
+    wrong = [key for key, holds in _HEADER.items() if key not in header or not holds(header[key])]
     wrong = wrong or sorted(header["attention"].keys() - known)
+    wrong = wrong or sorted(header["spec"].keys() - set(_FACTS))
     if wrong:
         raise TTameError(f"{str(path)!r} is damaged: its header lacks or misplaces {wrong[0]!r}")
+    try:
+        _with_facts(BackboneSpec(header["backbone"], None, None, (), ""), header)
+        AttentionConfig(**header["attention"])
+    except TTameError as error:
+        raise TTameError(f"{str(path)!r} is damaged: {error}") from error
     return header, state
+
+
+def _listed(value: object, kind: type) -> bool:
+    """Return whether a value is a non-empty list of a kind."""
+    return isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)

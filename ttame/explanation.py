@@ -15,7 +15,7 @@ from torch import Tensor
 from ttame.classifiers.classes import short_name
 from ttame.classifiers.outputs import Activation, probabilities
 from ttame.errors import TTameError
-from ttame.files import replacing
+from ttame.files import inside, replacing
 from ttame.images import Box, Crop, image_size, open_image, to_raw
 from ttame.masking import normalize_maps, upsample
 
@@ -199,10 +199,12 @@ class Explanation:
     def plot(self, channels: Sequence[int] | None = None) -> Figure:
         """Plot one row per photo: the photo, then an overlay per class with its probability.
 
+        `plt.show()` shows it where matplotlib.pyplot has been imported (`ttame.plotting.register`).
+
         Args:
             channels: Channels of the photo to show, as for `overlay`.
         """
-        from ttame.plotting import plot_grid, render
+        from ttame.plotting import plot_grid, register, render
 
         rows = []
         for image, overlays, names, values in zip(
@@ -214,7 +216,8 @@ class Explanation:
         ):
             titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
             rows.append([("photo\n", image), *zip(titles, overlays, strict=True)])
-        return plot_grid(rows, what="Photos, each followed by its explanation maps laid over it")
+        what = "Photos, each followed by its explanation maps laid over it"
+        return register(plot_grid(rows, what=what))
 
     def save(
         self,
@@ -242,7 +245,8 @@ class Explanation:
             The files, in order of photos and classes; one file for a class that is named twice.
 
         Raises:
-            TTameError: If names are not one per photo and different, or a file cannot be written.
+            TTameError: If names are not one per photo and different, or one leads out of the folder
+                or is no file name (nothing is written then), or a file cannot be written.
         """
         from torchvision.transforms.v2.functional import to_pil_image
 
@@ -251,20 +255,20 @@ class Explanation:
             stems = [f"photo_{position}" for position in positions]
         _check_stems(stems, len(self))
         slugs = _slugs(self.classes)
-        written = []
-        for index, (stem, targets) in enumerate(zip(stems, self.targets.tolist(), strict=True)):
+        # All names are checked before anything is written.
+        paths = [[inside(folder, stem, f".{slugs[target]}.png") for target in targets]
+                 for stem, targets in zip(stems, self.targets.tolist(), strict=True)]  # fmt: skip
+        for index, targets in enumerate(self.targets.tolist()):
             small = None if on_photo else self[index].overlay(channels=channels)[0]
             for place, target in enumerate(targets):
-                path = Path(folder) / f"{stem}.{slugs[target]}.png"
                 if target not in targets[:place]:
                     if small is None:
                         image = self._whole(index, [place], 0.5, channels=channels)[0]
                     else:
                         image = small[place]
-                    with replacing(path) as temporary:
+                    with replacing(paths[index][place]) as temporary:
                         to_pil_image(image).save(temporary, format="PNG")
-                written.append(path)
-        return written
+        return [path for row in paths for path in row]
 
 
 def _check_stems(stems: Sequence[str], photos: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -20,16 +22,71 @@ Tokens = Literal["drop", "cls"]
 _MISFIT = math.log(2) + 1e-9
 _MOST_PREFIX = 17  # a class token and sixteen registers
 # Parameters that stand before the patch tokens in timm's, torchvision's and other transformers.
-_PREFIX = re.compile(r"(cls|class|dist|distillation|reg|register|storage)_?tokens?|registers")
+_PREFIX = re.compile(
+    r"(cls|class|dist|distillation|reg|register|storage)_?tokens?|registers|class_embedding"
+)
+# Held while hooks come and go, never during a pass: torch numbers hooks without a lock, and a copy
+# of a module reads the hooks that are there.
+HOOKS = threading.RLock()
+
+
+class Hook:
+    """Call a function in the thread that made the hook, until the hook is silenced.
+
+    A classifier may be explained by many threads at once, and all of them run its modules, so a
+    hook must tell its own passes from those of others.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function: Callable[..., Any] | None = function
+        self.thread = threading.get_ident()
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function in its own thread; elsewhere, return `None`."""
+        function = self.function
+        if function is None or threading.get_ident() != self.thread:
+            return None  # torch goes on as if there were no hook
+        return function(*args)
+
+    def __deepcopy__(self, memo: object) -> Hook:
+        return self  # silenced with the original
+
+
+@contextmanager
+def hooked(
+    module: nn.Module, function: Callable[..., Any], before: bool = False, kwargs: bool = False
+) -> Iterator[None]:
+    """Hook a module during the block, for passes of this thread only.
+
+    Blocks may be nested, and overlap with those of other threads on the same module. The hook is
+    removed at the end, even after an exception.
+
+    Args:
+        module: The module to hook.
+        function: As torch's forward hooks, `(module, args, output)`; what it returns other than
+            `None` replaces the output.
+        before: Call `function(module, args)` before the module runs instead.
+        kwargs: Pass the module's keyword arguments as well, after `args`.
+    """
+    hook = Hook(function)
+    register = module.register_forward_pre_hook if before else module.register_forward_hook
+    with HOOKS:
+        handle = register(hook, with_kwargs=kwargs)
+    try:
+        yield
+    finally:
+        hook.function = None
+        with HOOKS:
+            handle.remove()
 
 
 @contextmanager
 def observe(
     model: nn.Module, layers: Sequence[str], see: Callable[[str, object], None]
 ) -> Iterator[None]:
-    """Call `see(name, output)` whenever one of `layers` runs inside the block.
+    """Call `see(name, output)` whenever one of `layers` runs inside the block, in this thread.
 
-    The hooks are removed at the end, even after an exception.
+    Passes of other threads are not seen. The hooks are removed at the end, even after an exception.
 
     Raises:
         TTameError: If a layer does not exist (similar names are suggested) or is given twice.
@@ -44,7 +101,7 @@ def observe(
 
     with ExitStack() as hooks:
         for name, module in modules.items():
-            hooks.enter_context(module.register_forward_hook(partial(hook, name)))
+            hooks.enter_context(hooked(module, partial(hook, name)))
         yield
 
 
@@ -67,7 +124,7 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, objec
 
 @contextmanager
 def masked_features(model: nn.Module, layer: str, masks: Tensor) -> Iterator[None]:
-    """Multiply a layer's feature map by masks during the block.
+    """Multiply a layer's feature map by masks during the block, in this thread.
 
     Args:
         model: The classifier.
@@ -86,7 +143,7 @@ def masked_features(model: nn.Module, layer: str, masks: Tensor) -> Iterator[Non
             )
         return output * masks
 
-    with _submodule(model, layer).register_forward_hook(hook):
+    with hooked(_submodule(model, layer), hook):
         yield
 
 
@@ -259,10 +316,18 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
             return model.get_submodule(name)
     except AttributeError:
         pass
-    hint = suggest(name, [known for known, _ in model.named_modules()])
+    hint = suggest(name, [known for known, _ in model.named_modules() if known])
     raise TTameError(
         f"{type(model).__name__} has no layer {name!r};{hint} "
         "`ttame layers MODEL` lists those that can be used"
+    )
+
+
+def several_runs(name: str, count: int) -> TTameError:
+    """Make the error for a layer of which no single output is its feature map."""
+    return TTameError(
+        f"layer {name!r} runs {count} times in a forward pass (the model uses one module in "
+        "several places), so it has no single feature map; choose the module before or around it"
     )
 
 
@@ -296,10 +361,12 @@ class FeatureExtractor:
             Logits `(B, K)`, and one map `(B, C_l, h_l, w_l)` per layer in the order of `layers`.
 
         Raises:
-            TTameError: If the model does not return logits, or a layer is not reached or does
-                not give a feature map.
+            TTameError: If the model does not return logits, or a layer is not reached, runs
+                several times or does not give a feature map.
         """
-        with capture(self.model, self.layers) as outputs:
+        runs: Counter[str] = Counter()
+        count = observe(self.model, self.layers, lambda name, _: runs.update([name]))
+        with count, capture(self.model, self.layers) as outputs:
             logits = self.model(images)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -311,5 +378,7 @@ class FeatureExtractor:
         for name in self.layers:
             if name not in outputs:
                 raise TTameError(f"layer {name!r} is not used in the forward pass; choose another")
+            if runs[name] > 1:
+                raise several_runs(name, runs[name])
             maps.append(to_map(outputs[name], name, images, self.layout, self.tokens))
         return logits, maps

@@ -23,6 +23,7 @@ _PHOTOS = (
     ".webp",
 )  # fmt: skip
 _LITTER = {"__macosx", "@eadir", "$recycle.bin"}  # folders that systems and archives leave behind
+_LONGEST = 240  # bytes of a file name; disks take 255, the temporary one is longer
 
 
 @contextmanager
@@ -36,6 +37,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
         TTameError: If the operating system refuses to write.
     """
     final = Path(path)
+    if not final.name or "\0" in str(final):
+        raise TTameError(f"cannot write {str(path)!r}, which is no name of a file")
     temporary = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,38 @@ def replacing(path: Path | str) -> Iterator[Path]:
             reason = error.strerror or error
             raise TTameError(f"cannot write {str(final)!r}: {reason}; nothing changed") from error
         raise
+
+
+def inside(folder: Path | str, stem: str, ending: str) -> Path:
+    """Join a folder and a file name that must not lead out of it.
+
+    Args:
+        folder: The folder.
+        stem: Name of a file without its ending, from the user.
+        ending: What follows, such as `".cat.png"`.
+
+    Raises:
+        TTameError: If `stem` is empty, holds a separator or another character that no file name
+            may hold, is `.` or `..`, or is too long.
+    """
+    wrong = ""
+    if stem.strip() in ("", ".", ".."):
+        wrong = "is no name"
+    elif any(character in "/\\\x7f" or character < " " for character in stem):
+        wrong = "holds a separator or a control character"
+    else:
+        try:
+            if len(os.fsencode(stem + ending)) > _LONGEST:
+                wrong = f"is too long, more than {_LONGEST} bytes with {ending[:80]!r}"
+        except UnicodeEncodeError:
+            wrong = "holds half a character (a lone surrogate)"
+    if wrong:
+        shown = repr(stem) if len(stem) <= 80 else f"{stem[:80]!r}..."
+        raise TTameError(
+            f"file name {shown} {wrong}; give a plain name without folders, such as 'photo_0', "
+            "and the folder apart"
+        )
+    return Path(folder) / f"{stem}{ending}"
 
 
 def shipped(kind: str) -> Path:
@@ -158,13 +193,13 @@ def image_paths(path: Path | str) -> list[Path]:
         TTameError: If a folder holds no images, or no file fits a pattern.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike path.is_dir(), it takes names that are too long
         found, left_out = find_images(path)
         if left_out:
             more = describe_left_out(left_out)
             warnings.warn(f"{str(path)!r}: {len(found)} photos read; {more}", stacklevel=2)
         return found
-    if path.exists() or not glob.has_magic(str(path)):
+    if os.path.exists(path) or not glob.has_magic(str(path)):
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def _opened(source: str | Path | bytes | IO[bytes]) -> tuple[str, Path | IO[byte
             raise TTameError(f"image {name} is a closed file; open it again")
         return name, source, None
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike path.is_file(), it takes names that are too long
         raise TTameError(f"image {str(path)!r} does not exist or is not a file")
     return repr(str(path)), path, path.stat().st_size
 
@@ -323,7 +324,7 @@ def _from_pillow(image: Image.Image, channels: int) -> Image.Image | Tensor:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TTameError(f"image {str(path)!r} does not exist or is not a file")
     try:
         return cast(np.ndarray, np.load(path, allow_pickle=False))

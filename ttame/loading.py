@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism
-from ttame.classifiers.adoption import adopt, find_activation, probe
+from ttame.classifiers.adoption import adopt, find_activation, probe, refuse_weights
+from ttame.classifiers.classes import class_names
 from ttame.classifiers.facts import checked_size, per_channel
+from ttame.classifiers.huggingface import take_rgb
 from ttame.classifiers.layers import choose_layers
 from ttame.classifiers.outputs import ANSWERS, Activation, answer_both
 from ttame.classifiers.registry import backbone_spec, freeze, load_backbone
@@ -29,7 +31,7 @@ def attach(
     layers: Sequence[str] | str = "auto",
     *,
     config: AttentionConfig | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
     input_size: tuple[int, int] | None = None,
     channels: int | None = None,
     mean: float | Sequence[float] | None = None,
@@ -37,6 +39,7 @@ def attach(
     space: Space | None = None,
     head: str = "",
     activation: Activation | None = None,
+    processor: object = None,
     weights: Path | str | None = None,
     pretrained: bool = True,
 ) -> Explainer:
@@ -55,16 +58,16 @@ def attach(
 
     Args:
         model: Any `nn.Module` that maps images `(B, C, H, W)` to logits `(B, K)`, of which a
-            frozen copy is explained; or the name of a registered backbone, `timm/NAME` or
-            `torchvision/NAME`.
+            frozen copy is explained; an image classifier of `transformers`, also under PEFT; or
+            the name of a registered backbone, `timm/NAME` or `torchvision/NAME`.
         layers: Dotted module names, shallow to deep, or the name of one of the backbone's
             `alternatives`. `"auto"` takes the registered layers or chooses some by resolution
-            (`ttame.classifiers.layers.list_layers`).
+            (`ttame.classifiers.layers.list_layers`), `"deepest"` the last of these.
         config: Architecture of the mechanism.
-        classes: Class names in index order.
-        input_size: Height and width in pixels; default: what the model states.
-        channels: Number of input channels C; default: the length of `mean`, or what the first
-            convolution takes.
+        classes: Class names in index order, or by index as in `{0: "cat", 1: "dog"}`.
+        input_size: Height and width in pixels; default: what the processor or model states.
+        channels: Number of input channels C; default: the length of `mean`, or else what the
+            model states and takes, or what its first convolution takes.
         mean: Mean of the normalisation of images in [0, 1], one number for each channel or one
             for all; default: what the model states. ImageNet's is (0.485, 0.456, 0.406); a model
             that normalises its input itself has `mean=0, std=1`.
@@ -76,7 +79,10 @@ def attach(
             right, `"sigmoid"` for those of labels that may hold together, or for a binary
             classifier's one logit, `"none"` for probabilities already. Default: the registered
             one, or as found (`ttame.classifiers.adoption.find_activation`).
-        weights: A local state dict, for a model given by name.
+        processor: The image processor of `transformers` that prepares the model's images. Size,
+            crop, interpolation, normalisation and the order of the channels are taken from it.
+        weights: A local state dict or training checkpoint, for a model given by name; a head with
+            another number of classes is built as the weights have it.
         pretrained: Load the weights of a model given by name; otherwise they are random.
 
     Raises:
@@ -85,7 +91,13 @@ def attach(
             copied or mixes the images of a batch, or its outputs do not fit the activation, need
             one to be chosen, or are values or features.
     """
+    names = None if classes is None else class_names(classes)
     if isinstance(model, str):
+        if processor is not None:
+            raise TTameError(
+                f"processor belongs to a module, and {model!r} is a name, whose preprocessing is "
+                "known; leave it out"
+            )
         backbone = load_backbone(model, weights, checked_size(input_size), pretrained)
         known = backbone.spec
         if channels not in (None, known.channels):
@@ -94,7 +106,7 @@ def attach(
                 "network of as many channels yourself and pass the module"
             )
         given = {
-            "classes": tuple(classes or ()) or None,
+            "classes": names,
             "mean": per_channel("mean", mean, known.channels),
             "std": per_channel("std", std, known.channels),
             "space": space,
@@ -103,24 +115,25 @@ def attach(
         facts: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         spec = replace(known, **facts)
     else:
-        model = adopt(model)
+        refuse_weights(model, weights)
+        module = adopt(model)
         spec = derive_spec(
-            model, (), classes=classes, input_size=input_size, channels=channels, mean=mean,
-            std=std, space=space or "raw", head=head,
+            module, (), classes=names, input_size=input_size, channels=channels, mean=mean,
+            std=std, space=space or "raw", head=head, processor=processor,
         )  # fmt: skip
-        backbone = freeze(spec, model)
+        backbone = freeze(spec, take_rgb(module, spec.channel_order))
     classifier, size = backbone.model, spec.input_size
     stated = activation or (spec.activation if spec.activation != "softmax" else None)
     meaning, binary = find_activation(classifier, size, stated, spec.channels)
     if binary:
         answer_both(classifier, meaning)
-    chosen = _names(layers, spec) or choose_layers(classifier, size, spec.channels)
+    chosen = _chosen_layers(layers, classifier, spec)
     spec = replace(spec, layers=chosen, activation=meaning, binary=binary)
     config = config or AttentionConfig()
     widths, count = probe(classifier, spec.layers, size, config.tokens, spec.channels)
-    if classes is not None and len(classes) != count:
+    if names is not None and len(names) != count:
         both = f", the two answers of its one output, such as {ANSWERS}" if binary else ""
-        raise TTameError(f"got names of {len(classes)} classes, the classifier has {count}{both}")
+        raise TTameError(f"got names of {len(names)} classes, the classifier has {count}{both}")
     mechanism = AttentionMechanism(widths, count, config).to(input_like(classifier).device)
     return Explainer(replace(backbone, spec=spec), mechanism).eval()
 
@@ -133,7 +146,7 @@ def load(
     Args:
         name: Name of a shipped explainer (see `ttame.explainers()`), or a `.safetensors` path.
         model: The classifier, if it is not registered.
-        weights: A local state dict of a registered classifier.
+        weights: A local state dict or checkpoint of a classifier that is known by name.
 
     Raises:
         TTameError: If there is no such explainer, or its file cannot be used.
@@ -150,12 +163,15 @@ def load(
     return Explainer.load(shipped("explainers") / f"{name}.safetensors", model, weights)
 
 
-def open_explainer(name: str | Path, backbone: str | None = None) -> tuple[Explainer, bool]:
+def open_explainer(
+    name: str | Path, backbone: str | None = None, weights: Path | str | None = None
+) -> tuple[Explainer, bool]:
     """Load the explainer to evaluate, or attach an untrained one to a backbone without.
 
     Args:
         name: As for `load`, or `"none"`.
         backbone: Name of a backbone; required for `"none"`, otherwise checked.
+        weights: A local state dict or checkpoint of the backbone.
 
     Returns:
         The explainer, and whether it is trained.
@@ -168,8 +184,8 @@ def open_explainer(name: str | Path, backbone: str | None = None) -> tuple[Expla
             raise TTameError("explainer 'none' needs a backbone (--backbone NAME)")
         with torch.random.fork_rng():  # reproducible, so that runs can be resumed
             torch.manual_seed(0)
-            return attach(backbone), False
-    explainer = load(name)
+            return attach(backbone, weights=weights), False
+    explainer = load(name, weights=weights)
     if backbone is not None and explainer.spec.name != backbone:
         raise TTameError(
             f"the explainer {str(name)!r} belongs to {explainer.spec.name}, not to {backbone!r}; "
@@ -183,11 +199,14 @@ def explainers() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in shipped("explainers").glob("*.safetensors")))
 
 
-def _names(layers: Sequence[str] | str, spec: BackboneSpec) -> tuple[str, ...]:
-    """Resolve the `layers` argument of `attach`; empty if they are to be chosen."""
-    if layers == "auto":
-        return spec.layers
+def _chosen_layers(
+    layers: Sequence[str] | str, model: nn.Module, spec: BackboneSpec
+) -> tuple[str, ...]:
+    """Resolve the `layers` argument of `attach`."""
     single = layers if isinstance(layers, str) else layers[0] if len(layers) == 1 else ""
+    if single in ("auto", "deepest"):
+        found = spec.layers or choose_layers(model, spec.input_size, spec.channels)
+        return found if single == "auto" else found[-1:]
     if single in spec.alternatives:
         return spec.alternatives[single]
     names = (layers,) if isinstance(layers, str) else tuple(layers)

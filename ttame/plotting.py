@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import threading
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
@@ -28,6 +30,7 @@ PALETTE = "colorblind"  # seaborn's ten colours for categories
 MARK_COLOR = "#0072B2"  # marks one item among grey ones
 PRINT_DPI = 200  # resolution of what an SVG embeds as pixels: photos and maps
 _CELL = 2.2  # inches per picture
+_REGISTERED = 20  # figures that pyplot keeps for plt.show(), at most
 _QUALITY = 92  # JPEG quality of embedded photos
 _EMBEDDED = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
@@ -120,6 +123,27 @@ def plot_grid(
                     limit = float(values.abs().max())
                     shown.set_clim(-limit, limit)
             axis.set_title(title, fontsize=9)
+    return figure
+
+
+def register(figure: Figure) -> Figure:
+    """Let `plt.show()` and `plt.savefig()` find a figure, if pyplot has been imported.
+
+    pyplot keeps figures until they are closed: of ours it gets the last 20, so that plotting in a
+    loop neither fills the memory nor warns. Notebooks display what a cell returns by themselves;
+    there, and outside the main thread, figures are not registered.
+
+    Args:
+        figure: The figure, which is returned.
+    """
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    main = threading.current_thread() is threading.main_thread()
+    if pyplot is None or not main or "inline" in mpl.get_backend():
+        return figure
+    ours = [number for number in pyplot.get_fignums() if isinstance(pyplot.figure(number), Picture)]
+    for number in ours[: max(len(ours) + 1 - _REGISTERED, 0)]:
+        pyplot.close(number)
+    pyplot.figure(figure)
     return figure
 
 

@@ -103,6 +103,8 @@ class ResultsFile:
         self, path: Path | str, config: Mapping[str, Any], made: Mapping[str, Any], group: int = 1
     ) -> None:
         self.path = Path(path)
+        if not self.path.name or self.path.is_dir():
+            raise TTameError(f"{str(self.path)!r} is a folder; name a file in it, 'results.jsonl'")
         self.partial = self.path.with_name(self.path.name + ".partial")
         if self.path.exists():
             raise TTameError(f"{str(self.path)!r} exists already; remove it or choose another name")

@@ -20,7 +20,7 @@ from ttame.errors import TTameError
 from ttame.masking import normalize_maps, upsample
 
 MOST_STEPS = 1000
-_CELLS = 14  # height and width of what moves, at most
+_CELLS = 14  # height and width of what moves; smaller maps are enlarged to that
 _RATE, _MOMENTUM = 0.4, 0.7  # of steps of normalised length, in log-odds
 _SHARES = (1.0, 0.5)  # of top pixels kept, in turn
 _MARGIN = 0.01  # maps begin in [0.01, 0.99], where log-odds are finite
@@ -60,25 +60,25 @@ def refine_maps(
         steps: Number of steps, at least 1.
 
     Returns:
-        `(B, T, h, w)` in [0, 1]; maps that are constant, or whose gradient vanishes, stay as
-        they are but for scaling.
+        `(B, T, h', w')` in [0, 1], h' and w' at least 14; maps that are constant, or whose
+        gradient vanishes, stay as they are but for scaling.
 
     Raises:
         TTameError: If gradients do not pass through the classifier.
     """
     with torch.inference_mode(False), torch.enable_grad():
         # Copies: what was made under inference mode cannot be part of a graph.
-        classes, height, width = maps.shape[1:]
+        classes = maps.shape[1]
+        size = [max(length, _CELLS) for length in maps.shape[-2:]]
         photos = images.clone().repeat_interleave(classes, dim=0)
         index = targets.clone().reshape(-1, 1)
-        start = normalize_maps(maps.clone().float().reshape(-1, 1, height, width))
+        start = normalize_maps(upsample(maps.clone().float().flatten(0, 1)[:, None], size))
         odds, free = torch.logit(start, eps=_MARGIN), 1 - start
-        grid = (min(height, _CELLS), min(width, _CELLS))
-        moved = start.new_zeros(len(start), 1, *grid)
+        moved = start.new_zeros(len(start), 1, _CELLS, _CELLS)
         speed = torch.zeros_like(moved)
 
         def current(moved: Tensor) -> Tensor:
-            return torch.sigmoid(odds + free * upsample(moved, (height, width)))
+            return torch.sigmoid(odds + free * upsample(moved, size))
 
         for step in range(steps):
             moved.requires_grad_(True)
@@ -96,4 +96,4 @@ def refine_maps(
             length = gradient.flatten(1).square().mean(dim=1).sqrt()[:, None, None, None]
             speed = _MOMENTUM * speed + gradient / length.clamp_min(1e-12)
             moved = (moved - _RATE * speed).detach()
-        return current(moved).detach().reshape(maps.shape)
+        return current(moved).detach().reshape(-1, classes, *size)

@@ -1,4 +1,4 @@
-"""timm's model families: a sample is checked here, all of them by `make families`."""
+"""Model families of three libraries: a sample is checked here, all of them by `make families`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import timm
+import torchvision
 
 from benchmarks.families import MEMBERS, check_families, check_family, families, member
 from benchmarks.records import write_benchmark
@@ -17,18 +18,20 @@ from ttame.errors import TTameError
 # Every way of carrying a feature map: channels first and last, tokens with none, one and two in
 # front, hybrids, mixers, layers that return tuples, heads that pool twice.
 SAMPLE = (
-    "convnext",
-    "deit",
-    "efficientnet",
-    "focalnet",
-    "levit",
-    "mlp_mixer",
-    "mobilevit",
-    "mvitv2",
-    "regnet",
-    "resnet",
-    "swin_transformer",
-    "xcit",
+    "timm/convnext",
+    "timm/deit",
+    "timm/efficientnet",
+    "timm/focalnet",
+    "timm/levit",
+    "timm/mlp_mixer",
+    "timm/mobilevit",
+    "timm/mvitv2",
+    "timm/regnet",
+    "timm/resnet",
+    "timm/swin_transformer",
+    "timm/xcit",
+    "torchvision/shufflenetv2",
+    "torchvision/squeezenet",
 )
 
 
@@ -40,21 +43,38 @@ def test_a_sample_of_families_passes(family: str) -> None:
     assert record["layers"] and all(layer["channels"] > 1 for layer in record["layers"])
 
 
-def test_families_are_timms_modules() -> None:
+@pytest.mark.parametrize("family", MEMBERS["transformers"])
+def test_the_families_of_transformers_pass(family: str) -> None:
+    pytest.importorskip("transformers", reason="needs transformers")
+    record = check_family(f"transformers/{family}")
+    assert record["passed"], record["reason"]
+    assert record["input_size"] == [64, 64]
+
+
+def test_families_are_the_modules_of_the_libraries() -> None:
     known = families()
-    assert sum(len(names) for names in known.values()) == len(timm.list_models())
-    assert (
-        "resnet18" in known["resnet"]
-        and "swin_tiny_patch4_window7_224" in known["swin_transformer"]
-    )
+    counted = {library: sum(len(names) for family, names in known.items()
+                            if family.startswith(f"{library}/"))
+               for library in ("timm", "torchvision")}  # fmt: skip
+    every = torchvision.models.list_models(module=torchvision.models)
+    assert counted == {"timm": len(timm.list_models()), "torchvision": len(every)}
+    assert "resnet18" in known["timm/resnet"] and "resnet18" in known["torchvision/resnet"]
+    assert "swin_tiny_patch4_window7_224" in known["timm/swin_transformer"]
+    assert known["transformers/vit"] == ("ViTForImageClassification",)
 
 
 def test_every_member_belongs_to_its_family() -> None:
     for family in families():
         assert member(family) in families()[family]
-    assert set(MEMBERS) <= set(families())
-    with pytest.raises(TTameError, match=r"no model family 'resnets'.*'resnet'"):
-        member("resnets")
+    listed = {f"{library}/{family}" for library in MEMBERS for family in MEMBERS[library]}
+    assert listed <= set(families())
+    with pytest.raises(TTameError, match=r"no model family 'timm/resnets'.*'timm/resnet'"):
+        member("timm/resnets")
+
+
+def test_without_transformers_its_families_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.families.find_spec", lambda _name: None)
+    assert "transformers is not installed" in check_family("transformers/vit")["reason"]
 
 
 def test_a_failure_is_recorded_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +83,7 @@ def test_a_failure_is_recorded_with_its_step(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("benchmarks.families.attach", broken)
     seen = []
-    (record,) = check_families(["resnet"], seen.append)
+    (record,) = check_families(["timm/resnet"], seen.append)
     assert seen == [record]
     assert not record["passed"] and record["model"] == "resnet18"
     assert record["reason"] == "attach: TTameError: no such luck"

@@ -149,8 +149,9 @@ class TimeFirst(nn.Module):
         self.head = nn.Linear(8, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.tokens(self.patches(images).flatten(2).permute(2, 0, 1))  # (N, B, C)
-        self.reversed(self.patches(images))
+        maps = self.patches(images)
+        tokens = self.tokens(maps.flatten(2).permute(2, 0, 1))  # (N, B, C)
+        self.reversed(maps)
         logits: Tensor = self.head(tokens.mean(dim=0))
         return logits
 
@@ -212,3 +213,25 @@ def test_images_of_any_shape_are_explained(
     explainer = ttame.attach(toy, LAYERS, input_size=size, **IMAGENET)
     maps = explainer.explain(raw_images).maps
     assert maps.shape == (6, 1, -(-size[0] // 2), -(-size[1] // 2))
+
+
+@pytest.mark.parametrize("keys", [int, str])
+def test_class_names_by_index_stand_in_its_order(toy: nn.Module, keys: Any) -> None:
+    named = {keys(index): name for index, name in reversed(list(enumerate(CLASSES)))}
+    assert ttame.attach(toy, LAYERS, classes=named, input_size=SIZE, **IMAGENET).classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({0: "a", 2: "c"}, "2 names but none for index 1; name every index from 0 to 1"),
+        ({1: "a", 2: "b"}, "none for index 0"),
+        ({0: "a", "0": "b"}, "none for index 1"),
+        ({"cat": 0, "dog": 1}, r"names by index.*got the key 'cat'; turn it round"),
+        ({1.0: "a"}, "got the key 1.0"),
+        ("cat", "several names, got the string 'cat'"),
+    ],
+)
+def test_class_names_with_gaps_are_refused(toy: nn.Module, classes: Any, message: str) -> None:
+    with pytest.raises(TTameError, match=message):
+        ttame.attach(toy, LAYERS, classes=classes, input_size=SIZE)

@@ -167,7 +167,7 @@ def test_numbers_for_all_channels(toy: nn.Module) -> None:
         ({"channels": 2.5}, r"channels must be a positive whole number, got 2\.5"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
         ({"mean": float("nan")}, "mean must be one finite number"),
-        ({"input_size": 32}, r"input_size must be \(height, width\) in pixels, got 32"),
+        ({"input_size": 32}, r"input_size must be \(height, width\).*got 32"),
         ({"input_size": (32, -1)}, r"got \(32, -1\)"),
     ],
     ids=str,
@@ -182,7 +182,7 @@ def test_facts_that_cannot_be_are_refused(
 
 def test_a_spec_has_one_mean_and_std_per_channel() -> None:
     assert BackboneSpec("x", None, None, (), "", mean=(0.5,) * 13, std=(1.0,) * 13).channels == 13
-    with pytest.raises(TTameError, match="one number for each channel"):
+    with pytest.raises(TTameError, match="one number per channel"):
         BackboneSpec("x", None, None, (), "", mean=(0.5,))
 
 
@@ -198,6 +198,26 @@ def test_a_timm_model_of_other_channels_states_no_normalisation() -> None:
     assert "ImageNet" not in str(caught.value)
     spec = ttame.attach(model, input_size=(64, 64), mean=[0.1] * 13, std=0.5).spec
     assert spec.channels == 13 and spec.std == (0.5,) * 13
+
+
+class Unshuffled(nn.Module):
+    """Reads blocks of 4x4 pixels as channels before its first convolution, as TResNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 64, 64), "mean": (0.1,) * 3, "std": (0.2,) * 3}
+        self.stem, self.body = nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(self.stem(images)).mean(dim=(2, 3)))
+        return logits
+
+
+def test_the_first_convolution_need_not_see_the_images_channels() -> None:
+    explainer = ttame.attach(Unshuffled())
+    assert explainer.spec.channels == 3 and explainer.spec.mean == (0.1,) * 3
+    assert explainer.explain(torch.rand(2, 3, 64, 64)).maps.shape == (2, 1, 16, 16)
 
 
 def test_models_without_a_convolution_are_asked_for_their_channels() -> None:

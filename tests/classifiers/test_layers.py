@@ -96,7 +96,7 @@ def test_listing_leaves_no_hooks_behind(toy: nn.Module) -> None:
     list_layers(toy, (32, 32))
     assert count_hooks(toy) == 0
     model = Awkward(fails=True)
-    with pytest.raises(TTameError, match=r"RuntimeError: out of luck\); pass the input_size"):
+    with pytest.raises(TTameError, match=r"RuntimeError: out of luck\); the model itself fails"):
         list_layers(model, (64, 64))
     assert count_hooks(model) == 0
 
@@ -213,3 +213,29 @@ def test_wrappers_do_not_change_the_choice() -> None:
         expected = choose_layers(bare, (224, 224))
         wrapped = nn.Sequential(nn.Sequential(nn.Identity(), nn.Identity()), bare)
         assert choose_layers(wrapped, (224, 224)) == tuple(f"1.{layer}" for layer in expected)
+
+
+class Shared(nn.Module):
+    """One ReLU after every convolution, as in many hand-written networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 2, 1)
+        self.second = nn.Conv2d(4, 6, 3, 2, 1)
+        self.third = nn.Conv2d(6, 8, 3, 2, 1)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = images
+        for convolution in (self.first, self.second, self.third):
+            maps = self.relu(convolution(maps))
+        logits: Tensor = self.head(maps.mean(dim=(2, 3)))
+        return logits
+
+
+def test_modules_that_run_several_times_are_not_chosen() -> None:
+    model = Shared().eval()
+    rows = {row.name: row for row in list_layers(model, (32, 32))}
+    assert rows["relu"].runs == 3 and rows["third"].runs == 1
+    assert choose_layers(model, (32, 32)) == ("first", "second", "third")

@@ -80,6 +80,14 @@ def test_an_alternative_is_also_taken_from_a_list() -> None:
     assert found.layers == ("blocks.2", "blocks.3", "blocks.4")
 
 
+@pytest.mark.parametrize("layers", ["deepest", ["deepest"]])
+def test_the_deepest_of_registered_and_of_chosen_layers(layers: str | list[str]) -> None:
+    registered = ttame.attach("vit_imagenette", layers, pretrained=False)
+    assert registered.layers == ttame.attach("vit_imagenette", pretrained=False).layers[-1:]
+    chosen = ttame.attach("timm/resnet10t", layers, pretrained=False)
+    assert chosen.layers == ("layer4",)
+
+
 def test_weights_from_a_local_file(tmp_path: Path) -> None:
     model = timm.create_model("resnet18", num_classes=1000)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")

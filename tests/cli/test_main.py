@@ -11,9 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import timm
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import ttame
 from ttame.cli.main import DEFAULT, app, main
 from ttame.data import PhotoList, open_photos, samples
 from ttame.errors import TTameError
@@ -269,7 +272,7 @@ def test_evaluating_with_all_metrics_and_masks(
 ) -> None:
     opened: list[tuple[str, str | None]] = []
 
-    def toy(name: str, backbone: str | None) -> tuple[Explainer, bool]:
+    def toy(name: str, backbone: str | None, _weights: None) -> tuple[Explainer, bool]:
         opened.append((name, backbone))
         return explainer, True
 
@@ -368,3 +371,21 @@ def test_mosaics_show_scores_beside_their_chance(tmp_path: Path) -> None:
     assert len(records) == 8 and records["target"].nunique() == 4
     means = pd.read_csv(out.with_suffix(".summary.csv")).set_index(["method", "score"])["mean"]
     assert means["all ones", "grid pointing"] == pytest.approx(25)
+
+
+def test_an_explainer_goes_with_the_weights_it_was_made_for(tmp_path: Path) -> None:
+    """A head for three classes, saved as a trainer saves it; three commands read it."""
+    model = timm.create_model("resnet10t", num_classes=3)
+    weights = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, weights)
+    made = ttame.attach("timm/resnet10t", weights=weights, classes={0: "ant", 1: "bee", 2: "cat"})
+    path = made.save(tmp_path / "mine.safetensors")
+    cat = shipped("samples") / "cat.jpg"
+    own = ["--explainer", str(path), "--weights", str(weights)]
+    output = run("explain", str(cat), "--out", str(tmp_path / "maps"), *own)
+    assert all(name in output for name in ("ant", "bee", "cat"))
+    (tmp_path / "photos").mkdir()
+    shutil.copy(cat, tmp_path / "photos")
+    photos = ["--data", str(tmp_path / "photos"), "--out"]
+    run("evaluate", *photos, str(tmp_path / "r.jsonl"), "--methods", "T-TAME", *own)
+    run("diagnose", *photos, str(tmp_path / "d.jsonl"), *own)

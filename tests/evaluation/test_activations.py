@@ -249,7 +249,7 @@ def test_transformers_with_one_logit() -> None:
 
 def test_refinement_follows_the_activation(binary: Explainer, twin: Explainer) -> None:
     images = torch.randn(2, 3, *SIZE)
-    targets, maps = torch.tensor([[0, 1], [0, 1]]), torch.rand(2, 2, 8, 8)
+    targets, maps = torch.tensor([[0, 1], [0, 1]]), torch.rand(2, 2, 14, 14)
     one, two = (
         refine_maps(explainer.classifier, explainer.spec, images, targets, maps, steps=3)
         for explainer in (binary, twin)

@@ -332,6 +332,16 @@ def test_networks_without_spatial_maps_are_refused(
     assert hooks(explainer) == count
 
 
+@pytest.mark.parametrize("factory", [*FACTORIES.values(), cam_method("GradCAM")])
+def test_a_layer_that_runs_several_times_is_refused(factory: Factory, explainer: Explainer) -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 4, 3), relu, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    with pytest.raises(TTameError, match=r"'1' runs 2 times in a forward pass .* choose"):
+        factory(on(explainer, model, "1"))
+
+
 def test_a_pooled_map_is_refused_and_a_good_layer_named(explainer: Explainer) -> None:
     name, module = cam_layer_module(explainer, "IIA")
     assert (name, module) == ("stages.2", explainer.classifier.get_submodule("stages.2"))

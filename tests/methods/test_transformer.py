@@ -18,7 +18,7 @@ from tests.conftest import IMAGENET
 from ttame.errors import TTameError
 from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
-from ttame.methods.attention_weights import attention_blocks, capture_attention, read_attention
+from ttame.methods.attention_weights import attention_blocks, read_attention, take_apart
 from ttame.methods.transformer import (
     attention_rollout,
     head_row,
@@ -367,22 +367,17 @@ def test_nothing_is_left_behind_also_after_an_error(vit: Explainer) -> None:
     assert not any(value.requires_grad for value in model.parameters())
 
 
-def test_own_settings_of_a_module_come_back() -> None:
-    model = randomize(with_class_token())
-    model.blocks[0].attn.fused_attn = False
-    model.blocks[1].attn.fused_attn = True
-    with capture_attention(model):
-        assert not any(block.attn.fused_attn for block in model.blocks)
-    assert [block.attn.fused_attn for block in model.blocks] == [False, True]
-
-    model = randomize(torchvision_vit())
-    inner = model.encoder.layers[0].self_attention
-    own = inner.forward
-    inner.forward = own
-    with capture_attention(model):
-        assert inner.forward is not own
-    assert inner.forward is own
-    assert "forward" not in vars(model.encoder.layers[1].self_attention)
+def test_a_view_is_taken_apart_and_the_model_is_not() -> None:
+    for model in (randomize(with_class_token()), randomize(torchvision_vit())):
+        before = traces(model)
+        view, probabilities, tokens = take_apart(model)
+        assert traces(model) == before
+        assert [id(own) for own in view.parameters()] == [id(own) for own in model.parameters()]
+        with torch.no_grad():
+            model(torch.zeros(1, 3, 32, 32))
+            assert probabilities == tokens == []
+            view(torch.zeros(1, 3, 32, 32))
+        assert len(probabilities) == len(tokens) == len(blocks_of(model))
 
 
 def test_rollout_of_even_attention_by_hand() -> None:
@@ -475,15 +470,15 @@ def test_checkpointing_is_refused_where_gradients_are_needed() -> None:
 
 def test_masked_attention_is_refused() -> None:
     model = torchvision_vit().eval()
-    inner, x = model.encoder.layers[0].self_attention, torch.zeros(1, 5, 8)
-    with capture_attention(model) as (probabilities, _):
-        _, weights = inner(x, x, x)
-        assert torch.allclose(weights, torch.full((1, 5, 5), 0.2))  # heads averaged, as in torch
-        assert inner(x, x, x, average_attn_weights=False)[1].shape == (1, 2, 5, 5)
-        with pytest.raises(TTameError, match="without masks"):
-            inner(x, x, x, attn_mask=torch.zeros(5, 5))
-        with pytest.raises(TTameError, match="plain self-attention"):
-            inner(x, x + 1, x)
+    view, probabilities, _ = take_apart(model)
+    inner, x = view.encoder.layers[0].self_attention, torch.zeros(1, 5, 8)
+    _, weights = inner(x, x, x)
+    assert torch.allclose(weights, torch.full((1, 5, 5), 0.2))  # heads averaged, as in torch
+    assert inner(x, x, x, average_attn_weights=False)[1].shape == (1, 2, 5, 5)
+    with pytest.raises(TTameError, match="without masks"):
+        inner(x, x, x, attn_mask=torch.zeros(5, 5))
+    with pytest.raises(TTameError, match="plain self-attention"):
+        inner(x, x + 1, x)
     assert len(probabilities) == 2
 
 

@@ -20,7 +20,7 @@ from ttame.errors import EXTRAS
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 OPTIONAL = sorted({module for extra in EXTRAS.values() for module in extra})
-MEGABYTES = 15  # what a notebook on Colab may take from the repository
+MEGABYTES = 18  # what a notebook on Colab may take from the repository
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from benchmarks.training import default_setting, measure_alone
 from tests.helpers.photos import photo
 from tests.helpers.toy_training import toy_explainer
 from ttame.attention import AttentionConfig
+from ttame.classifiers.advice import is_out_of_memory
 from ttame.cli.main import app
 from ttame.cli.train import _config
 from ttame.companion.shipped import read_benchmark
@@ -27,7 +28,7 @@ from ttame.errors import TTameError
 from ttame.evaluation.cost import peak_memory
 from ttame.explainer import Explainer
 from ttame.training.config import TrainingConfig
-from ttame.training.devices import is_out_of_memory, largest_batch
+from ttame.training.devices import largest_batch
 from ttame.training.planning import (
     check_launched,
     launch_command,

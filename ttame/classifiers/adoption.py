@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ttame.classifiers.layers import input_errors, probe_images
+from ttame.classifiers.advice import input_errors, is_quantized
+from ttame.classifiers.huggingface import return_logits
+from ttame.classifiers.layers import probe_images
 from ttame.classifiers.outputs import (
     ROUNDING,
     VALUES,
@@ -18,6 +20,8 @@ from ttame.classifiers.outputs import (
     in_range,
     value_range,
 )
+from ttame.classifiers.passes import copy_module
+from ttame.classifiers.weights import check_weights
 from ttame.errors import TTameError, unknown
 from ttame.features import FeatureExtractor, Tokens
 
@@ -39,15 +43,18 @@ def adopt(model: nn.Module) -> nn.Module:
 
     `torch.compile` and data-parallel wrappers are removed, because compiled graphs skip the hooks
     that read feature maps. The model's own hooks are kept: they may be part of its function, like
-    weight norm.
+    weight norm. Of the output object of a `transformers` model the copy returns the logits alone.
 
     Raises:
-        TTameError: If it is not an `nn.Module`, is TorchScript, or cannot be copied.
+        TTameError: If it is not an `nn.Module`, is TorchScript, cannot be copied, or has
+            parameters that are NaN or infinite.
     """
     model = _unwrap(model)
     if not isinstance(model, nn.Module):
+        exported = isinstance(model, torch.export.ExportedProgram)
         raise TTameError(
-            f"expected an nn.Module or a name, got a {type(model).__name__}; pass the classifier"
+            f"expected an nn.Module or a name, got a {type(model).__name__}; pass the "
+            f"{'nn.Module that it was made from' if exported else 'classifier'}"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TTameError(
@@ -55,16 +62,31 @@ def adopt(model: nn.Module) -> nn.Module:
             "nn.Module that it was made from"
         )
     try:
-        copied = copy.deepcopy(model)
+        copied = copy_module(model)
     except (RuntimeError, TypeError) as error:
         raise TTameError(
             f"{type(model).__name__} cannot be copied ({error}); before attaching, remove "
             "computed tensors from it, for example with torch.nn.utils.remove_weight_norm"
         ) from error
+    check_weights(dict(copied.named_parameters()), type(model).__name__)
     for module in copied.modules():
         if getattr(module, "_compiled_call_impl", None) is not None:
             module._compiled_call_impl = None  # undoes nn.Module.compile
+    return_logits(copied)
     return copied.eval()
+
+
+def refuse_weights(model: nn.Module | None, weights: Path | str | None) -> None:
+    """Refuse a weights file beside a module, which brings its own.
+
+    Raises:
+        TTameError: If both are given.
+    """
+    if model is not None and weights is not None:
+        raise TTameError(
+            f"got weights={str(weights)!r} and a {type(model).__name__}, which has weights; load "
+            "them into it (load_state_dict), or pass the model's name in its place"
+        )
 
 
 def _unwrap(model: Any) -> Any:
@@ -108,6 +130,8 @@ def probe(
         alone, maps_alone = extract(images[:1])
         logits, maps = extract(images)
     remedy = "let every normalisation use running statistics"
+    if is_quantized(model):
+        remedy = "its quantised layers scale by the batch: pass the float model it was made from"
     compared = [("the logits", alone, logits, remedy)]
     for name, single, batch in zip(layers, maps_alone, maps, strict=True):
         compared.append((f"the map of layer {name!r}", single, batch, "choose another layer"))

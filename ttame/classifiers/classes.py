@@ -71,6 +71,38 @@ def _imagenet_names() -> frozenset[str]:
     return frozenset(imagenet_classes())
 
 
+def class_names(classes: Sequence[str] | Mapping[int, str] | Mapping[str, str]) -> tuple[str, ...]:
+    """Return class names in index order.
+
+    Args:
+        classes: The names, or names by index; the indices may be strings, as in JSON.
+
+    Raises:
+        TTameError: If the indices are not 0 to K - 1, or the names are one string.
+    """
+    if isinstance(classes, str):
+        raise TTameError(f"classes must be several names, got the string {classes!r}")
+    if not isinstance(classes, Mapping):
+        return tuple(classes)
+    named: dict[int, str] = {}
+    for index, name in classes.items():
+        whole = isinstance(index, Integral) or (isinstance(index, str) and index.isdecimal())
+        if not whole:
+            raise TTameError(
+                f"classes must be names by index, like {{0: 'cat', 1: 'dog'}}, got the key "
+                f"{index!r}; turn it round, or pass the names in index order"
+            )
+        named[int(index)] = name
+    count = len(classes)
+    missing = next((index for index in range(count) if index not in named), None)
+    if missing is not None:
+        raise TTameError(
+            f"classes has {count} names but none for index {missing}; name every index from 0 to "
+            f"{count - 1} once"
+        )
+    return tuple(named[index] for index in range(count))
+
+
 def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
     """Find a class by index or by name.
 
@@ -107,17 +139,19 @@ def class_index(target: ClassLike, classes: tuple[str, ...]) -> int:
             )
         return _checked(int(name), classes)
     hint = suggest(name.lower(), _synonyms(classes))
-    raise TTameError(f"no class is named {target!r} among {len(classes)}.{hint}")
+    shown = repr(target) if len(target) <= 80 else f"{target[:80]!r}..."
+    raise TTameError(f"no class is named {shown} among {len(classes)}.{hint}")
 
 
 def _checked(index: int, classes: tuple[str, ...]) -> int:
     if not 0 <= index < len(classes):
-        raise TTameError(f"class index {index} is out of range 0..{len(classes) - 1}")
+        shown = index if abs(index) < 10**9 else f"{index:.0e}"
+        raise TTameError(f"class index {shown} is out of range 0..{len(classes) - 1}")
     return index
 
 
 def _is_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    return text.removeprefix("-").isdecimal() and len(text) < 100  # int() has a limit of 4,300
 
 
 def index_targets(targets: Targets, classes: tuple[str, ...]) -> int | list[list[int]] | None:
@@ -205,9 +239,10 @@ def resolve_targets(
     """
     batch, count = logits.shape
     if top_k is not None:
-        if targets is not None or not 1 <= top_k <= count:
-            raise TTameError(f"top_k={top_k} must lie in 1..{count} and excludes targets")
-        return logits.topk(top_k, dim=1).indices
+        whole = isinstance(top_k, Integral) and not isinstance(top_k, bool)
+        if targets is not None or not whole or not 1 <= top_k <= count:
+            raise TTameError(f"top_k={top_k!r} must lie in 1..{count} and excludes targets")
+        return logits.topk(int(top_k), dim=1).indices
     wanted = index_targets(targets, classes)
     if wanted is None:
         return logits.argmax(dim=1, keepdim=True)

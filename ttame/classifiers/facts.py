@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torchvision
 from torch import nn
 
+from ttame.classifiers.huggingface import hub_model
 from ttame.errors import TTameError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LONGEST = 16384  # height and width in pixels; a larger input fits into no memory
 
 
 def stated_facts(
@@ -25,6 +27,8 @@ def stated_facts(
     timm's models have a `pretrained_cfg` (`default_cfg` before 0.8). torchvision's do not say
     which weights they hold: with 1,000 outputs, the normalisation of an architecture's module is
     known where all weights that torchvision publishes for it agree (all but EfficientNet's do).
+    Models of `transformers` have a config with the image size; their normalisation is known to
+    the processor alone.
 
     Args:
         module: The model, or one inside it.
@@ -35,7 +39,11 @@ def stated_facts(
         Any of the fields `input_size`, `resize`, `mean`, `std`, `interpolation` and `head` of
         `ttame.classifiers.specs.BackboneSpec`.
     """
-    config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    hub = hub_model(module)
+    if hub is not None and not hasattr(hub.config, "pretrained_cfg"):
+        return _hub_facts(hub, input_size)
+    holder = module if hub is None else hub.config  # of a model of timm in transformers
+    config = getattr(holder, "pretrained_cfg", None) or getattr(holder, "default_cfg", None)
     if config is not None:
         return timm_facts(config if isinstance(config, Mapping) else vars(config), input_size)
     published = _published(type(module).__module__) if outputs == 1000 else set()
@@ -43,6 +51,15 @@ def stated_facts(
         ((mean, std),) = published
         return {"mean": mean, "std": std}
     return {}
+
+
+def _hub_facts(model: nn.Module, input_size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the input size that the config of a `transformers` model states, if it does."""
+    stated: Any = getattr(model.config, "image_size", None)
+    if stated is None:
+        return {}
+    size = input_size or ((stated, stated) if isinstance(stated, int) else tuple(stated))
+    return {"input_size": size, "resize": resized(size)}
 
 
 def timm_facts(
@@ -74,6 +91,18 @@ def resized(size: Sequence[int], crop_share: float | None = None) -> int:
     return round(min(size) / float(crop_share or 0.875))
 
 
+def rescaled(
+    resize: int | tuple[int, int], old: tuple[int, int], new: tuple[int, int]
+) -> int | tuple[int, int]:
+    """Return the size before the centre crop for another input size, (H, W) in pixels."""
+    if isinstance(resize, int):
+        return round(resize * min(new) / min(old))
+    height, width = (
+        round(side * after / before) for side, before, after in zip(resize, old, new, strict=True)
+    )
+    return height, width
+
+
 @cache
 def _published(module: str) -> set[tuple[tuple[float, ...], tuple[float, ...]]]:
     """Collect mean and std of torchvision's ImageNet weights of the architectures in `module`."""
@@ -91,15 +120,17 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
     """Return an input size as (H, W).
 
     Raises:
-        TTameError: If it is not two positive whole numbers.
+        TTameError: If it is not two whole numbers of pixels from 1 to `LONGEST`.
     """
     if size is None:
         return None
     sides = tuple(size) if isinstance(size, Sequence) else (size,)
-    whole = all(isinstance(side, int) and side > 0 for side in sides)
+    whole = all(isinstance(side, Integral) and 1 <= int(side) <= LONGEST for side in sides)
     if len(sides) != 2 or not whole:
-        raise TTameError(f"input_size must be (height, width) in pixels, got {size!r}")
-    return sides[0], sides[1]
+        raise TTameError(
+            f"input_size must be (height, width), whole pixels from 1 to {LONGEST}, got {size!r}"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def per_channel(

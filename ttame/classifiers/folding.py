@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ttame.classifiers.passes import copy_module
 from ttame.classifiers.weights import input_like, is_half
 
 
@@ -40,7 +41,7 @@ def fold_batch_norm(
         A frozen copy with the same module names; if its logits differ by more than `tolerance`,
         a copy without folding, with a warning.
     """
-    plain = copy.deepcopy(model).eval().requires_grad_(False)
+    plain = copy_module(model).eval().requires_grad_(False)
     if is_half(plain):
         plain = plain.float()
     image = image.to(input_like(plain))

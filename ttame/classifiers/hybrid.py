@@ -17,24 +17,24 @@ _STAGES = 4
 _WIDTH, _DEPTH, _HEADS = 192, 6, 3
 
 
-def hybrid_vit(classes: int = 10) -> nn.Module:
+def hybrid_vit(num_classes: int = 10) -> nn.Module:
     """Build the transformer, untrained: ViT-Tiny's width and heads {cite}`vit`, six blocks.
 
     As in the original hybrid variant, each patch is a cell of the stem's feature map
     {cite}`efficientnet`, projected to 192 channels, and a linear head reads the class token.
 
     Args:
-        classes: Number of classes.
+        num_classes: Number of classes K.
 
     Returns:
-        A timm `VisionTransformer` from `(B, 3, 224, 224)` to logits `(B, classes)`; its
+        A timm `VisionTransformer` from `(B, 3, 224, 224)` to logits `(B, K)`; its
         `patch_embed.backbone` is the stem, frozen and in `eval()`.
     """
     stem = _stem(timm.create_model("tf_efficientnet_lite0"))
     model: nn.Module = VisionTransformer(
         img_size=224,
         patch_size=1,  # cells of the stem's map
-        num_classes=classes,
+        num_classes=num_classes,
         embed_dim=_WIDTH,
         depth=_DEPTH,
         num_heads=_HEADS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,16 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.advice import input_errors
 from ttame.classifiers.facts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     checked_size,
     per_channel,
+    rescaled,
     resized,
     stated_facts,
+    timm_facts,
 )
-from ttame.classifiers.layers import input_channels, input_errors, probe_images
+from ttame.classifiers.huggingface import hub_model, processor_facts
+from ttame.classifiers.layers import input_channels, probe_images
+from ttame.classifiers.passes import copy_module
 from ttame.errors import TTameError
+from ttame.features import hooked
 
 # Misfit, relative to the spread, up to which a wrapper scales and shifts each channel.
 _MISFIT = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -35,6 +40,7 @@ def input_facts(
     channels: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    processor: object = None,
 ) -> dict[str, Any]:
     """Collect the facts of a model's input: those given, and of the others those it states.
 
@@ -46,9 +52,10 @@ def input_facts(
         model: The classifier, in `eval()`.
         input_size: Height and width, in pixels.
         channels: Number of channels C; default: the length of `mean` or `std`, or else what the
-            first convolution takes.
+            model states and takes, or what its first convolution takes.
         mean: Per-channel mean in [0, 1] units; one number for all channels.
         std: Per-channel standard deviation.
+        processor: Image processor of `transformers`, whose facts come before the model's.
 
     Returns:
         Fields of `ttame.classifiers.specs.BackboneSpec`; `input_size`, `resize`, `mean` and `std`
@@ -58,13 +65,15 @@ def input_facts(
         TTameError: If a fact is neither given nor known, or a given one is invalid.
     """
     if model.training:  # its pass must not move running statistics
-        model = copy.deepcopy(model).eval()
+        model = copy_module(model).eval()
     size = checked_size(input_size)
-    count = _channels(model, channels, mean, std)
+    count = _channels(model, channels, mean, std, size)
     given = {"mean": per_channel("mean", mean, count), "std": per_channel("std", std, count)}
     inner = list(_speakers(model))
     facts = stated_facts(model, input_size=size)
-    if not facts and inner:
+    if processor is not None:
+        facts = {**facts, **_processed(processor, size)}
+    elif not facts and inner:
         sizes = {stated_facts(module).get("input_size") for module in inner}
         tried = size or (sizes.pop() if len(sizes) == 1 else None)
         if tried is None:  # without it, no pass shows what else is known
@@ -75,11 +84,22 @@ def input_facts(
     if size is not None:
         facts = {"resize": resized(size), **facts, "input_size": size}
     facts |= {key: value for key, value in given.items() if value is not None}
-    _ask(type(model).__name__, facts, count)
+    _ask(model, facts, count)
     return facts
 
 
-def _ask(name: str, facts: Mapping[str, Any], channels: int) -> None:
+def _processed(processor: object, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the facts of a processor, for another input size if one is given."""
+    stated = getattr(processor, "data_config", None)  # of timm's models in transformers
+    if stated is not None:
+        return timm_facts(stated, size)
+    facts = processor_facts(processor)
+    if size is not None:
+        facts["resize"] = rescaled(facts["resize"], facts["input_size"], size)
+    return facts
+
+
+def _ask(model: nn.Module, facts: Mapping[str, Any], channels: int) -> None:
     """Refuse facts that lack the input size or a mean and std of each channel."""
     wanted = [key for key in ("mean", "std") if len(facts.get(key, ())) != channels]
     words, advice = [], ""
@@ -91,9 +111,11 @@ def _ask(name: str, facts: Mapping[str, Any], channels: int) -> None:
         advice = f": {imagenet}mean=0, std=1 for a model that normalises its input itself"
     if words:
         unknown = ["input size"] * (len(words) > bool(wanted)) + ["normalisation"] * bool(wanted)
+        processed = "processor=AutoImageProcessor.from_pretrained(...), or "
         raise TTameError(
-            f"the {' and '.join(unknown)} of {name} {'are' if len(unknown) > 1 else 'is'} not "
-            f"known; pass {', and '.join(words)}{advice}"
+            f"the {' and '.join(unknown)} of {type(model).__name__} "
+            f"{'are' if len(unknown) > 1 else 'is'} not known; pass "
+            f"{processed if hub_model(model) is not None else ''}{', and '.join(words)}{advice}"
         )
 
 
@@ -102,10 +124,13 @@ def _channels(
     channels: int | None,
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
+    size: tuple[int, int] | None,
 ) -> int:
     """Return the number of input channels, given or found."""
     if channels is None:
-        channels = _length(mean) or _length(std) or input_channels(model)
+        channels = _length(mean) or _length(std) or _stated_channels(model, size)
+    if channels is None:
+        channels = input_channels(model)
     if channels is None:
         raise TTameError(
             f"the input channels of {type(model).__name__} are not known; pass channels=C"
@@ -113,6 +138,26 @@ def _channels(
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise TTameError(f"channels must be a positive whole number, got {channels!r}")
     return channels
+
+
+def _stated_channels(model: nn.Module, size: tuple[int, int] | None) -> int | None:
+    """Return the number of channels that a model states a mean for, if it takes as many.
+
+    Some have no convolution, or one that reads blocks of pixels as channels; and some were made
+    for other channels than their configuration says.
+    """
+    facts = stated_facts(model, input_size=size)
+    count = len(facts.get("mean", ()))
+    if not count or "input_size" not in facts:
+        return None
+    if count == input_channels(model):
+        return count
+    try:
+        with torch.no_grad():
+            model(probe_images(model, facts["input_size"], count)[:1])
+    except Exception:  # whatever a network of any make raises at other channels
+        return None
+    return count
 
 
 @dataclass
@@ -129,8 +174,7 @@ def _carried(model: nn.Module, inner: Sequence[nn.Module], images: Tensor) -> di
     seen = [_Seen() for _ in inner]
     with ExitStack() as hooks:
         for module, record in zip(inner, seen, strict=True):
-            hook = module.register_forward_hook(partial(_record, record), with_kwargs=True)
-            hooks.enter_context(hook)
+            hooks.enter_context(hooked(module, partial(_record, record), kwargs=True))
         with torch.no_grad(), input_errors(model, images):
             model(images)
     carried = []

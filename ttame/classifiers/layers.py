@@ -8,14 +8,15 @@ architectures is needed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttame.classifiers.advice import input_errors
 from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError
 from ttame.features import TokenLayout, observe, to_map
@@ -45,6 +46,8 @@ class LayerInfo:
         chosen: Whether the automatic choice takes this layer.
         in_place: Whether changes of the image show at the same place of the map; some networks
             reorder their tokens.
+        runs: How often the module runs in a forward pass. One that runs several times, as a
+            shared ReLU does, has no single map and is never chosen.
     """
 
     name: str
@@ -54,6 +57,7 @@ class LayerInfo:
     stride: float
     chosen: bool = False
     in_place: bool = True
+    runs: int = 1
 
 
 @torch.no_grad()
@@ -78,8 +82,10 @@ def list_layers(
     images = probe_images(model, input_size, channels)
     modules, layout = dict(model.named_modules()), TokenLayout.of(model)
     found: dict[str, LayerInfo] = {}
+    runs: Counter[str] = Counter()
 
     def see(name: str, output: object) -> None:
+        runs[name] += 1
         found.pop(name, None)  # a module that runs again is moved to the end
         try:
             maps = to_map(output, name, images, layout)
@@ -95,11 +101,11 @@ def list_layers(
     # Judged on the fly: the outputs of all modules of a large network would fill the memory.
     with observe(model, [name for name in modules if name], see), input_errors(model, images):
         model(images)
-    rows = list(found.values())
+    rows = [replace(row, runs=runs[row.name]) for row in found.values()]
     # One channel is a gate or a score, and what a wrapper makes of the image an image still.
     image = (images.shape[1], *images.shape[2:])
     features = [row for row in rows if row.channels > 1 and (row.channels, *row.size) != image]
-    chosen = set(_choose([row for row in features if row.in_place]))
+    chosen = set(_choose([row for row in features if row.in_place and row.runs == 1]))
     return tuple(replace(row, chosen=row.name in chosen) for row in rows)
 
 
@@ -165,25 +171,6 @@ def probe_images(
 def _span(centre: float, length: int) -> slice:
     start = round((centre - _EXTENT / 2) * length)
     return slice(start, max(round((centre + _EXTENT / 2) * length), start + 1))
-
-
-@contextmanager
-def input_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
-    """Turn any exception that `model` raises inside the block into advice on the input size.
-
-    Raises:
-        TTameError: Instead of any exception of the model.
-    """
-    try:
-        yield
-    except TTameError:
-        raise
-    except Exception as error:
-        raise TTameError(
-            f"{type(model).__name__} cannot take images {tuple(images.shape)}, {images.dtype} "
-            f"({type(error).__name__}: {str(error)[:200]}); pass the input_size that it was "
-            "built for"
-        ) from error
 
 
 def _in_place(maps: Tensor) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.facts import checked_size
 from ttame.classifiers.specs import BackboneSpec
-from ttame.classifiers.weights import read_state
+from ttame.classifiers.weights import class_count, load_state, match_state, read_state
 from ttame.classifiers.zoo import PREFIXES, library_spec, registered
 from ttame.errors import TTameError, suggest
 
@@ -68,7 +69,9 @@ def build_backbone(
 
     Args:
         name: As for `backbone_spec`.
-        state: Its weights; `None` keeps random ones, enough to inspect the structure.
+        state: Its weights; `None` keeps random ones, enough to inspect the structure. Prefixes
+            of wrappers are removed from the names, and a head with another number of classes
+            than the default is built as the weights have it.
         input_size: Height and width in pixels, if not the default. Position embeddings of timm's
             transformers are resampled.
         origin: Where the weights come from, for error messages.
@@ -81,17 +84,14 @@ def build_backbone(
         raise TTameError(f"backbone {name!r} has no loader; pass its module to ttame.attach")
     model = spec.build()
     if state is not None:
-        try:
-            model.load_state_dict(dict(state))
-        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: no state dict
-            first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-            raise TTameError(
-                f"the weights {origin} do not fit {name}: {first[:200]}; "
-                "pass the state dict of this very architecture"
-            ) from error
-    if input_size is not None and tuple(input_size) != spec.input_size:
-        resize = round(spec.resize * min(input_size) / min(spec.input_size))
-        spec = replace(spec, input_size=(input_size[0], input_size[1]), resize=resize)
+        state = match_state(state, model)
+        count = class_count(state, model, len(spec.classes))
+        if count is not None:
+            model = _with_head(spec, count)
+            spec = replace(spec, classes=tuple(f"class {index}" for index in range(count)))
+        load_state(model, state, origin, name)
+    if input_size is not None and checked_size(input_size) != spec.input_size:
+        spec = spec.at_size(input_size)
         fit_input = getattr(model, "set_input_size", None)
         if fit_input is not None:
             try:
@@ -104,6 +104,17 @@ def build_backbone(
     return freeze(spec, model)
 
 
+def _with_head(spec: BackboneSpec, count: int) -> nn.Module:
+    assert spec.build is not None  # checked before
+    try:
+        return spec.build(num_classes=count)
+    except TypeError as error:
+        raise TTameError(
+            f"the weights have {count} classes, {spec.name} has {len(spec.classes)}, and its "
+            f"`build` takes no num_classes ({error}); let it, or pass the module to ttame.attach"
+        ) from error
+
+
 def load_backbone(
     name: str,
     weights: Path | str | None = None,
@@ -114,8 +125,8 @@ def load_backbone(
 
     Args:
         name: As for `backbone_spec`.
-        weights: A local state dict (`.safetensors`, or `.pth` read without running code)
-            instead of the default weights.
+        weights: A local state dict or training checkpoint (`.safetensors`, or `.pth`, `.pt`,
+            `.ckpt`, read without running code) instead of the default weights.
         input_size: As for `build_backbone`.
         pretrained: Load weights; otherwise they are random, enough to measure structure and cost.
 

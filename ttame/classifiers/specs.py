@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ttame.classifiers.classes import imagenet_classes
-from ttame.classifiers.facts import IMAGENET_MEAN, IMAGENET_STD
+from ttame.classifiers.classes import class_names, imagenet_classes
+from ttame.classifiers.facts import IMAGENET_MEAN, IMAGENET_STD, LONGEST, checked_size, rescaled
+from ttame.classifiers.huggingface import ChannelOrder, label_names
 from ttame.classifiers.inputs import input_facts
 from ttame.classifiers.outputs import Activation, probabilities
-from ttame.errors import TTameError
+from ttame.errors import TTameError, validate
 from ttame.masking import Space, apply_mask, keep_top, normalize_maps, upsample
 
+Interpolation = Literal[
+    "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
+]
 PERCENTAGES = (100, 50, 15)  # retained pixels, in the tables of the T-TAME paper
 
 
@@ -24,14 +31,15 @@ class BackboneSpec:
 
     Attributes:
         name: Registry name; also written into saved explainers.
-        build: Builds the architecture without weights.
+        build: Builds the architecture without weights; with `num_classes=K`, for K classes.
         weights: Returns the default pretrained state dict, if any.
         layers: Dotted names of the modules that feed the attention mechanism, shallow to deep;
             if empty, they are chosen when the classifier is attached.
         head: Dotted name of the linear layer that outputs the logits.
         input_size: Height and width of the input, in pixels.
         resize: Size before the centre crop, in pixels: that of the side whose `input_size` is the
-            smaller one; the other side has the same ratio.
+            smaller one; the other side has the same ratio. Or height and width, to which photos are
+            stretched.
         mean: Mean of the normalisation for each of C channels, in [0, 1] units; default:
             ImageNet's.
         std: Standard deviation of the normalisation for each channel; default: ImageNet's.
@@ -44,18 +52,20 @@ class BackboneSpec:
         alternatives: Other named choices of layers, `{"block outputs": (...)}`.
         classes: Class names in index order.
         source: Origin of the default weights, for records and tables.
+        channel_order: The order of the channels that the classifier was built for. Its adopted
+            copy takes RGB in any case.
     """
 
     name: str
-    build: Callable[[], nn.Module] | None
+    build: Callable[..., nn.Module] | None
     weights: Callable[[], Mapping[str, Tensor]] | None
     layers: tuple[str, ...]
     head: str
     input_size: tuple[int, int] = (224, 224)
-    resize: int = 256
+    resize: int | tuple[int, int] = 256
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     space: Space = "raw"
     activation: Activation = "softmax"
     binary: bool = False
@@ -63,13 +73,36 @@ class BackboneSpec:
     alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     classes: tuple[str, ...] = field(default_factory=imagenet_classes, repr=False)
     source: str = "none"
+    channel_order: ChannelOrder = "rgb"
+
+    def at_size(self, size: tuple[int, int]) -> BackboneSpec:
+        """Return the spec for inputs `(H, W)`, with the resize scaled along."""
+        resize = rescaled(self.resize, self.input_size, size)
+        return replace(self, input_size=(int(size[0]), int(size[1])), resize=resize)
 
     def __post_init__(self) -> None:
-        """Check that mean and std belong together."""
-        if len(self.mean) != len(self.std) or not self.mean:
+        """Check the facts that images are prepared by, which files and users state.
+
+        Raises:
+            TTameError: If mean or std is no list of numbers, a std is not above 0, a size is no
+                whole number of pixels, or the space or interpolation does not exist.
+        """
+        validate(self)
+        for name, values, above in (("mean", self.mean, -math.inf), ("std", self.std, 0)):
+            if not _numbers(values) or not all(above < value < math.inf for value in values):
+                raise TTameError(
+                    f"{name} of {self.name} must be one finite number per channel"
+                    f"{', above 0' if name == 'std' else ''}, got {values!r}"
+                )
+        if len(self.mean) != len(self.std):
             raise TTameError(
-                f"mean and std need one number for each channel, got {self.mean} and {self.std}"
+                f"mean and std of {self.name} must have one number per channel each, got "
+                f"{len(self.mean)} and {len(self.std)}"
             )
+        checked_size(self.input_size)
+        sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+        if not all(type(side) is int and 1 <= side <= 2 * LONGEST for side in sides):
+            raise TTameError(f"resize must be whole pixels above 0, got {self.resize!r}")
 
     @property
     def channels(self) -> int:
@@ -94,6 +127,15 @@ class BackboneSpec:
         """
         kept = keep_top(upsample(masks, images.shape[-2:]), share, seed)
         return apply_mask(images, kept, self.space, self.mean, self.std).to(images.dtype)
+
+
+def _numbers(values: object) -> bool:
+    """Return whether a value is a non-empty list of real numbers."""
+    return (
+        isinstance(values, (tuple, list))
+        and len(values) > 0
+        and all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+    )
 
 
 @torch.inference_mode()
@@ -145,21 +187,25 @@ def derive_spec(
     *,
     name: str | None = None,
     head: str = "",
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
     input_size: tuple[int, int] | None = None,
     channels: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     space: Space = "raw",
+    processor: object = None,
 ) -> BackboneSpec:
     """Make the spec of a user's own module from the facts given and those the module states.
 
-    What is looked up, and where, says `ttame.classifiers.inputs.input_facts`.
+    What is looked up, and where, says `ttame.classifiers.inputs.input_facts`. Class names that are
+    not given are those of a `transformers` model.
 
     Raises:
         TTameError: If the input size, channels, mean or std are neither given nor known.
     """
-    facts = input_facts(model, input_size=input_size, channels=channels, mean=mean, std=std)
+    facts = input_facts(
+        model, input_size=input_size, channels=channels, mean=mean, std=std, processor=processor
+    )
     config = getattr(model, "pretrained_cfg", None) or {}
     spec = BackboneSpec(
         name=name or config.get("architecture") or type(model).__name__,
@@ -170,4 +216,5 @@ def derive_spec(
         source="given module",
         **{"head": "", **facts, **({"head": head} if head else {})},
     )
-    return spec if classes is None else replace(spec, classes=tuple(classes))
+    names = label_names(model) if classes is None else class_names(classes)
+    return spec if names is None else replace(spec, classes=names)

@@ -24,7 +24,7 @@ def eval_transform(spec: BackboneSpec) -> v2.Compose:
     """Build the transform that resizes and centre-crops to `(C, H, W)` float32 in [0, 1].
 
     The photo keeps its shape: it is resized until the crop, enlarged by the ratio of `resize` to
-    the input size, is covered.
+    the input size, is covered. Where `resize` is a height and width, it is stretched to those.
     """
     return _compose(spec, _resize(spec), v2.CenterCrop(list(spec.input_size)))
 
@@ -51,9 +51,9 @@ def train_transform(spec: BackboneSpec, crop_area: float | None = None) -> v2.Co
 
 
 def _compose(spec: BackboneSpec, *steps: Callable[[Any], Any]) -> v2.Compose:
-    limit = v2.Lambda(partial(_limit_aspect, shape=spec.input_size))
+    limit = [] if _stretches(spec) else [v2.Lambda(partial(_limit_aspect, shape=spec.input_size))]
     convert = (v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Lambda(_clamp))
-    return v2.Compose([limit, *steps, *convert])
+    return v2.Compose([*limit, *steps, *convert])
 
 
 def _clamp(image: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _resize(spec: BackboneSpec) -> v2.Lambda:
 
 
 def _cover(image: Image.Image | Tensor, spec: BackboneSpec) -> Any:
-    """Resize an image, keeping its shape, until it covers the enlarged crop."""
+    """Resize an image until it covers the enlarged crop, or stretch it."""
     width, height = _covering(image_size(image), spec)
     mode = v2.InterpolationMode(spec.interpolation)
     return v2.functional.resize(image, [height, width], interpolation=mode)
@@ -74,6 +74,8 @@ def _cover(image: Image.Image | Tensor, spec: BackboneSpec) -> Any:
 
 def _covering(size: tuple[int, int], spec: BackboneSpec) -> tuple[int, int]:
     """Return width and height to which `_cover` resizes an image of a width and height."""
+    if not isinstance(spec.resize, int):
+        return spec.resize[1], spec.resize[0]
     width, height = size
     share = spec.resize / min(spec.input_size)
     tall, wide = (round(side * share) for side in spec.input_size)
@@ -92,7 +94,7 @@ def crop_box(size: tuple[int, int], spec: BackboneSpec) -> Box:
     Returns:
         Left, top, right and bottom edge, in pixels of the photo, as for `PIL.Image.Image.crop`.
     """
-    left, top, right, bottom = _inner(size, spec.input_size)
+    left, top, right, bottom = (0, 0, *size) if _stretches(spec) else _inner(size, spec.input_size)
     inner = (right - left, bottom - top)
     edges = []
     for offset, length, scaled, kept in zip(
@@ -103,6 +105,11 @@ def crop_box(size: tuple[int, int], spec: BackboneSpec) -> Box:
         edges.append([offset + at * length / scaled for at in (start, start + kept)])
     (x0, x1), (y0, y1) = edges
     return x0, y0, x1, y1
+
+
+def _stretches(spec: BackboneSpec) -> bool:
+    """Return whether photos are resized to a fixed height and width, whatever their shape."""
+    return not isinstance(spec.resize, int)
 
 
 def _inner(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,16 @@ import typer
 from rich.table import Column, Table
 
 from ttame.cli.measure import diagnose, evaluate, mosaics, study
-from ttame.cli.terminal import DEFAULT, EXPLAINER, HEIGHT, WIDTH, console, input_size, run
+from ttame.cli.terminal import (
+    DEFAULT,
+    EXPLAINER,
+    HEIGHT,
+    WEIGHTS,
+    WIDTH,
+    console,
+    input_size,
+    run,
+)
 from ttame.cli.train import train
 from ttame.companion.notebooks import app as notebook_app
 from ttame.errors import TTameError, unknown
@@ -43,7 +53,7 @@ def layers(
     from ttame.classifiers.registry import build_backbone
 
     backbone = build_backbone(model, input_size=input_size(height, width))
-    rows = list_layers(backbone.model, backbone.spec.input_size)
+    rows = list_layers(backbone.model, backbone.spec.input_size, backbone.spec.channels)
     shown = rows if every else outline(rows, backbone.spec.layers)
     longest = max((len(row.name) for row in shown), default=0)
     table = Table(
@@ -57,6 +67,7 @@ def layers(
             *(["automatic"] if row.chosen else []),
             *(["registered"] if row.name in backbone.spec.layers else []),
             *([] if row.in_place else ["out of place"]),
+            *([] if row.runs == 1 else [f"runs {row.runs} times"]),
         ]
         table.add_row(
             row.name,
@@ -64,7 +75,7 @@ def layers(
             str(row.channels),
             f"{row.size[0]}x{row.size[1]}",
             f"{row.stride:g}",
-            "both" if len(choices) > 1 else "".join(choices),
+            "both" if choices == ["automatic", "registered"] else ", ".join(choices),
         )
     console.print(table)
     for name, names in backbone.spec.alternatives.items():
@@ -102,6 +113,7 @@ def explain(
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
     explainer: EXPLAINER = DEFAULT,
+    weights: WEIGHTS = None,
 ) -> None:
     """Explain photos: list their classes, and save each class's map as an overlay.
 
@@ -115,10 +127,10 @@ def explain(
         raise TTameError("--skip-bad does not go with --html, whose page shows every photo")
     if html and above is not None:
         raise TTameError("--above does not go with --html; use --top-k or --target")
-    loaded = load(explainer)
+    loaded = load(explainer, weights=weights)
     most = min(3, loaded.mechanism.classes) if top_k is None else top_k
     paths = [path for given in photos for path in image_paths(given)]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise TTameError(
             f"image {str(missing[0])!r} does not exist or is not a file ({len(missing)} of "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttame.cli.terminal import DEFAULT, SEED, bar, console
+from ttame.cli.terminal import DEFAULT, SEED, WEIGHTS, bar, console
 from ttame.errors import TTameError, require
 
 if TYPE_CHECKING:
@@ -47,19 +47,22 @@ def evaluate(
     out: OUT,
     backbone: REGISTERED = None,
     explainer: EXPLAINER = None,
+    weights: WEIGHTS = None,
     methods: METHODS = "default",
     metrics: METRICS = "AD/IC",
     data: DATA = "imagenette",
     limit: LIMIT = None,
     curve_limit: Annotated[
         int | None,
-        typer.Option(help="Number of photos for all metrics but AD/IC; default: all."),
+        typer.Option(help="Number of photos for all metrics but AD/IC; default: all.", min=0),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Number of steps of insertion and deletion.")] = 20,
-    grid: Annotated[int, typer.Option(help="Cells to a side of SDS.")] = 4,
+    steps: Annotated[
+        int, typer.Option(help="Number of steps of insertion and deletion.", min=1, max=10_000)
+    ] = 20,
+    grid: Annotated[int, typer.Option(help="Cells to a side of SDS.", min=1, max=1000)] = 4,
     batch_size: BATCH_SIZE = 16,
     rise_masks: Annotated[
-        int, typer.Option(help="Number of RISE masks; each costs a pass.")
+        int, typer.Option(help="Number of RISE masks; each costs a pass.", min=1)
     ] = 4000,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
@@ -71,7 +74,7 @@ def evaluate(
     from ttame.data import open_photos
     from ttame.evaluation.evaluate import evaluate as run
 
-    opened, names = _open(explainer, backbone, methods)
+    opened, names = _open(explainer, backbone, methods, weights)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("photos", total=len(photos))
@@ -89,6 +92,7 @@ def mosaics(
     out: OUT,
     backbone: REGISTERED = None,
     explainer: EXPLAINER = None,
+    weights: WEIGHTS = None,
     methods: METHODS = "default",
     data: DATA = "imagenette",
     limit: Annotated[
@@ -109,7 +113,7 @@ def mosaics(
     from ttame.data import open_photos
     from ttame.evaluation.grid_pointing import evaluate_mosaics
 
-    opened, names = _open(explainer, backbone, methods)
+    opened, names = _open(explainer, backbone, methods, weights)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("mosaics", total=count)
@@ -122,12 +126,14 @@ def mosaics(
     _summarise(out)
 
 
-def _open(explainer: str | None, backbone: str | None, methods: str) -> tuple[Explainer, list[str]]:
+def _open(
+    explainer: str | None, backbone: str | None, methods: str, weights: Path | None
+) -> tuple[Explainer, list[str]]:
     """Open the explainer and name the methods that apply, saying which do not."""
     from ttame.loading import open_explainer
     from ttame.methods import select
 
-    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone)
+    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone, weights)
     names, left_out = select(methods, opened, trained)
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
@@ -151,6 +157,7 @@ def diagnose(
     explainer: Annotated[
         str, typer.Option(help="Shipped explainer, or a .safetensors file.")
     ] = DEFAULT,
+    weights: WEIGHTS = None,
     metrics: METRICS = "AD/IC",
     data: DATA = "imagenette",
     limit: LIMIT = None,
@@ -164,7 +171,7 @@ def diagnose(
     from ttame.evaluation.tables import write_table
     from ttame.loading import open_explainer
 
-    opened, _ = open_explainer(explainer, None)
+    opened, _ = open_explainer(explainer, None, weights)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("photos", total=len(photos))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ttame.cli.terminal import HEIGHT, WIDTH, input_size
+from ttame.cli.terminal import HEIGHT, WEIGHTS, WIDTH, input_size
 from ttame.errors import TTameError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def train(
     backbone: Annotated[
         str | None, typer.Option(help="Registered backbone; default: the profile's.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="State dict of the backbone; default: downloaded.")
-    ] = None,
+    weights: WEIGHTS = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +60,10 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the explainer.")] = "explainer",
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Layer, or an alternative choice of layers; repeatable."),
+        typer.Option(
+            help="Layer, an alternative choice of layers, 'auto' or 'deepest'; repeatable; "
+            "default: the recipe's."
+        ),
     ] = None,
     height: HEIGHT = None,
     width: WIDTH = None,
@@ -96,7 +97,11 @@ def train(
     ] = None,
     find_rate: Annotated[
         int | None,
-        typer.Option(help="Find the learning rate first, in a range test of this many steps."),
+        typer.Option(
+            help="Find the learning rate first, in a range test of this many steps.",
+            min=2,
+            max=100_000,
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="'32-true', 'bf16-mixed' or '16-mixed'.")
@@ -106,9 +111,11 @@ def train(
     ] = None,
     nodes: Annotated[int | None, typer.Option(help="Number of machines; default: 1.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Number of photos to train on; default: all.")
+        int | None, typer.Option(help="Number of photos to train on; default: all.", min=1)
     ] = None,
-    validation: Annotated[int, typer.Option(help="Number of held-out photos for AD/IC.")] = 200,
+    validation: Annotated[
+        int, typer.Option(help="Number of held-out photos for AD/IC; 0 for none.", min=0)
+    ] = 200,
     validate_every: Annotated[
         int | None, typer.Option(help="Steps between validations; default: an epoch.")
     ] = None,
@@ -146,7 +153,7 @@ def train(
     )  # fmt: skip
     classes = explainer.mechanism.classes
     photos, held = _photos(profile, data, held_out, image_root, classes)
-    photos = photos.sample(limit, config.run.seed) if limit else photos
+    photos = photos if limit is None else photos.sample(limit, config.run.seed)
     held = held.sample(validation, config.run.seed) if held and validation else None
     arguments = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
     if dry_run:
@@ -187,14 +194,12 @@ def _explainer(
 ) -> Explainer:
     from ttame.classifiers.registry import backbone_spec
     from ttame.loading import attach
-    from ttame.training.recipes import architecture
+    from ttame.training.recipes import architecture, layers
 
-    shape = architecture(recipe)
-    if recipe.startswith("lcam"):
-        layer = layer or [backbone_spec(backbone).cam_layer]
-    shape = replace(shape, tokens=tokens)  # type: ignore[arg-type]  # checked there
+    shape = replace(architecture(recipe), tokens=tokens)  # type: ignore[arg-type]  # checked there
+    chosen = layer or layers(recipe, backbone_spec(backbone))
     return attach(
-        backbone, layer or "auto", config=shape, weights=weights, input_size=size,
+        backbone, chosen, config=shape, weights=weights, input_size=size,
         activation=activation,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
 

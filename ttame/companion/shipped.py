@@ -13,7 +13,7 @@ from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.records import read_record
 
-Benchmark = Literal["explaining", "training", "scaling", "families", "transfer"]
+Benchmark = Literal["explaining", "training", "scaling", "families", "transfer", "refinement"]
 # Format, version and command of the record that `python -m benchmarks NAME` writes.
 BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
     "explaining": ("ttame-benchmark", 3, "make bench"),
@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
     "scaling": ("ttame-scaling", 1, "python -m benchmarks scaling"),
     "families": ("ttame-families", 1, "make families"),
     "transfer": ("ttame-transfer", 1, "python -m benchmarks transfer"),
+    "refinement": ("ttame-refinement", 1, "python -m benchmarks refinement"),
 }
 
 
@@ -74,7 +75,7 @@ def read_benchmark(path: Path | str, kind: Benchmark = "explaining") -> dict[str
 
 
 def read_families(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Read the check of timm's model families: the provenance, and one row per family.
+    """Read the check of model families: the provenance, and one row per family.
 
     Raises:
         TTameError: As `read_benchmark`.

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ttame.features import hooked
+
 _PROCESS = Path("/proc/self")
 
 
@@ -31,7 +33,7 @@ class Passes:
 
 @contextmanager
 def count_passes(*classifiers: nn.Module) -> Iterator[Passes]:
-    """Count the passes of `classifiers` inside the block, per image and not per batch."""
+    """Count this thread's passes of `classifiers` inside the block, per image and not per batch."""
     passes = Passes()
 
     def after(_module: nn.Module, _args: object, logits: Tensor) -> None:
@@ -44,7 +46,7 @@ def count_passes(*classifiers: nn.Module) -> Iterator[Passes]:
 
     with ExitStack() as hooks:
         for classifier in classifiers:
-            hooks.enter_context(classifier.register_forward_hook(after))
+            hooks.enter_context(hooked(classifier, after))
         yield passes
 
 

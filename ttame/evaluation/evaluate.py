@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.outputs import probabilities
+from ttame.classifiers.passes import own_precision
 from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
@@ -61,7 +62,9 @@ def evaluate(
 
     Methods given by name, and all metrics, work on a copy of the classifier with its batch norm
     folded: the same function up to rounding, in less time (`ttame.classifiers.folding`). The copy
-    of a classifier in half precision is in float32.
+    of a classifier in half precision is in float32. Other threads may use the classifier meanwhile;
+    passes are counted in this thread alone, so a method of your own that starts threads is recorded
+    with the passes of this one.
 
     Args:
         explainer: T-TAME's explainer; the other methods explain its classifier.
@@ -128,7 +131,8 @@ def evaluate(
             batch = torch.stack(list(images.values())).to(input_like(working.classifier))
             curves = curve_limit is None or start < curve_limit
             wanted = [name for name in metrics if curves or name == "AD/IC"]
-            found = _measure(working, explainer.classifier, bound, batch, wanted, config)
+            with own_precision(batch.device):
+                found = _measure(working, explainer.classifier, bound, batch, wanted, config)
             rows |= dict(zip(images, found, strict=True))
         results.append({"photo": photos.names[i], **row} for i in indices for row in rows[i])
         if progress:

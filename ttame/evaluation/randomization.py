@@ -7,7 +7,6 @@ map that stays as it was cannot have shown what was learnt; a low correlation is
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,10 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ttame.classifiers.passes import OwnDraws, copy_module
 from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, suggest
 from ttame.evaluation.correlation import rank_correlation
 from ttame.explainer import Explainer
+from ttame.features import hooked
 from ttame.masking import degenerate, upsample
 from ttame.methods import Method
 
@@ -59,7 +60,7 @@ def cascade(
 
     with torch.no_grad(), ExitStack() as hooks:
         for name, module in classifier.named_modules():
-            hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
+            hooks.enter_context(hooked(module, partial(record, name), before=True))
         classifier(input_like(classifier).new_zeros(1, channels, *input_size))
     holders = set()
     for name, module in classifier.named_modules():
@@ -99,8 +100,8 @@ def randomized(classifier: nn.Module, names: Sequence[str], seed: int = 0) -> nn
                 "`cascade` lists those with parameters"
             )
     # Tensors made in inference mode could not be differentiated later.
-    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        model, modules = copy.deepcopy(classifier), dict[str, nn.Module]()
+    with torch.inference_mode(False), torch.no_grad():
+        model, modules = copy_module(classifier), dict[str, nn.Module]()
         for name in names:
             modules |= dict(model.get_submodule(name).named_modules(prefix=name))
         for name, module in modules.items():
@@ -208,21 +209,25 @@ def _learned(module: nn.Module) -> bool:
 
 def _reset(module: nn.Module, name: str, seed: int) -> None:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
-    # The CPU's generator alone: torch.manual_seed would seed the GPU's too.
-    torch.default_generator.manual_seed(int(digest[:15], 16))
     own = list(module.parameters(recurse=False))
     reset = getattr(module, "reset_parameters", None)
     # A container's reset would reach into its children, which have turns of their own.
     if callable(reset) and len(own) == len(list(module.parameters())):
         device = [*own, *module.buffers()][0].device
         module.cpu()  # drawn there, the weights are the same on every device
-        reset()
+        with OwnDraws(int(digest[:15], 16)):
+            reset()
         module.to(device)
         return
-    for tensor in own:
+    with OwnDraws(int(digest[:15], 16)):
+        _redraw(own)
+
+
+def _redraw(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
         spread = float(tensor.float().std(correction=0))
         if spread > 0:
-            drawn = torch.empty(tensor.shape)
+            drawn = torch.empty(tensor.shape, device="cpu")
             nn.init.trunc_normal_(drawn, std=spread, a=-2 * spread, b=2 * spread)
             tensor.copy_(drawn)
 

@@ -2,14 +2,13 @@
 
 Read are timm's transformers (`blocks`, each with one self-attention) and torchvision's
 (`encoder.layers`, each with one `nn.MultiheadAttention`). Both compute their attention in one
-fused step that never shows the probabilities; it is taken apart for the pass and put back.
+fused step that never shows the probabilities; a view of the model for one pass takes it apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttame.classifiers.huggingface import hub_model
+from ttame.classifiers.passes import private_view
 from ttame.errors import TTameError
 from ttame.features import TokenLayout, token_grid
 
@@ -49,10 +50,16 @@ def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module,
         name: What to call it in messages; default: its class.
 
     Raises:
-        TTameError: If there is no list of blocks with one attention each, or if attention is
-            windowed.
+        TTameError: If there is no list of blocks with one attention each, if attention is
+            windowed, or if the model is one of `transformers`.
     """
     name = name or type(model).__name__
+    if hub_model(model) is not None:
+        raise TTameError(
+            f"{name} is a classifier of transformers, and attention is read from networks of timm "
+            "and torchvision only; take its counterpart there, or a method for any network, such "
+            "as Grad-CAM"
+        )
     kinds = {type(module).__name__ for module in model.modules()}
     windowed = min((kind for kind in kinds if "Window" in kind), default="")
     if windowed:
@@ -71,32 +78,36 @@ def attention_blocks(model: nn.Module, name: str = "") -> tuple[tuple[nn.Module,
     return tuple(pairs)
 
 
-@contextmanager
-def capture_attention(
-    model: nn.Module, name: str = ""
-) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Record attention probabilities and tokens during the forward pass inside the block.
+def take_apart(model: nn.Module, name: str = "") -> tuple[nn.Module, list[Tensor], list[Tensor]]:
+    """Make a view of a transformer that records its attention probabilities and tokens.
 
-    Nothing is cloned: what is recorded lies on the autograd graph of the output. Afterwards the
-    model is as it was, also after an exception.
+    The view shares the model's parameters; the model itself is not changed, so that others may run
+    it at the same time. Nothing is cloned: what is recorded lies on the autograd graph of the
+    output.
 
     Args:
         model: The transformer, in `eval()`.
         name: What to call it in messages; default: its class.
 
-    Yields:
-        Two lists to be filled: probabilities `(B, heads, N, N)` and tokens `(B, N, D)`.
+    Returns:
+        The view, for one forward pass, and two lists that it fills: probabilities
+        `(B, heads, N, N)` and tokens `(B, N, D)`.
 
     Raises:
         TTameError: As `attention_blocks`.
     """
+    view = private_view(model)
     probabilities: list[Tensor] = []
     tokens: list[Tensor] = []
-    with ExitStack() as stack:
-        for block, attention in attention_blocks(model, name):
-            stack.enter_context(_taken_apart(attention, probabilities))
-            stack.enter_context(block.register_forward_hook(lambda _m, _a, out: tokens.append(out)))
-        yield probabilities, tokens
+    for block, attention in attention_blocks(view, name or type(model).__name__):
+        if isinstance(attention, nn.MultiheadAttention):
+            vars(attention)["forward"] = _explicit(attention, probabilities)
+        else:  # timm: without the fused step, the dropout's output is what multiplies the values
+            vars(attention)["fused_attn"] = False
+            drop = attention.get_submodule("attn_drop")
+            drop.register_forward_hook(lambda _m, _a, out: probabilities.append(out))
+        block.register_forward_hook(lambda _m, _a, out: tokens.append(out))
+    return view, probabilities, tokens
 
 
 def read_attention(
@@ -117,7 +128,7 @@ def read_attention(
     """
     name = name or type(model).__name__
     if gradients and getattr(model, "grad_checkpointing", False):
-        # It would run the blocks again after they are put back together.
+        # Its first run of the blocks, which is recorded, lies on no graph.
         raise TTameError(
             f"{name} checkpoints its gradients, which hides its attention from them; switch it "
             "off: model.set_grad_checkpointing(False)"
@@ -125,8 +136,8 @@ def read_attention(
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
         # The classifier is frozen: the graph starts at the image, or nowhere.
         tracked = images.detach().clone().requires_grad_(gradients)
-        with capture_attention(model, name) as (probabilities, tokens):
-            logits = model(tracked)
+        view, probabilities, tokens = take_apart(model, name)
+        logits = view(tracked)
     _check(model, name, len(images), probabilities, tokens)
     prefix, h, w = token_grid(tokens[-1].shape[1], images.shape[-2:], TokenLayout.of(model))
     return AttentionPass(logits, tuple(probabilities), tuple(tokens), prefix, (h, w))
@@ -146,27 +157,6 @@ def _is_attention(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) or (
         hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
     )
-
-
-@contextmanager
-def _taken_apart(attention: nn.Module, kept: list[Tensor]) -> Iterator[None]:
-    """Let `attention` compute its probabilities in the open and keep them in `kept`."""
-    own, hooks = vars(attention), ExitStack()
-    changed: dict[str, object] = {"fused_attn": False}
-    if isinstance(attention, nn.MultiheadAttention):
-        changed = {"forward": _explicit(attention, kept)}
-    else:  # timm: without the fused step, the dropout's output is what multiplies the values
-        drop = attention.get_submodule("attn_drop")
-        hooks.enter_context(drop.register_forward_hook(lambda _m, _a, out: kept.append(out)))
-    before = {name: own[name] for name in changed if name in own}
-    with hooks:
-        own.update(changed)
-        try:
-            yield
-        finally:
-            for name in changed:
-                del own[name]
-            own.update(before)
 
 
 def _explicit(module: nn.MultiheadAttention, kept: list[Tensor]) -> Callable[..., Any]:
@@ -228,11 +218,15 @@ def _check(
 
 
 def _refused(name: str, why: str) -> TTameError:
-    return TTameError(f"{name} {why}; use it on a Vision Transformer")
+    return TTameError(
+        f"{name} {why}; attention is read in the blocks of a Vision Transformer as timm (`blocks`) "
+        "or torchvision (`encoder.layers`) builds it: for this network take another method, such "
+        "as Grad-CAM"
+    )
 
 
 def _windowed(name: str, kind: str) -> TTameError:
     return TTameError(
         f"{name} has attention within windows only ({kind}): N varies by windows and no block "
-        "relates all patches; use it on a Vision Transformer with global attention"
+        "relates all patches; for this network take another method, such as Grad-CAM"
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr
+from collections.abc import Callable, Sequence
 from functools import partial
-from io import StringIO
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttame.attention import standardize
@@ -15,10 +16,12 @@ from ttame.classifiers.outputs import Activation, probabilities
 from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
-from ttame.features import TokenLayout, capture, to_map
+from ttame.features import TokenLayout, hooked, observe, several_runs, to_map
 from ttame.methods.method import Method
 
 _TINY = 1e-9  # as in pytorch-grad-cam
+_INTRUSIVE = ("AblationCAM", "FullGrad")
+_CHUNK = 16  # masked images a forward pass of Score-CAM
 
 
 def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:
@@ -46,16 +49,20 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
     try:
         # No inference mode: a classifier that keeps a tensor of its first pass (position
         # embeddings, say) could have no gradient through it later.
-        with torch.inference_mode(False), torch.no_grad(), capture(classifier, [layer]) as outputs:
+        found: list[object] = []
+        seen = observe(classifier, [layer], lambda _name, output: found.append(output))
+        with torch.inference_mode(False), torch.no_grad(), seen:
             classifier(blank)
-        if layer not in outputs:
+        if not found:
             raise TTameError(f"layer {layer!r} did not run in a forward pass")
-        maps = to_map(outputs[layer], layer, blank, TokenLayout.of(classifier))
+        if len(found) > 1:
+            raise several_runs(layer, len(found))
+        maps = to_map(found[0], layer, blank, TokenLayout.of(classifier))
     except TTameError as error:
         raise TTameError(f"{refused}: {error}; {advice}") from error
     if maps.shape[-2:].numel() == 1:
         raise TTameError(
-            f"{refused}: layer {layer!r} returns {tuple(outputs[layer].shape)} "  # type: ignore[attr-defined]
+            f"{refused}: layer {layer!r} returns {tuple(found[0].shape)} "  # type: ignore[attr-defined]
             f"for one {height}x{width} image, a map of a single cell; {advice}"
         )
     return layer, classifier.get_submodule(layer)
@@ -68,7 +75,15 @@ def cam_method(kind: str) -> Callable[[Explainer], Method]:
 
     Args:
         kind: Class name in `pytorch_grad_cam`, for example `"GradCAM"`.
+
+    Raises:
+        TTameError: For a class that changes the classifier, which others may run meanwhile.
     """
+    if kind in _INTRUSIVE:
+        raise TTameError(
+            f"the library's {kind} exchanges or hooks modules all over the classifier, which other "
+            'calls may run at the same time; take "Ablation-CAM" or another of ttame.methods'
+        )
 
     def bind(explainer: Explainer) -> Method:
         require("evaluate", "pytorch_grad_cam")
@@ -163,26 +178,48 @@ def _library_method(
     layer, module = cam_layer_module(explainer, kind)
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        # The library keeps hooks and activations on the object, so it lives for one call.
         def reshape(output: Tensor) -> Tensor:
             # Some methods send masked copies through, more images than there were.
             like = images[:1].expand(len(output), -1, -1, -1)
             return to_map(output, layer, like, TokenLayout.of(explainer.classifier))
 
+        # The library's hooks see every pass of their module, so they get one of this call alone,
+        # through which the layer's output is led.
+        tap = nn.Identity()
         with (
-            redirect_stderr(StringIO()),  # Score-CAM shows a progress bar for every image
             torch.inference_mode(False),
             torch.enable_grad(),
-            ExitStack() as stack,
+            hooked(module, lambda _module, _args, output: tap(output)),
         ):
             cam = getattr(pytorch_grad_cam, kind)(
-                model=explainer.classifier, target_layers=[module], reshape_transform=reshape
+                model=explainer.classifier, target_layers=[tap], reshape_transform=reshape
             )
-            # Not as a context: the library would print an IndexError and go on.
-            stack.callback(cam.__exit__, None, None, None)
+            if kind == "ScoreCAM":
+                cam.get_cam_weights = partial(_score_weights, explainer.classifier)
             # The classifier is frozen: gradients start at the image, or nowhere.
             tracked = images.clone().requires_grad_(True)
             maps = cam(input_tensor=tracked, targets=[score(int(target)) for target in targets])
         return torch.from_numpy(maps)[:, None].to(images.device)
 
     return explain
+
+
+def _score_weights(
+    classifier: nn.Module,
+    images: Tensor,
+    _layer: nn.Module,
+    scores: Sequence[Callable[[Tensor], Tensor]],
+    activations: np.ndarray[Any, np.dtype[np.float32]],
+    _gradients: object,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Score-CAM's weights `(B, C)`, as the library computes them but without its progress bars."""
+    maps = torch.from_numpy(activations).to(images.device)  # (B, C, h, w)
+    maps = F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=True)
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    masks = (maps - low) / (high - low + 1e-8)
+    rows = []
+    with torch.no_grad():
+        for image, own, score in zip(images, masks, scores, strict=True):
+            parts = [classifier(image * part[:, None]) for part in own.split(_CHUNK)]
+            rows.append(torch.stack([score(logits) for logits in torch.cat(parts)]))
+    return torch.stack(rows).softmax(dim=-1).cpu().numpy()

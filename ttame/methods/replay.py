@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,20 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.weights import input_like
-from ttame.features import capture
+from ttame.features import capture, hooked
 
 _SHORT = 32  # pixels; enough for the strides of common networks
 
 
 @contextmanager
 def replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """Let the module return `output`, whatever comes in, inside the block."""
+    """Let the module return `output`, whatever comes in, inside the block, in this thread."""
     # A copy: a ReLU in place behind the layer must not write into a leaf of the graph.
-    handle = module.register_forward_hook(lambda _module, _args, _output: output.clone())
-    try:
+    with hooked(module, lambda _module, _args, _output: output.clone()):
         yield
-    finally:
-        handle.remove()
 
 
 def replay_size(
@@ -32,7 +30,8 @@ def replay_size(
 
     What lies before the layer then runs for nothing, so it may as well run on a corner of the
     image. Whether that holds is tried on one image of noise: not where a transformer insists on
-    its size, or a connection leads past the layer.
+    its size, a connection leads past the layer, or the classifier adapts itself to the last size
+    that it saw (Swin of `transformers`). It is tried on a copy for that reason.
 
     Args:
         classifier: In `eval()`.
@@ -47,15 +46,20 @@ def replay_size(
     noise = torch.randn(1, channels, *size, generator=generator).to(input_like(classifier))
     short = min(size[0], _SHORT), min(size[1], _SHORT)
     with torch.inference_mode(False), torch.no_grad():
-        with capture(classifier, [layer]) as outputs:
-            logits = classifier(noise)
+        trial = copy.deepcopy(classifier)
+        with capture(trial, [layer]) as outputs:
+            logits = trial(noise)
         output = outputs[layer]
         if not isinstance(output, Tensor):
             return size
         try:
-            with replaced(classifier.get_submodule(layer), output):
-                again = classifier(noise[..., : short[0], : short[1]])
+            with replaced(trial.get_submodule(layer), output):
+                again = trial(noise[..., : short[0], : short[1]])
+            after = trial(noise)
         except Exception:  # whatever a network of any make raises at a size it does not take
             return size
-    same = logits.shape == again.shape and torch.allclose(logits, again, rtol=1e-4, atol=1e-5)
+    same = all(
+        found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
+        for found in (again, after)
+    )
     return short if same else size

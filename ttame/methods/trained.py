@@ -1,6 +1,7 @@
 """Trained mechanisms: the explainer's own, T-TAME as published, and L-CAM (`lcam`).
 
-Of the others, one of each ships for the default classifier, trained on Imagenette alone.
+Of the others, one of each ships for the default classifier: the published one trained on photos of
+many kinds, L-CAM's on Imagenette alone.
 L-CAM, the predecessor, is our mechanism on one layer with
 `AttentionConfig(branch=False)`: a 1x1 convolution from feature map to classes; its two kinds
 differ in what the mask multiplies in training (`TrainingConfig.masked`).
@@ -38,7 +39,7 @@ def refined_method(steps: int = 4) -> Callable[[Explainer], Method]:
     An image costs 1 + `steps` forward and `steps` backward passes.
 
     Args:
-        steps: Gradient steps.
+        steps: Gradient steps; 0 is T-TAME itself.
 
     Raises:
         TTameError: If `steps` is out of range; from the method, if there are no gradients.
@@ -47,6 +48,8 @@ def refined_method(steps: int = 4) -> Callable[[Explainer], Method]:
 
     def bind(explainer: Explainer) -> Method:
         plain = ttame_method(explainer)
+        if steps == 0:
+            return plain
 
         def explain(images: Tensor, targets: Tensor) -> Tensor:
             maps, classifier, spec = plain(images, targets), explainer.classifier, explainer.spec

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ttame.classifiers.advice import is_out_of_memory
+
 
 def synchronize_batch_norm(mechanism: nn.Module, world: int, device: torch.device) -> None:
     """Let the mechanism's batch norm see the whole batch, where the backend can.
@@ -54,14 +56,6 @@ def algorithms_kept() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.backends.cudnn.benchmark = benchmark
         memory.fill_uninitialized_memory = filled
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory did not suffice, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("out of memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(some in str(error).lower() for some in words)
 
 
 def largest_batch(step: Callable[[int], object], failed: int) -> int:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from ttame.attention import AttentionMechanism
+from ttame.classifiers.advice import is_out_of_memory
 from ttame.classifiers.folding import fold_batch_norm
 from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList, sources
@@ -28,7 +29,6 @@ from ttame.training.checkpoints import Checkpoints, WholeFiles, check_resumable,
 from ttame.training.config import SCORE, TrainingConfig
 from ttame.training.devices import (
     algorithms_kept,
-    is_out_of_memory,
     largest_batch,
     synchronize_batch_norm,
 )
@@ -39,6 +39,7 @@ from ttame.training.sampling import (
     readable,
     total_steps,
     train_loader,
+    unreadable,
     validation_loader,
 )
 from ttame.training.tying import dense_state, share, tie
@@ -68,7 +69,10 @@ def _stacked(explainer: Explainer, photos: PhotoList, config: TrainingConfig, co
     if config.photos.skip_bad:
         chosen = readable(chosen, spec.channels)
     dataset = PhotoDataset(chosen, spec)
-    return torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
+    try:
+        return torch.stack([image for image, _ in dataset])  # type: ignore[attr-defined]
+    except TTameError as error:
+        raise unreadable(error) from error
 
 
 def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> Explainer:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ttame.attention import FeatureBranch
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
-from ttame.features import TokenLayout, to_map
+from ttame.features import TokenLayout, hooked, to_map
 from ttame.training.config import Init
 
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
@@ -104,26 +104,30 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_(True))
         return leaves[-1].clone()  # a ReLU in place must not write into the leaf
 
-    handle = classifier.get_submodule(layer).register_forward_hook(cut)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            logits = classifier(images.clone())
-    finally:
-        handle.remove()
+    with (
+        hooked(classifier.get_submodule(layer), cut),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        logits = classifier(images.clone())
     if len(leaves) != 1 or not logits.requires_grad:
         raise TTameError(
             f"init='classifier': layer {layer!r} ran {len(leaves)} times, and the logits "
             f"{'' if logits.requires_grad else 'do not '}depend on it; use init='free'"
         )
-    rows = []
+    gradients, layout = torch.empty(0), TokenLayout.of(classifier)
     for index in range(logits.shape[1]):
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(
                 logits[:, index].sum(), leaves[0], retain_graph=index + 1 < logits.shape[1]
             )
-        maps = to_map(gradient, layer, images, TokenLayout.of(classifier))
-        rows.append(maps.float().mean(dim=(0, 2, 3)))
-    gradients = torch.stack(rows)
+        maps = to_map(gradient, layer, images, layout)
+        means = maps.float().mean(dim=(0, 2, 3))
+        if index == 0:
+            # Rows that are kept one by one, between large buffers that are freed, would spread the
+            # heap over gigabytes.
+            gradients = means.new_empty(logits.shape[1], len(means))
+        gradients[index] = means
     if explainer.mechanism.config.tokens == "cls":
         class_token = leaves[0].detach()[:, 0].float()  # (B, C)
         gradients = gradients * class_token.mean(0) / class_token.square().mean(0).clamp_min(1e-12)

@@ -28,7 +28,7 @@ from ttame.features import masked_features
 from ttame.masking import keep_top, normalize_maps
 from ttame.training.config import SCORE, Precision, TrainingConfig
 from ttame.training.objective import ObjectiveParts, objective, own_maps, regularized_targets
-from ttame.training.sampling import draw_ranks
+from ttame.training.sampling import draw_ranks, unreadable
 from ttame.training.trials import draw_noise, reward, smooth_noise, trial_loss, trial_maps
 
 
@@ -154,7 +154,7 @@ class ExplainerModule(L.LightningModule):
     ) -> Sequence[Tensor]:
         """Lightning's hook: a photo that could not be read arrives as its error."""
         if isinstance(batch, TTameError):
-            raise batch
+            raise unreadable(batch) from batch
         return batch
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:

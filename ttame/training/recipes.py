@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any, Literal
 
 from ttame.attention import AttentionConfig
+from ttame.classifiers.specs import BackboneSpec
 from ttame.errors import unknown
 from ttame.training.config import TrainingConfig
 from ttame.training.objective import ObjectiveConfig
 
-# The mechanism of our recipe: a class map of the feature maps themselves, which keeps their sign,
+# The mechanism of our recipe: a class map of the deepest feature map itself, which keeps its sign,
 # and a decoder that every class shares.
 DECODED = AttentionConfig(branch=False, decoder=16)
 # That of our first recipe: branches that keep the sign of feature maps. The papers' end in a ReLU,
@@ -95,3 +96,19 @@ def architecture(recipe: str) -> AttentionConfig:
     if recipe.startswith("lcam"):
         return AttentionConfig(branch=False)
     return {"ttame": DECODED, "linear": SIGNED}.get(recipe, AttentionConfig())
+
+
+def layers(recipe: str, spec: BackboneSpec) -> str:
+    """Return the layers that a mechanism of a recipe reads, for `ttame.attach`.
+
+    Ours reads the deepest alone: with three, no score differs beyond chance (the results
+    `recipe_layers` compare them), and a layer that brings nothing is left out. L-CAM reads the
+    layer of class activation maps, the others read all that are registered or chosen.
+
+    Args:
+        recipe: As for `open_recipe`.
+        spec: Facts of the classifier.
+    """
+    if recipe.startswith("lcam"):
+        return spec.cam_layer
+    return "deepest" if recipe == "ttame" else "auto"

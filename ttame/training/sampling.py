@@ -199,6 +199,14 @@ def collate(items: Sequence[tuple[Tensor, int] | TTameError]) -> Batch | TTameEr
     return error or cast(Batch, default_collate(list(items)))
 
 
+def unreadable(error: TTameError) -> TTameError:
+    """Make the error that ends a run at a photo, from what reading it raised."""
+    return TTameError(
+        f"{error}. Mend or remove the photo, or skip what cannot be read (--skip-bad, or "
+        "skip_bad=True in the configuration)"
+    )
+
+
 def readable(photos: PhotoList, channels: int) -> PhotoList:
     """The photos that can be read as images of C channels; a warning names each of the others.
 

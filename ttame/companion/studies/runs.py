@@ -168,9 +168,7 @@ def resized(explainer: Explainer, size: int) -> Explainer:
         explainer: Explainer, which is left unchanged and shares classifier and mechanism.
         size: Height and width of the input, pixels.
     """
-    spec = explainer.spec
-    resize = round(size * spec.resize / min(spec.input_size))
-    return explainer.replace(spec=replace(spec, input_size=(size, size), resize=resize))
+    return explainer.replace(spec=explainer.spec.at_size((size, size)))
 
 
 def at_layer(explainer: Explainer, layer: str) -> Explainer:

@@ -79,6 +79,16 @@ def read_study(path: Path | str) -> Study:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TTameError(f"study {str(path)!r} is not TOML: {error}") from error
+    try:
+        return _parse(found, path)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise TTameError(
+            f"study {str(path)!r} holds a value of another kind than is needed ({error}); "
+            "budget and each of [axes.NAME], [[variants]] and [[claims]] are tables"
+        ) from error
+
+
+def _parse(found: Mapping[str, Any], path: Path) -> Study:
     where = repr(str(path))
     check_keys(found, ("title", "budget", "axes", "variants", "claims"), str(path))
     shared = _fill(Budget, found.get("budget", {}), f"{where}, budget")
