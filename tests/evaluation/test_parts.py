@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ttame.classifiers.drawn import PARTS, SIDE, class_words, drawn_cnn
 from ttame.classifiers.registry import backbone_spec, freeze
+from ttame.classifiers.weights import weight_digest
+from ttame.companion.shipped import reference
 from ttame.errors import TTameError
 from ttame.evaluation.drawings import CLUTTER, drawing
 from ttame.evaluation.parts import (
@@ -302,3 +304,18 @@ def test_images_reach_the_classifier_untouched() -> None:
     assert back.contiguous().numpy().tobytes() == image.tobytes()
     assert spec.input_size == (SIDE, SIDE)
     assert len(spec.classes) == drawn_cnn().head.out_features  # type: ignore[union-attr]
+
+
+def test_the_shipped_record_ranks_blind_maps_at_chance() -> None:
+    """Constant maps score nothing, maps without a class tie, and T-TAME does better."""
+    header, records = read_results(reference("drawn_val_parts.jsonl"))
+    assert header["config"]["digests"][1] == weight_digest(load("drawn_cnn").mechanism)
+    assert records["photo"].nunique() >= 200
+    table = part_intervals(records).set_index(["method", "score"])
+    assert table.loc[("all ones", "part correlation"), "mean"] == 0
+    assert table.loc[("all ones", "background independence"), "mean"] == 50
+    for blind in ("random", "all ones", "centre Gaussian"):
+        assert table.loc[(blind, "target sensitivity"), "mean"] == 50
+    assert table.loc[("random", "part correlation"), "low"] < 0.05
+    for score in ("part correlation", "background independence", "target sensitivity"):
+        assert table.loc[("T-TAME", score), "low"] > table.loc[("random", score), "high"]
