@@ -65,9 +65,9 @@ def attach(
             (`ttame.classifiers.layers.list_layers`).
         config: Architecture of the mechanism.
         classes: Class names in index order, or by index as in `{0: "cat", 1: "dog"}`.
-        input_size: Height and width in pixels; default: what the model states.
-        channels: Number of input channels C; default: the length of `mean`, or what the first
-            convolution takes.
+        input_size: Height and width in pixels; default: what the processor or model states.
+        channels: Number of input channels C; default: the length of `mean`, or else what the
+            model states and takes, or what its first convolution takes.
         mean: Mean of the normalisation of images in [0, 1], one number for each channel or one
             for all; default: what the model states. ImageNet's is (0.485, 0.456, 0.406); a model
             that normalises its input itself has `mean=0, std=1`.

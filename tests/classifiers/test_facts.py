@@ -200,6 +200,26 @@ def test_a_timm_model_of_other_channels_states_no_normalisation() -> None:
     assert spec.channels == 13 and spec.std == (0.5,) * 13
 
 
+class Unshuffled(nn.Module):
+    """Reads blocks of 4x4 pixels as channels before its first convolution, as TResNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 64, 64), "mean": (0.1,) * 3, "std": (0.2,) * 3}
+        self.stem, self.body = nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(self.stem(images)).mean(dim=(2, 3)))
+        return logits
+
+
+def test_the_first_convolution_need_not_see_the_images_channels() -> None:
+    explainer = ttame.attach(Unshuffled())
+    assert explainer.spec.channels == 3 and explainer.spec.mean == (0.1,) * 3
+    assert explainer.explain(torch.rand(2, 3, 64, 64)).maps.shape == (2, 1, 16, 16)
+
+
 def test_models_without_a_convolution_are_asked_for_their_channels() -> None:
     class Linear(nn.Module):
         def __init__(self) -> None:

@@ -50,7 +50,7 @@ def input_facts(
         model: The classifier, in `eval()`.
         input_size: Height and width, in pixels.
         channels: Number of channels C; default: the length of `mean` or `std`, or else what the
-            first convolution takes.
+            model states and takes, or what its first convolution takes.
         mean: Per-channel mean in [0, 1] units; one number for all channels.
         std: Per-channel standard deviation.
         processor: Image processor of `transformers`, whose facts come before the model's.
@@ -65,7 +65,7 @@ def input_facts(
     if model.training:  # its pass must not move running statistics
         model = copy.deepcopy(model).eval()
     size = checked_size(input_size)
-    count = _channels(model, channels, mean, std)
+    count = _channels(model, channels, mean, std, size)
     given = {"mean": per_channel("mean", mean, count), "std": per_channel("std", std, count)}
     inner = list(_speakers(model))
     facts = stated_facts(model, input_size=size)
@@ -122,10 +122,13 @@ def _channels(
     channels: int | None,
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
+    size: tuple[int, int] | None,
 ) -> int:
     """Return the number of input channels, given or found."""
     if channels is None:
-        channels = _length(mean) or _length(std) or input_channels(model)
+        channels = _length(mean) or _length(std) or _stated_channels(model, size)
+    if channels is None:
+        channels = input_channels(model)
     if channels is None:
         raise TTameError(
             f"the input channels of {type(model).__name__} are not known; pass channels=C"
@@ -133,6 +136,26 @@ def _channels(
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise TTameError(f"channels must be a positive whole number, got {channels!r}")
     return channels
+
+
+def _stated_channels(model: nn.Module, size: tuple[int, int] | None) -> int | None:
+    """Return the number of channels that a model states a mean for, if it takes as many.
+
+    Some have no convolution, or one that reads blocks of pixels as channels; and some were made
+    for other channels than their configuration says.
+    """
+    facts = stated_facts(model, input_size=size)
+    count = len(facts.get("mean", ()))
+    if not count or "input_size" not in facts:
+        return None
+    if count == input_channels(model):
+        return count
+    try:
+        with torch.no_grad():
+            model(probe_images(model, facts["input_size"], count)[:1])
+    except Exception:  # whatever a network of any make raises at other channels
+        return None
+    return count
 
 
 @dataclass

@@ -52,7 +52,7 @@ def layers(
     from ttame.classifiers.registry import build_backbone
 
     backbone = build_backbone(model, input_size=input_size(height, width))
-    rows = list_layers(backbone.model, backbone.spec.input_size)
+    rows = list_layers(backbone.model, backbone.spec.input_size, backbone.spec.channels)
     shown = rows if every else outline(rows, backbone.spec.layers)
     longest = max((len(row.name) for row in shown), default=0)
     table = Table(
