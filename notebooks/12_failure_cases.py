@@ -189,7 +189,7 @@ picture if wrong is not None else None
 # %%
 count = photos if photos is not None else setting.pick(quick=100, imagenette=500, imagenet=500)
 looked = found.sample(min(count, len(found)), seed)
-explanation = explainer.explain(looked.paths, top_k=2)
+explanation = explainer.explain(looked.paths, top_k=2, progress=False)
 alike = pd.Series(class_sensitivity(explanation.maps), index=looked.names)
 print(f"{len(looked)} photos of {looked.name}: correlation of the two maps")
 alike.describe(percentiles=[0.1, 0.5, 0.9]).drop("count").rename("correlation").to_frame().T.round(

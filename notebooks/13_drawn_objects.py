@@ -87,8 +87,20 @@ plot_removals(explainer, drawings)
 
 # %% [markdown]
 # *Drawings of four classes: whole, without each part, and without the clutter, with the change of
-# the class's logit. What to see: every part counts, but not alike; clutter counts little, and not
-# always nothing.*
+# the class's logit. What to see: a part may be worth much in one drawing and nothing in another,
+# and so may the clutter as a whole, which no class depends on. Piece by piece it is worth little:*
+
+# %%
+header, records = read_results(reference("drawn_val_parts.jsonl"))
+once = records.drop_duplicates("photo")
+kinds = {"a part": "importance", "two parts": "pairs", "a piece of clutter": "clutter",
+         "all clutter": "background"}  # fmt: skip
+changes = {name: once[column].explode().astype(float).abs() for name, column in kinds.items()}
+table = pd.DataFrame({name: values.describe() for name, values in changes.items()})
+table.loc[["mean", "50%", "max"]].T.round(2)
+
+# %% [markdown]
+# *Size of the change of the logit by what is removed, over all drawings of the record below.*
 #
 # ## Maps of the same drawings
 
@@ -121,7 +133,6 @@ plot_methods(raw, maps, [explainer.classes[target] for target in targets])
 # pixel that is drawn by lot and the same in all drawings.
 
 # %%
-header, records = read_results(reference("drawn_val_parts.jsonl"))
 table = part_intervals(records)
 order = {"index": records["method"].unique(), "columns": table["score"].unique()}
 scores = table.pivot(index="method", columns="score", values="mean").reindex(**order)

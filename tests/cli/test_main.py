@@ -349,7 +349,8 @@ def test_installed_command_fails_without_a_traceback(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_diagnose_shows_shares_and_costs_of_every_layer(tmp_path: Path) -> None:
     out = tmp_path / "layers.jsonl"
-    output = run("diagnose", "--out", str(out), "--data", "samples", "--limit", "2")
+    read = ["--explainer", "tf_efficientnet_lite0_layers", "--data", "samples", "--limit", "2"]
+    output = run("diagnose", "--out", str(out), *read)
     layers = pd.read_csv(out.with_suffix(".layers.csv"))
     costs = pd.read_csv(out.with_suffix(".costs.csv"))
     assert list(layers["layer"]) == ["blocks.2", "blocks.4", "blocks.6"]
