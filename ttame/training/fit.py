@@ -281,6 +281,7 @@ def _settings(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -
         "config": config.flat(),
         "backbone": explainer.spec.name,
         "weights": explainer.spec.source,
+        **({} if explainer.auxiliary is None else {"auxiliary": explainer.auxiliary.facts()}),
         "activation": explainer.spec.activation,
         "layers": list(explainer.layers),
         "attention": asdict(explainer.mechanism.config),

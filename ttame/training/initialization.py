@@ -45,8 +45,8 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Ten
         The class gradients that the start was made from, `(K, C)`; `None` for `"free"`.
 
     Raises:
-        TTameError: If the start cannot be made: the mechanism's branches change the width, or
-            the logits do not depend on the deepest layer.
+        TTameError: If the start cannot be made: the mechanism's branches change the width, the
+            logits do not depend on the deepest layer, or it is one of an auxiliary network.
     """
     if init == "free":
         return None
@@ -94,8 +94,14 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
         to the gradient in the mean square over photos.
 
     Raises:
-        TTameError: If the logits do not depend on that layer.
+        TTameError: If the logits do not depend on that layer, or it is one of an auxiliary network.
     """
+    if explainer.auxiliary is not None:
+        raise TTameError(
+            f"init='classifier' and fusion='tied' read gradients of {explainer.spec.name} at its "
+            f"own layers, and the feature maps are those of {explainer.auxiliary.spec.name}; use "
+            "init='free' and fusion='free' or 'shared' (recipe 'ptame' or 'published')"
+        )
     images = images[:_GRADIENT_PHOTOS]
     classifier, layer = explainer.classifier, explainer.layers[-1]
     leaves: list[Tensor] = []
