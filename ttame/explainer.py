@@ -111,6 +111,7 @@ class Explainer(nn.Module):
         layers: Sequence[str] | None = None,
         spec: BackboneSpec | None = None,
         record: Mapping[str, object] | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> Explainer:
         """Return an explainer in the same mode with some parts exchanged and the rest shared.
 
@@ -120,13 +121,14 @@ class Explainer(nn.Module):
             layers: Other dotted module names.
             spec: Other facts of the classifier.
             record: Another training record.
+            auxiliary: Another auxiliary network.
         """
         changed = Explainer(
             Backbone(spec or self.spec, self.classifier if classifier is None else classifier),
             self.mechanism if mechanism is None else mechanism,
             self.layers if layers is None else layers,
             self.record if record is None else record,
-            self.auxiliary,
+            self.auxiliary if auxiliary is None else auxiliary,
         )
         changed.training = self.training  # the mechanism's own mode is not touched
         return changed

@@ -158,7 +158,7 @@ def load_auxiliary(saved: Mapping[str, Any], explained: Backbone, origin: str) -
         TTameError: If its weights are not those that the explainer was trained on.
     """
     backbone = load_backbone(saved["name"])
-    facts = {name: tuple(saved[name]) for name in _FACTS}
+    facts: dict[str, Any] = {name: tuple(saved[name]) for name in _FACTS}
     found = Auxiliary(replace(backbone, spec=replace(backbone.spec, **facts)), explained.spec)
     digest = weight_digest(found.model)
     if digest != saved["digest"]:

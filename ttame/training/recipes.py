@@ -46,10 +46,10 @@ def ours(**changes: Any) -> TrainingConfig:
 def auxiliary(**changes: Any) -> TrainingConfig:
     """Return our training on the feature maps of an auxiliary network (`ptame`), with `changes`.
 
-    Gradients of the classifier at those maps, by which ours starts and ties the rows of the
-    classes, do not exist: the rows are free, start at random and learn at the full rate.
+    The gradients of the classifier at those maps, by which ours starts and ties the rows of the
+    classes, do not exist; a linear surrogate takes their place.
     """
-    return ours(**{"init": "free", "fusion": "free", "part_rates": {}, **changes})
+    return ours(**{"init": "surrogate", **changes})
 
 
 def published(**changes: Any) -> TrainingConfig:
