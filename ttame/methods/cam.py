@@ -37,9 +37,9 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
         The layer's dotted name and the module.
 
     Raises:
-        TTameError: If the classifier has no such layer (with an auxiliary network, the explainer's
-            are not its own), does not run it, or its output is no spatial feature map: not of the form `(B, C, h, w)`, `(B, h, w, C)` or tokens
-            `(B, N, C)`, or of one cell only.
+        TTameError: If the classifier has no such layer (those of an auxiliary network are not its
+            own), does not run it, or its output is no spatial feature map: not of the form
+            `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`, or of one cell only.
     """
     layer, classifier = explainer.spec.cam_layer or explainer.layers[-1], explainer.classifier
     height, width = explainer.spec.input_size
