@@ -90,8 +90,10 @@ notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
 readme: $(STAMP) ## Rewrite the README's table of results from the records
 	@$(BIN)/python -m tests.headline
 
+# All extras but `lrp`, which is for those who choose it.
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \
+	@$(BIN)/uv pip compile --universal --python-version 3.11 -q --no-header \
+		--extra train --extra evaluate --extra lite --extra book --extra dev \
 		pyproject.toml -o requirements.txt
 
 clean: ## Remove what was built, but not the environment
