@@ -151,6 +151,18 @@ def test_any_size_of_image_is_explained(black_box: Explainer) -> None:
     assert logits.shape == (2, 4) and maps.shape == (2, 1, 16, 12)
 
 
+def test_a_classifier_in_half_precision_has_an_auxiliary_network_in_single(
+    black_box: Explainer, raw_images: Tensor
+) -> None:
+    half = ttame.attach(BlackBox().half(), features="small", **FACTS)
+    assert half.auxiliary is not None
+    assert next(half.auxiliary.parameters()).dtype == torch.float32
+    images = normalize(raw_images, half.spec).half()
+    _, maps = half.features(images)
+    assert torch.allclose(maps[0], black_box.features(images.float())[1][0], atol=1e-2)
+    assert half.explain(raw_images).maps.dtype == torch.float32
+
+
 # What is refused
 
 
@@ -330,7 +342,8 @@ def test_training_moves_the_mechanism_alone(
     explainer = ttame.attach(BlackBox(), features="small", config=shape, **FACTS)
     assert explainer.auxiliary is not None
     before = [weight_digest(explainer.classifier), weight_digest(explainer.auxiliary.model)]
-    config = open_recipe(recipe).replace(batch_size=5, steps=3, workers=0)
+    keep = "best" if recipe == "ptame" else "last"
+    config = open_recipe(recipe).replace(batch_size=5, steps=3, workers=0, keep=keep)
     trained = fit(
         explainer, photos, config, tmp_path / "run", validation=photos.select(range(4)),
         progress=False,

@@ -17,7 +17,7 @@ from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.masking import degenerate
 from ttame.methods import Method, build
-from ttame.methods.method import PairedMethod, wrapped
+from ttame.methods.method import networks_beside, wrapped
 
 
 def bind(
@@ -95,7 +95,8 @@ def make_maps(
     Args:
         explainer: From `bind`; its classifier's passes are counted.
         original_classifier: The classifier that it was copied from, to which methods of the
-            caller's own are bound; its passes are counted, too.
+            caller's own are bound; its passes are counted, too, and those of networks that a
+            method runs beside it.
         methods: From `bind`.
         images: Normalised photos, `(B, C, H, W)`.
         targets: Target classes, `(B,)`.
@@ -106,8 +107,8 @@ def make_maps(
         forward and backward (passes).
     """
     for name, method in methods.items():
-        beside = (method.network,) if isinstance(method, PairedMethod) else ()
-        with count_passes(explainer.classifier, original_classifier, *beside) as passes:
+        networks = (explainer.classifier, original_classifier, *networks_beside(method))
+        with count_passes(*networks) as passes:
             start = time.perf_counter()
             maps = method(images, targets)
             seconds = (time.perf_counter() - start) / len(images)

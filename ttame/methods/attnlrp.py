@@ -62,11 +62,10 @@ def attn_lrp(explainer: Explainer) -> Method:
 
 def _is_plain(block: nn.Module, attention: nn.Module) -> bool:
     """Return whether a block has the parts that `_lrp_block` runs."""
+    wanted = [(block, "norm1"), (block, "norm2"), (attention, "qkv"), (attention, "proj")]
     if isinstance(attention, nn.MultiheadAttention):
-        parts = (block, "ln_1"), (block, "ln_2")
-    else:
-        parts = (block, "norm1"), (block, "norm2"), (attention, "qkv"), (attention, "proj")
-    found = [getattr(holder, name, None) for holder, name in (*parts, (block, "mlp"))]
+        wanted = [(block, "ln_1"), (block, "ln_2")]
+    found = [getattr(holder, name, None) for holder, name in (*wanted, (block, "mlp"))]
     return all(isinstance(part, nn.Module) for part in found)
 
 

@@ -35,6 +35,11 @@ def wrapped(function: Method, method: Method) -> Method:
     return PairedMethod(function, method.network) if isinstance(method, PairedMethod) else function
 
 
+def networks_beside(method: Method) -> tuple[nn.Module, ...]:
+    """Return the networks that a method runs beside the classifier."""
+    return (method.network,) if isinstance(method, PairedMethod) else ()
+
+
 def one_by_one(method: Method) -> Method:
     """Give a method one image at a time, which bounds its memory; maps are float32."""
 
