@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+from ttame.errors import TTameError
 
 app = typer.Typer(
     help="Time T-TAME, check it on every model family, make the shipped classifiers.",
@@ -194,33 +195,67 @@ def families(
 
 def distill(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/vit"),
-    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the classifier; default: as it ships.")
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="imagenette: its ten classes, by their labels; photos: all 1,000 classes, by the "
+            "teacher's features."
+        ),
+    ] = "imagenette",
     epochs: Annotated[int, typer.Option(help="Number of passes over the photos.")] = 8,
     crops: Annotated[int, typer.Option(help="Augmented crops per photo.")] = 3,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the crops, which later runs reuse; default: OUT/crops."),
+    ] = None,
+    only_crops: Annotated[
+        bool, typer.Option("--only-crops", help="Compute the crops, and stop.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(help="Number of photos to train on; default: all.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of processes that read photos.")] = 1,
     seed: SEED = 0,
 ) -> None:
-    """Distil EfficientNet-Lite0 into the shipped Vision Transformer, on Imagenette."""
+    """Distil EfficientNet-Lite0 into a shipped Vision Transformer."""
+    from benchmarks.distillation.run import RECIPES, TEACHER, prepare
     from benchmarks.distillation.run import distill as run_distillation
-    from benchmarks.distillation.training import DistillationConfig
-    from ttame.data import imagenette
+    from ttame.classifiers.classes import imagenette_indices
+    from ttame.classifiers.registry import load_backbone
+    from ttame.data import PhotoList, imagenette, open_photos
 
-    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
-    config = DistillationConfig(epochs=epochs, crops=crops, seed=seed, workers=workers)
-    classes = tuple(sorted(set(held_out.labels or ())))
+    if data not in RECIPES:
+        raise TTameError(f"no recipe for data {data!r}; choose from {', '.join(RECIPES)}")
+    default, recipe = RECIPES[data]
+    photos = open_photos(data, "train").sample(limit, seed)
+    validation: tuple[PhotoList, ...] = (imagenette("val"),)
+    classes = imagenette_indices()
+    if data != "imagenette":
+        validation, classes = (*validation, open_photos(data)), tuple(range(1000))
+    config = recipe(epochs=epochs, crops=crops, seed=seed, workers=workers)
+    name = name or default
     with bar() as shown:
 
         def stage(title: str) -> Callable[[int, int], None]:
             task = shown.add_task(title)
             return lambda done, total: shown.update(task, completed=done, total=total)
 
-        record = run_distillation(photos, held_out, classes, config, out, name=name, progress=stage)
+        if only_crops:
+            folder = cache or out / "crops"
+            prepare(photos, validation, config, folder, load_backbone(TEACHER), stage)
+            console.print(f"crops: {folder}")
+            return
+        record = run_distillation(
+            photos, validation, classes, config, out, name=name, crops=cache, progress=stage
+        )
     console.print(
         f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
-        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
+        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %); agreement "
+        "with the teacher: "
+        + ", ".join(f"{value} % on {of}" for of, value in record["agreement"].items())
     )
 
 
