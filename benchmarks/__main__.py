@@ -207,6 +207,16 @@ def distill(
     ] = "imagenette",
     epochs: Annotated[int, typer.Option(help="Number of passes over the photos.")] = 8,
     crops: Annotated[int, typer.Option(help="Augmented crops per photo.")] = 3,
+    stages: Annotated[
+        int | None,
+        typer.Option(help="Stages of the teacher in the stem; default: the recipe's."),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Number of blocks; default: the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos per step; default: the recipe's.")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of the crops, which later runs reuse; default: OUT/crops."),
@@ -235,7 +245,9 @@ def distill(
     classes = imagenette_indices()
     if data != "imagenette":
         validation, classes = (*validation, open_photos(data)), tuple(range(1000))
-    config = recipe(epochs=epochs, crops=crops, seed=seed, workers=workers)
+    chosen = {"stages": stages, "depth": depth, "batch_size": batch_size}
+    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    config = recipe(epochs=epochs, crops=crops, seed=seed, workers=workers, **given)
     name = name or default
     with bar() as shown:
 

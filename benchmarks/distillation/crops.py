@@ -155,11 +155,14 @@ def _write(
     crops: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Fill `maps.npy` and `logits.npy` with so many crops of each photo."""
+    """Fill `maps.npy` and `logits.npy` with so many crops of each photo; uses a GPU if any."""
     folder.mkdir(parents=True, exist_ok=True)
     blank = torch.zeros(1, 3, *teacher.spec.input_size)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stem, tail = split(teacher, stages)
-    maps = stem(blank)
+    stem.to(device)
+    tail.to(device)
+    maps = stem(blank.to(device))
     logits = tail.classifier(tail(own_cells(maps, stages)).mean(dim=(2, 3)))
     count = len(loader.dataset)  # type: ignore[arg-type]
     files = [
@@ -171,10 +174,13 @@ def _write(
     done = 0
     for crop in range(crops):
         for images, index in loader:
-            maps = stem(images.contiguous(memory_format=torch.channels_last))
+            maps = stem(images.to(device).contiguous(memory_format=torch.channels_last))
             logits = tail.classifier(tail(own_cells(maps, stages)).mean(dim=(2, 3)))
             places = slice(int(index[0]), int(index[-1]) + 1)  # in order
-            files[0][crop, places], files[1][crop, places] = maps.half().numpy(), logits.numpy()
+            files[0][crop, places], files[1][crop, places] = (
+                maps.half().cpu().numpy(),
+                logits.cpu().numpy(),
+            )
             done += len(images)
             if progress:
                 progress(done, crops * count)

@@ -32,6 +32,9 @@ class PhotoConfig:
         ranks: With the model truth, draw the target class at every step from the photo's top
             `ranks` classes, or from all where there are fewer; 1, as published, takes the
             predicted class: of labels that do not exclude each other, the most probable.
+        mosaics: Share of each batch that are mosaics of four of its photos
+            (`ttame.training.mosaics`), with a target class drawn from the mosaic's four most
+            probable ones; 0, as published: none.
         skip_bad: Skip photos that cannot be read, with a warning, instead of stopping.
     """
 
@@ -40,6 +43,7 @@ class PhotoConfig:
     crop_area: Annotated[float, Bounds(0, 1, above=True)] | None = None
     truth: Literal["model", "ground"] = "model"
     ranks: AtLeastOne = 1
+    mosaics: Annotated[float, Bounds(0, 1)] = 0.0
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
@@ -47,6 +51,8 @@ class PhotoConfig:
         validate(self)
         if self.truth == "ground" and self.ranks > 1:
             raise TTameError(f"truth='ground' needs ranks=1, got ranks={self.ranks}")
+        if self.truth == "ground" and self.mosaics:
+            raise TTameError(f"truth='ground' needs mosaics=0, got mosaics={self.mosaics}")
         if self.crop_area is not None and not self.augment:
             raise TTameError(f"crop_area={self.crop_area} goes with augment=True")
 

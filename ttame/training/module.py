@@ -27,7 +27,14 @@ from ttame.explainer import Explainer
 from ttame.features import masked_features
 from ttame.masking import keep_top, normalize_maps
 from ttame.training.config import SCORE, Precision, TrainingConfig
-from ttame.training.objective import ObjectiveParts, objective, own_maps, regularized_targets
+from ttame.training.mosaics import PHOTOS, mosaic_places, with_mosaics
+from ttame.training.objective import (
+    ObjectiveParts,
+    objective,
+    own_maps,
+    regularized_targets,
+    remaining,
+)
 from ttame.training.sampling import draw_ranks, unreadable
 from ttame.training.trials import draw_noise, reward, smooth_noise, trial_loss, trial_maps
 
@@ -63,6 +70,7 @@ class ExplainerModule(L.LightningModule):
         self.compiled: Callable[[Tensor], Tensor] | None = compiled
         # Where there are fewer classes, all are drawn from.
         self.ranks = min(config.photos.ranks, explainer.mechanism.classes)
+        self.mosaic_ranks = min(PHOTOS, explainer.mechanism.classes)
         self.learning_rate = (
             config.optimization.learning_rate
         )  # the name that Lightning's finder sets
@@ -105,7 +113,7 @@ class ExplainerModule(L.LightningModule):
         elif ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
-            ordered = logits.topk(self.ranks, dim=1).indices
+            ordered = logits.topk(int(ranks.max()) + 1, dim=1).indices
             labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
@@ -124,6 +132,10 @@ class ExplainerModule(L.LightningModule):
             answer = self.compiled(masked) if self.compiled else classifier(masked)
         activation = self.explainer.spec.activation
         parts = objective(logits, answer, labels, maps, config.objective, activation)
+        if weight := config.objective.complement:
+            rest = laid_out(self.explainer.spec.mask(images, 1 - own_maps(maps), 1.0, seed))
+            left = remaining(logits, classifier(rest), labels, activation).mean()
+            parts = replace(parts, total=parts.total + weight * left, complement=left)
         if trial is None:
             return parts
         return replace(parts, total=parts.total + config.objective.trials * trial, trials=trial)
@@ -162,18 +174,23 @@ class ExplainerModule(L.LightningModule):
         retain = self.config.mask.retain[batch_idx % len(self.config.mask.retain)]
         images, positions = batch
         truth = None if self.truth is None else self.truth.to(positions.device)[positions]
-        ranks = None
-        if self.ranks > 1:
-            seed = self.config.run.seed
-            drawn = draw_ranks(seed, batch_idx, positions.tolist(), self.ranks)
-            ranks = torch.tensor(drawn, device=positions.device)
+        ranks, seed, numbers = None, self.config.run.seed, positions.tolist()
+        places = mosaic_places(len(images), self.config.photos.mosaics)
+        if self.ranks > 1 or places:
+            drawn = draw_ranks(seed, batch_idx, numbers, self.ranks)
+            of_mosaics = draw_ranks(seed, batch_idx, numbers, self.mosaic_ranks)
+            ranks = torch.tensor(
+                [of_mosaics[i] if i in places else rank for i, rank in enumerate(drawn)],
+                device=positions.device,
+            )
+            images = with_mosaics(images, places)
         noise = None
         if tried := round(self.config.mask.tried * len(images)):
-            noise = draw_noise(self.config.run.seed, batch_idx, positions[-tried:].tolist())
+            noise = draw_noise(seed, batch_idx, numbers[-tried:])
             noise = noise.to(images.device)
         parts = self.parts(images, retain, ranks, truth, noise)
         if not bool(parts.total.isfinite()):
-            photos = [self.names[i] for i in positions.tolist()] if self.names else []
+            photos = [self.names[i] for i in numbers] if self.names else []
             raise TTameError(
                 f"the loss became {parts.total.item()} at step {self.global_step}"
                 f"{' on the photos ' if photos else ''}{', '.join(photos)}; lower the learning "
