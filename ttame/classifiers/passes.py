@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttame.features import HOOKS, Hook
 
+Copied = TypeVar("Copied", bound=nn.Module)
 
-def copy_module(model: nn.Module) -> nn.Module:
+
+def copy_module(model: Copied) -> Copied:
     """Copy a module deeply, without the hooks of passes that run at this moment."""
     with HOOKS:
         copied = copy.deepcopy(model)

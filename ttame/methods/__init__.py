@@ -18,6 +18,7 @@ from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_
 from ttame.methods.cam import cam_method, finer_cam, saturated
 from ttame.methods.iia import iia_method
 from ttame.methods.method import Method as Method
+from ttame.methods.method import wrapped
 from ttame.methods.opticam import opticam_method
 from ttame.methods.rise import rise_method
 from ttame.methods.trained import refined_method, trained_method
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "T-TAME": ttame_method,
     "T-TAME (refined)": refined_method(),
     "T-TAME (published)": trained_method("published"),
+    "P-TAME": trained_method("ptame"),
     "Grad-CAM": cam_method("GradCAM"),
     "Grad-CAM (saturated)": saturated(cam_method("GradCAM")),
     "Grad-CAM++": cam_method("GradCAMPlusPlus"),
@@ -83,7 +85,7 @@ def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = 
     if is_half(explainer.classifier):
         single = explainer.replace(classifier=in_single_precision(explainer.classifier)).eval()
         method = build(name, single, settings)
-        return lambda images, targets: method(images.float(), targets)
+        return wrapped(lambda images, targets: method(images.float(), targets), method)
     if not settings:
         return METHODS[name](explainer)
     if name not in CONFIGURABLE:

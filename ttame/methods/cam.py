@@ -37,15 +37,20 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
         The layer's dotted name and the module.
 
     Raises:
-        TTameError: If the classifier has no such layer, does not run it, or its output is no
-            spatial feature map: not of the form `(B, C, h, w)`, `(B, h, w, C)` or tokens
-            `(B, N, C)`, or of one cell only.
+        TTameError: If the classifier has no such layer (those of an auxiliary network are not its
+            own), does not run it, or its output is no spatial feature map: not of the form
+            `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`, or of one cell only.
     """
     layer, classifier = explainer.spec.cam_layer or explainer.layers[-1], explainer.classifier
     height, width = explainer.spec.input_size
     blank = input_like(classifier).new_zeros(1, explainer.spec.channels, height, width)
     refused = f"{method} does not apply to {explainer.spec.name}"
     advice = "set cam_layer to a layer with a spatial feature map; `ttame layers` lists them"
+    if explainer.auxiliary is not None and not explainer.spec.cam_layer:
+        raise TTameError(
+            f"{refused}: it is explained on feature maps of {explainer.auxiliary.spec.name}, and "
+            f"no layer of its own is known; {advice}"
+        )
     try:
         # No inference mode: a classifier that keeps a tensor of its first pass (position
         # embeddings, say) could have no gradient through it later.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from ttame.errors import AtLeastOne, Bounds, NotNegative, Positive, TTameError, unknown, validate
 from ttame.training.objective import ObjectiveConfig
 
-Init = Literal["free", "classifier"]
+Init = Literal["free", "classifier", "surrogate"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 # Fields that decide where and how a run is carried out, not its result; a run may be resumed
 # with others.
@@ -66,8 +66,8 @@ class StartConfig:
         fusion: `"free"`, as published: one row per class, which learns from photos of that class
             alone. `"shared"`: the rows keep their start, but for one learned row that is added
             to all. `"tied"`: rows that are one learned function of the classifier's own class
-            vectors (`ttame.training.tying`). With both, classes without photos learn with the
-            others.
+            vectors, or with `init="surrogate"` of the surrogate's (`ttame.training.tying`). With
+            both, classes without photos learn with the others.
     """
 
     init: Init = "classifier"

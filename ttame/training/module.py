@@ -50,7 +50,8 @@ class ExplainerModule(L.LightningModule):
             labels are the targets where the config says so.
 
     Raises:
-        TTameError: If labels are asked for that are not there, or not the classifier's.
+        TTameError: If labels are asked for that are not there, or not the classifier's, or
+            feature maps are to be masked that are not the classifier's own.
     """
 
     def __init__(
@@ -61,6 +62,11 @@ class ExplainerModule(L.LightningModule):
         photos: PhotoList | None = None,
     ) -> None:
         super().__init__()
+        if config.mask.masked == "features" and explainer.auxiliary is not None:
+            raise TTameError(
+                f"masked='features' masks a feature map of {explainer.spec.name}, and those read "
+                f"are of {explainer.auxiliary.spec.name}; use masked='image'"
+            )
         self.explainer, self.config, self.total_steps = explainer, config, total_steps
         self.names = photos.names if photos else ()
         self.truth = _ground_truth(photos, explainer) if config.photos.truth == "ground" else None
@@ -82,7 +88,7 @@ class ExplainerModule(L.LightningModule):
             },
             compute_groups=False,
         )
-        self.strict_loading = False  # checkpoints leave the frozen classifier out
+        self.strict_loading = False  # checkpoints leave frozen networks out
 
     def parts(
         self,
@@ -260,9 +266,10 @@ class ExplainerModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen classifier out of checkpoints."""
+        """Leave frozen networks out of checkpoints."""
         state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("explainer.classifier.")]:
+        frozen = ("explainer.classifier.", "explainer.auxiliary.")
+        for name in [name for name in state if name.startswith(frozen)]:
             del state[name]
 
 
