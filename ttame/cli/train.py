@@ -47,7 +47,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="'ttame' (ours), 'linear' (our first), 'published', 'lcam-img' or 'lcam-fm'."
+            help="'ttame' (ours), 'linear' (our first), 'published', 'lcam-img', 'lcam-fm' or "
+            "'shapley'."
         ),
     ] = "ttame",
     config_file: Annotated[

@@ -20,6 +20,11 @@ DECODED = AttentionConfig(branch=False, decoder=16)
 SIGNED = AttentionConfig(activation="identity")
 
 
+# The explainer of Shapley values: ViT-Shapley's own has one more self-attention block before its
+# head, and patches of 16 px of a 224 px photo for players.
+PLAYERS = AttentionConfig(mixing="attention", activation="identity", max_size=14)
+
+
 def ours(**changes: Any) -> TrainingConfig:
     """Return our training of a mechanism with a decoder (`DECODED`), with `changes`.
 
@@ -67,12 +72,34 @@ def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
     return published(**{**choices, **changes})
 
 
+def shapley(**changes: Any) -> TrainingConfig:
+    """Return the training of amortised Shapley values (`ttame.training.shapley`), with `changes`.
+
+    As many steps as ours take on the same photos, in about the same time.
+    """
+    recipe = TrainingConfig.of(
+        batch_size=20,
+        fusion="tied",
+        retain=(1.0,),
+        objective=ObjectiveConfig(
+            cross_entropy=0, area=0, variation=0, labels="own", reduction="mean"
+        ),
+        pairs=1,
+        surrogate=0.5,
+        epochs=1,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+    )
+    return recipe.replace(**changes)
+
+
 RECIPES: dict[str, Callable[[], TrainingConfig]] = {
     "ttame": ours,
     "linear": TrainingConfig,
     "published": published,
     "lcam-img": partial(lcam, "img"),
     "lcam-fm": partial(lcam, "fm"),
+    "shapley": shapley,
 }
 
 
@@ -81,7 +108,7 @@ def open_recipe(name: str) -> TrainingConfig:
 
     Args:
         name: `"ttame"` (ours), `"linear"` (our first, without a decoder), `"published"`,
-            `"lcam-img"` or `"lcam-fm"`.
+            `"lcam-img"`, `"lcam-fm"` or `"shapley"`.
 
     Raises:
         TTameError: If there is no such recipe.
@@ -95,7 +122,7 @@ def architecture(recipe: str) -> AttentionConfig:
     """Return the mechanism that a recipe trains; one without branches for L-CAM, on one layer."""
     if recipe.startswith("lcam"):
         return AttentionConfig(branch=False)
-    return {"ttame": DECODED, "linear": SIGNED}.get(recipe, AttentionConfig())
+    return {"ttame": DECODED, "linear": SIGNED, "shapley": PLAYERS}.get(recipe, AttentionConfig())
 
 
 def layers(recipe: str, spec: BackboneSpec) -> str:
