@@ -48,7 +48,7 @@ def train(
         str,
         typer.Option(
             help="'ttame' (ours), 'ptame' (ours for --features), 'linear' (our first), "
-            "'published', 'lcam-img' or 'lcam-fm'."
+            "'published', 'lcam-img', 'lcam-fm' or 'shapley'."
         ),
     ] = "ttame",
     config_file: Annotated[

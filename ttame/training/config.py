@@ -108,6 +108,30 @@ class MaskConfig:
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
 
 
+@dataclass(frozen=True)
+class ShapleyConfig:
+    """Learning Shapley values in place of the objective (`ttame.training.shapley`).
+
+    Attributes:
+        pairs: Pairs of coalitions per photo and step; 0: the mechanism learns by the objective.
+        surrogate: Share of the run's steps, the first, in which a copy of the classifier is
+            fine-tuned on masked photos; the worth of a coalition is this surrogate's probability.
+            With 0 it is the classifier's own, of photos that it was never trained on.
+        surrogate_rate: Maximum learning rate of the surrogate.
+        efficiency: Weight of the squared gap between the mean of a raw map and what all players
+            are worth together. The loss itself leaves the level of a map open.
+    """
+
+    pairs: Annotated[int, Bounds(0)] = 0
+    surrogate: Annotated[float, Bounds(0, 0.9)] = 0.5
+    surrogate_rate: Positive = 1e-4
+    efficiency: NotNegative = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        validate(self)
+
+
 # Parts of the mechanism that may learn at rates of their own; gains are batch-norm weights.
 PARTS = ("branches", "gains", "fusion", "decoder")
 
@@ -194,6 +218,7 @@ _GROUPS = {
     "start": StartConfig,
     "mask": MaskConfig,
     "objective": ObjectiveConfig,
+    "shapley": ShapleyConfig,
     "optimization": OptimizationConfig,
     "run": RunConfig,
 }
@@ -212,6 +237,7 @@ class TrainingConfig:
         start: Where the mechanism starts.
         mask: How a map masks the photo.
         objective: The loss.
+        shapley: Shapley values in its place.
         optimization: How the weights are optimised, and which are kept.
         run: How and where the run is carried out.
     """
@@ -224,6 +250,7 @@ class TrainingConfig:
             cross_entropy=0, drop=5, labels="own", reduction="mean", variation=0.001
         )
     )
+    shapley: ShapleyConfig = field(default_factory=ShapleyConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -235,6 +262,27 @@ class TrainingConfig:
             raise TTameError(
                 f"tried={self.mask.tried} needs masked='image' and labels='own', got "
                 f"{self.mask.masked!r} and {self.objective.labels!r}"
+            )
+
+        if self.shapley.pairs:
+            self._check_shapley()
+
+    def _check_shapley(self) -> None:
+        """Refuse what Shapley values leave no place for, so that nothing is ignored."""
+        loss, run = self.objective, self.run
+        others = {
+            "objective weights": any((loss.cross_entropy, loss.drop, loss.trials, loss.area,
+                                      loss.variation)),
+            f"masked={self.mask.masked!r}": self.mask.masked != "image",
+            f"tried={self.mask.tried}": self.mask.tried > 0,
+            "compile=True": run.compile,
+            f"{run.devices * run.nodes} processes": run.devices * run.nodes > 1,
+        }  # fmt: skip
+        found = [name for name, there in others.items() if there]
+        if found:
+            raise TTameError(
+                f"pairs={self.shapley.pairs} learns Shapley values, without {', '.join(found)}; "
+                "begin with ttame.training.recipes.shapley() (--recipe shapley), on one device"
             )
 
     @classmethod

@@ -95,14 +95,20 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveParts:
+class Parts:
+    """What a step minimises, a scalar (differentiable); subclasses add what it is made of."""
+
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class ObjectiveParts(Parts):
     """The objective of a batch and its unweighted parts, scalars (differentiable).
 
     `trials` is there for batches in which photos were tried (`ttame.training.trials`),
     `complement` where it has a weight.
     """
 
-    total: Tensor
     cross_entropy: Tensor
     drop: Tensor
     area: Tensor
