@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, open_device, run
 from ttame.errors import TTameError
 
 app = typer.Typer(
@@ -315,8 +315,12 @@ def transfer(
     from ttame.loading import load
 
     loaded, photos = load(explainer), open_photos(data).sample(limit)
+    device = open_device(None)
+    loaded.to(device)
     scorers = [load_backbone(name) for name in scorer or ["tf_efficientnet_lite1",
                                                           "tf_efficientnet_lite2"]]  # fmt: skip
+    for found in scorers:
+        found.model.to(device)
     rows = measure_transfer(loaded, scorers, photos, steps)
     for row in rows:
         console.print(
@@ -390,6 +394,7 @@ def refinement(
     from ttame.loading import load
 
     loaded, rows = load(explainer), []
+    loaded.to(open_device(None))
     with bar() as shown:
 
         def stage(title: str) -> Callable[[int, int], None]:

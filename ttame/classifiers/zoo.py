@@ -231,6 +231,7 @@ def registered() -> tuple[BackboneSpec, ...]:
         _lite("lite2", 260),
         *_papers(),
         _hybrid("vit_imagenette", ten, stages=4, depth=6, data="Imagenette"),
+        _hybrid("vit_hybrid_imagenet", every, stages=6, depth=6, data="photos of many kinds"),
         _creatures(),
     )
 
