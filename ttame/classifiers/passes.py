@@ -64,6 +64,14 @@ class OwnDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def own_precision(device: torch.device) -> Iterator[None]:
-    """Run the block in the precision of its tensors, whatever autocast is active around it."""
-    with torch.autocast(device.type, enabled=False):
-        yield
+    """Run the block in the precision of its tensors, whatever autocast is active around it.
+
+    On GPUs convolutions would otherwise round their inputs to 10 bits (TensorFloat-32).
+    """
+    kept = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = kept and device.type != "cuda"
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = kept

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ttame.cli.terminal import HEIGHT, WEIGHTS, WIDTH, input_size
+from ttame.cli.terminal import HEIGHT, WEIGHTS, WIDTH, input_size, open_device
 from ttame.errors import TTameError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def train(
         str,
         typer.Option(
             help="'ttame' (ours), 'ptame' (ours for --features), 'linear' (our first), "
-            "'published', 'lcam-img' or 'lcam-fm'."
+            "'published', 'lcam-img', 'lcam-fm' or 'shapley'."
         ),
     ] = "ttame",
     config_file: Annotated[
@@ -170,6 +170,8 @@ def train(
     check_launched(config, arguments)
     if find_rate is not None:
         config = config.replace(learning_rate=_found(explainer, photos, config, find_rate))
+    if config.run.devices * config.run.nodes == 1:  # several processes each find their own
+        explainer.to(open_device(None))
     fit(explainer, photos, config, out, validation=held, name=name, resume=resume)
     _say(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
 

@@ -43,6 +43,7 @@ from ttame.training.sampling import (
     unreadable,
     validation_loader,
 )
+from ttame.training.shapley import training_module
 from ttame.training.tying import dense_state, share, tie
 
 # Photos that the classifier-initialised map is centred and scaled on.
@@ -158,7 +159,7 @@ def fit(
         trainer = _trainer(config, out, total, epoch, [*callbacks, timer, checkpoints], progress)
         world, device = trainer.world_size, trainer.strategy.root_device
         synchronize_batch_norm(working.mechanism, world, device)
-        module = ExplainerModule(working, config, total, photos)
+        module = training_module(working, config, total, photos)
         last = checkpoints.last_path
         exhausted = _train(trainer, module, photos, validation, last, resume)
     if exhausted:  # the error and what its frames held are gone by now
@@ -170,7 +171,8 @@ def fit(
         )
     if config.optimization.keep == "best":
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
-        weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
+        prefix = "explainer.mechanism."
+        weights = {key.removeprefix(prefix): saved[key] for key in saved if key.startswith(prefix)}
         working.mechanism.load_state_dict(weights)
     mechanism = _blank(explainer)
     mechanism.load_state_dict(dense_state(working.mechanism))
@@ -336,7 +338,8 @@ def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]
     def step(photos: int) -> None:
         images = torch.zeros(photos, spec.channels, *spec.input_size, device=device)
         with autocast(module.config.run.precision, device):
-            total = module.to(device).parts(images).total
+            positions = torch.arange(photos, device=device)
+            total = module.to(device).step_parts(images, positions, 0).total
         total.backward()  # type: ignore[no-untyped-call]
         module.zero_grad()
 

@@ -20,6 +20,11 @@ DECODED = AttentionConfig(branch=False, decoder=16)
 SIGNED = AttentionConfig(activation="identity")
 
 
+# The explainer of Shapley values: ViT-Shapley's own has one more self-attention block before its
+# head, and patches of 16 px of a 224 px photo for players.
+PLAYERS = AttentionConfig(mixing="attention", activation="identity", max_size=14)
+
+
 def ours(**changes: Any) -> TrainingConfig:
     """Return our training of a mechanism with a decoder (`DECODED`), with `changes`.
 
@@ -76,6 +81,27 @@ def lcam(kind: Literal["img", "fm"], **changes: Any) -> TrainingConfig:
     return published(**{**choices, **changes})
 
 
+def shapley(**changes: Any) -> TrainingConfig:
+    """Return the training of amortised Shapley values (`ttame.training.shapley`), with `changes`.
+
+    As many steps as ours take on the same photos, in about the same time.
+    """
+    recipe = TrainingConfig.of(
+        batch_size=20,
+        fusion="tied",
+        retain=(1.0,),
+        objective=ObjectiveConfig(
+            cross_entropy=0, area=0, variation=0, labels="own", reduction="mean"
+        ),
+        pairs=1,
+        surrogate=0.5,
+        epochs=1,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+    )
+    return recipe.replace(**changes)
+
+
 RECIPES: dict[str, Callable[[], TrainingConfig]] = {
     "ttame": ours,
     "ptame": auxiliary,
@@ -83,6 +109,7 @@ RECIPES: dict[str, Callable[[], TrainingConfig]] = {
     "published": published,
     "lcam-img": partial(lcam, "img"),
     "lcam-fm": partial(lcam, "fm"),
+    "shapley": shapley,
 }
 
 
@@ -91,7 +118,7 @@ def open_recipe(name: str) -> TrainingConfig:
 
     Args:
         name: `"ttame"` (ours), `"ptame"` (ours for an auxiliary network), `"linear"` (our first,
-            without a decoder), `"published"`, `"lcam-img"` or `"lcam-fm"`.
+            without a decoder), `"published"`, `"lcam-img"`, `"lcam-fm"` or `"shapley"`.
 
     Raises:
         TTameError: If there is no such recipe.
@@ -105,7 +132,8 @@ def architecture(recipe: str) -> AttentionConfig:
     """Return the mechanism that a recipe trains; one without branches for L-CAM, on one layer."""
     if recipe.startswith("lcam"):
         return AttentionConfig(branch=False)
-    return {"ttame": DECODED, "ptame": DECODED, "linear": SIGNED}.get(recipe, AttentionConfig())
+    signed = {"ttame": DECODED, "ptame": DECODED, "linear": SIGNED, "shapley": PLAYERS}
+    return signed.get(recipe, AttentionConfig())
 
 
 def layers(recipe: str, spec: BackboneSpec) -> str:
