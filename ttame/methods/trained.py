@@ -70,7 +70,7 @@ def trained_method(recipe: str) -> Callable[[Explainer], Method]:
     """Make a factory for a mechanism that ships with `ttame` for the explainer's classifier.
 
     Args:
-        recipe: It was trained by: `"published"`, `"ptame"`, `"lcam-img"` or `"lcam-fm"`.
+        recipe: It was trained by: `"published"`, `"published_tied"`, `"ptame"`, `"lcam-img"` or `"lcam-fm"`.
 
     Raises:
         TTameError: From the factory, if none was trained for this classifier.
