@@ -31,7 +31,7 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "T-TAME": ttame_method,
     "T-TAME (refined)": refined_method(),
     "T-TAME (published)": trained_method("published"),
-    "T-TAME (published, tied rows)": trained_method("published_tied"),
+    "T-TAME (published with tied rows)": trained_method("published_tied"),
     "P-TAME": trained_method("ptame"),
     "Grad-CAM": cam_method("GradCAM"),
     "Grad-CAM (saturated)": saturated(cam_method("GradCAM")),
