@@ -33,7 +33,7 @@ from ttame.training.devices import (
     largest_batch,
     synchronize_batch_norm,
 )
-from ttame.training.initialization import class_gradients, initialize
+from ttame.training.initialization import SPREAD, class_gradients, initialize
 from ttame.training.module import ExplainerModule, autocast
 from ttame.training.sampling import (
     epoch_steps,
@@ -43,7 +43,7 @@ from ttame.training.sampling import (
     unreadable,
     validation_loader,
 )
-from ttame.training.shapley import training_module
+from ttame.training.shapley import VALUE_SPREAD, training_module
 from ttame.training.tying import dense_state, share, tie
 
 # Photos that the classifier-initialised map is centred and scaled on.
@@ -91,7 +91,8 @@ def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> 
     working = explainer.replace(
         classifier=folded, mechanism=mechanism, record={}, auxiliary=beside
     ).train()
-    gradients = initialize(working, images, config.start.init)
+    spread = VALUE_SPREAD if config.shapley.pairs else SPREAD
+    gradients = initialize(working, images, config.start.init, spread)
     if config.start.fusion == "tied":
         tie(working, class_gradients(working, images) if gradients is None else gradients)
     elif config.start.fusion == "shared":

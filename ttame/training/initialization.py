@@ -20,30 +20,33 @@ from ttame.training.config import Init
 
 # Standard deviation of the initial map, in logits of the mask: wide enough that the mask is no
 # uniform grey, narrow enough that the sigmoid still passes gradients.
-_SPREAD = 2.0
+SPREAD = 2.0
 _GRADIENT_PHOTOS = 48  # one backward pass per class, from the deepest layer on
 _CHUNK = 32
 _RIDGE = 1.0  # penalty of the surrogate, relative to the mean square of the centred channels
 
 
 @torch.no_grad()
-def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Tensor | None:
+def initialize(
+    explainer: Explainer, images: Tensor, init: Init = "free", spread: float = SPREAD
+) -> Tensor | None:
     """Set the starting point of an explainer's mechanism.
 
     `"free"` leaves torch's random initialisation, the papers' choice. `"classifier"` starts
     every branch as the activation of its feature map (`_pass_through`), puts into the fusion the
     mean gradient of every class's logit with respect to the deepest layer's feature map, leaves
     zero for the other layers, and centres and scales the initial own-class map over `images` to
-    mean 0 and standard deviation 2, so that masks start neither all-zero nor all-one; a decoder
-    does so for each photo. Where only
-    average pooling and a linear layer follow the feature map, that is class activation mapping;
-    elsewhere it is Grad-CAM with weights that are the same for all photos. `"surrogate"` puts the
-    weights of a linear surrogate (`surrogate_rows`) in the place of those gradients.
+    mean 0 and standard deviation `spread`, so that masks start neither all-zero nor all-one; a
+    decoder does so for each photo. Where only average pooling and a linear layer follow the
+    feature map, that is class activation mapping; elsewhere it is Grad-CAM with weights that are
+    the same for all photos. `"surrogate"` puts the weights of a linear surrogate
+    (`surrogate_rows`) in the place of those gradients.
 
     Args:
         explainer: Changed: its mechanism's parameters are set.
         images: Normalised photos that gradients and scale are measured on, `(B, C, H, W)`.
         init: Which start.
+        spread: Standard deviation of the initial map; not of one that a decoder standardises.
 
     Returns:
         The gradients or weights that the start was made from, `(K, C)`; `None` for `"free"`.
@@ -79,7 +82,7 @@ def initialize(explainer: Explainer, images: Tensor, init: Init = "free") -> Ten
     mode = mechanism.training
     explainer.eval()
     maps = torch.cat([explainer(part)[2] for part in images.split(_CHUNK)])  # type: ignore[no-untyped-call]
-    gain = _SPREAD / maps.std().clamp_min(1e-12)
+    gain = spread / maps.std().clamp_min(1e-12)
     mechanism.fusion.weight.mul_(gain)
     mechanism.fusion.bias.fill_(float(-maps.mean() * gain))
     explainer.train(mode)
