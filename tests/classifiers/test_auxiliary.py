@@ -37,7 +37,7 @@ from ttame.training.config import TrainingConfig
 from ttame.training.fit import fit, prepare_on
 from ttame.training.initialization import class_gradients, surrogate_rows
 from ttame.training.module import ExplainerModule
-from ttame.training.planning import training_module
+from ttame.training.planning import module_at_start
 from ttame.training.recipes import DECODED, open_recipe
 
 FACTS: Any = {"input_size": (32, 32), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.5)}
@@ -381,5 +381,5 @@ def test_a_run_on_other_features_is_another_run(
 
 def test_a_plan_needs_no_surrogate(black_box: Explainer, box_images: Tensor) -> None:
     config = open_recipe("ptame").replace(batch_size=2, tried=0)
-    module = training_module(black_box, box_images[:1], config, torch.device("cpu"))
+    module = module_at_start(black_box, box_images[:1], config, torch.device("cpu"))
     assert float(module.parts(box_images[:2]).total.detach()) > 0
