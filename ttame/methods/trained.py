@@ -4,7 +4,8 @@ Of the others, one of each ships for the default classifier: the published one t
 many kinds, L-CAM's on Imagenette alone.
 L-CAM, the predecessor, is our mechanism on one layer with
 `AttentionConfig(branch=False)`: a 1x1 convolution from feature map to classes; its two kinds
-differ in what the mask multiplies in training (`TrainingConfig.masked`).
+differ in what the mask multiplies in training (`TrainingConfig.masked`). Amortised Shapley values
+are one more objective for our mechanism (`ttame.training.shapley`).
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def trained_method(recipe: str) -> Callable[[Explainer], Method]:
     """Make a factory for a mechanism that ships with `ttame` for the explainer's classifier.
 
     Args:
-        recipe: It was trained by: `"published"`, `"lcam-img"` or `"lcam-fm"`.
+        recipe: It was trained by: `"published"`, `"lcam-img"`, `"lcam-fm"` or `"shapley"`.
 
     Raises:
         TTameError: From the factory, if none was trained for this classifier.

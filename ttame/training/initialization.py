@@ -34,8 +34,9 @@ def initialize(
     mean gradient of every class's logit with respect to the deepest layer's feature map, leaves
     zero for the other layers, and centres and scales the initial own-class map over `images` to
     mean 0 and standard deviation `spread`, so that masks start neither all-zero nor all-one; a
-    decoder does so for each photo. Where only average pooling and a linear layer follow the feature map, that is class activation mapping;
-    elsewhere it is Grad-CAM with weights that are the same for all photos.
+    decoder does so for each photo. Where only average pooling and a linear layer follow the feature
+    map, that is class activation mapping; elsewhere it is Grad-CAM with weights that are the same
+    for all photos.
 
     Args:
         explainer: Changed: its mechanism's parameters are set.
