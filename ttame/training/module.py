@@ -182,7 +182,8 @@ class ExplainerModule(L.LightningModule):
             drawn = draw_ranks(seed, step, positions.tolist(), self.ranks)
             ranks = torch.tensor(drawn, device=positions.device)
         noise = None
-        if tried := round(self.config.mask.tried * len(images)):
+        # One photo at least learns by gradients.
+        if tried := min(round(self.config.mask.tried * len(images)), len(images) - 1):
             noise = draw_noise(self.config.run.seed, step, positions[-tried:].tolist())
             noise = noise.to(images.device)
         return self.parts(images, retain, ranks, truth, noise)
