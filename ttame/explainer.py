@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +39,9 @@ from ttame.features import FeatureExtractor
 from ttame.files import replacing
 from ttame.images import Crop, ImageLike, image_batches, image_source, normalize
 from ttame.refinement import check_steps, refine_maps
+
+if TYPE_CHECKING:
+    from ttame.export.agreement import Agreement
 
 FORMAT, VERSION = "ttame-explainer", 1
 # What a header holds, and how its values look.
@@ -415,6 +418,36 @@ class Explainer(nn.Module):
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
         return path
+
+    def export(
+        self,
+        path: Path | str,
+        *,
+        batch: int | None = None,
+        licence: str = "not stated",
+        photos: ImageLike | Iterable[ImageLike] | None = None,
+    ) -> Agreement:
+        """Write classifier and mechanism to one ONNX file that runs without this library.
+
+        Its inputs are `images`, normalised `(B, C, H, W)` float32, and `targets`, `(B,)` int64
+        with -1 for the predicted class; its outputs `logits` `(B, K)`, `explained`, the classes
+        of the maps `(B,)`, and `maps`, raw `(B, 1, h, w)`. What the network expects of photos, its
+        classes and digests are in the file's metadata, as JSON under the key `ttame`. The file is
+        run on photos and held against PyTorch before it takes its place.
+
+        Args:
+            path: Output file, `.onnx`.
+            batch: Number of images per call, for networks that fix it; `None` for any number.
+            licence: Licence of the classifier's weights, noted in the file.
+            photos: Photos to compare on, as for `explain`; default: the shipped samples.
+
+        Raises:
+            TTameError: If an operation cannot be exported, the file cannot be written, or
+                disagrees with PyTorch by more than 1e-3; nothing is written then.
+        """
+        from ttame.export.write import export
+
+        return export(self, path, batch=batch, licence=licence, photos=photos)
 
     @classmethod
     def load(
