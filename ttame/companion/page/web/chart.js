@@ -1,11 +1,5 @@
 // The probability of a class by the share of pixels kept, one line a method.
 
-const element = (tag, values, text = "") => {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(values)) made.setAttribute(name, value);
-  made.textContent = text;
-  return made;
-};
 const LIMITS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1];
 
 /**
@@ -19,6 +13,12 @@ const LIMITS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1];
  * @param ticks Shares to name.
  */
 export const drawChart = (svg, { lines, whole, share, at, ticks }) => {
+  const element = (tag, values, text = "") => {
+    const made = document.createElementNS(svg.namespaceURI, tag);
+    for (const [name, value] of Object.entries(values)) made.setAttribute(name, value);
+    made.textContent = text;
+    return made;
+  };
   const values = [whole ?? 0, ...lines.flatMap(({ points }) => points.map(([, value]) => value))];
   const highest = Math.max(...values);
   const top = LIMITS.find((limit) => limit >= highest) ?? 1;

@@ -19,9 +19,9 @@ const renew = (place, children) => {
   if (name) place.querySelector(`[name="${name}"]:is([value="${value}"], :checked)`)?.focus();
 };
 
-/** List the photos; `images` holds the address of each one's picture. */
-export const listPhotos = (place, photos, images, chosen) => renew(place, photos.map((photo, i) =>
-  option("photo", i, i === chosen, make("img", { src: images[i], alt: photo.name, title: photo.name }))));
+/** List the photos. */
+export const listPhotos = (place, photos, chosen) => renew(place, photos.map(({ name, image }, i) =>
+  option("photo", i, i === chosen, make("img", { src: image, alt: name, title: name }))));
 
 /** List classes with their probabilities. */
 export const listClasses = (place, targets, chosen, labelOf, valueOf) =>
@@ -41,12 +41,11 @@ export const listOthers = (select, targets, chosen, labelOf) => {
 /** List the methods; one without a map of this photo and class cannot be chosen. */
 export const listMethods = (place, methods, chosen, available) =>
   renew(place, methods.map(({ name }, m) => {
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    line.setAttribute("viewBox", "0 0 24 12");
-    line.setAttribute("class", `tx-series-${m % 4} tx-chosen`);
-    line.setAttribute("aria-hidden", "true");
-    line.innerHTML = '<path class="tx-line" d="M0 6H24"/>';
-    const row = option("method", m, m === chosen, make("span", {}, line, name));
+    const shown = make("span");
+    shown.innerHTML = `<svg class="tx-series-${m % 4} tx-chosen" viewBox="0 0 24 12" aria-hidden="true">` +
+      '<path class="tx-line" d="M0 6H24"/></svg>';
+    shown.append(name); // as text
+    const row = option("method", m, m === chosen, shown);
     row.firstChild.disabled = !available(m);
     row.title = available(m) ? "" : "computed beforehand, for the samples' listed classes only";
     return row;

@@ -28,26 +28,27 @@ const loadScript = (address) => new Promise((resolve, reject) => {
 });
 
 /** The base64 text of a part, from an element of this page or a script beside it. */
-const textOf = async ({ name, element, script }) => {
+const textOf = async ({ name, digest, element, script }) => {
   if (element) return document.getElementById(element).textContent;
   if (!self.ttameParts?.[name]) await loadScript(script);
-  const text = self.ttameParts?.[name];
-  if (!text) throw new EngineError(`The file ${script} is not the one that belongs to this page.`);
+  const part = self.ttameParts?.[name];
+  if (part?.digest !== digest) {
+    throw new EngineError(`The file ${script} belongs to another page; make both anew.`);
+  }
   delete self.ttameParts[name]; // only its bytes are needed from here
-  return text;
+  return part.text;
 };
 
 const breathe = () => new Promise((resolve) => setTimeout(resolve));
 
 const unpack = async (part, step) => {
-  const text = await textOf(part);
-  const bytes = new Uint8Array(part.packed);
+  const text = await textOf(part), chunks = [];
   for (let at = 0; at < text.length; at += CHUNK) {
-    bytes.set(bytesOf(text.slice(at, at + CHUNK)), (at / 4) * 3);
-    step(Math.min(CHUNK, text.length - at));
+    step(at / text.length);
+    chunks.push(bytesOf(text.slice(at, at + CHUNK)));
     await breathe();
   }
-  return inflate(bytes, "gzip");
+  return inflate(chunks, "gzip");
 };
 
 /**
@@ -77,12 +78,11 @@ export const createEngine = ({ parts, worker: text }, report) => {
   const load = async () => {
     const missing = lacking();
     if (missing) throw new EngineError(`This browser lacks ${missing}, which the network needs.`);
-    const all = parts.reduce((sum, { packed }) => sum + (packed * 4) / 3, 0);
-    let done = 0;
-    const step = (letters) => report(0.8 * Math.min(1, (done += letters) / all));
-    report(0);
     const bytes = {};
-    for (const part of parts) bytes[part.name] = await unpack(part, step);
+    for (const [i, part] of parts.entries()) {
+      bytes[part.name] = await unpack(part, (share) => report((0.8 * (i + share)) / parts.length));
+    }
+    report(0.8);
     const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     worker = new Worker(address);
     worker.onmessage = ({ data: { id, error, ...answer } }) => {

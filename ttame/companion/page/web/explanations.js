@@ -2,11 +2,12 @@
 
 import { classifierInput, enlarge, keepTop, normalizeMap } from "./maps.js";
 import { bytesOf, inflate, probabilities, roundHalfEven } from "./numbers.js";
+import { addressOf, plain } from "./paint.js";
 import { decode, prepare } from "./photo.js";
 
 /** Read a map computed beforehand: bytes, each but the first a difference to the one before. */
 const unpackMap = async (text) => {
-  const map = await inflate(bytesOf(text), "deflate");
+  const map = await inflate([bytesOf(text)], "deflate");
   for (let i = 1; i < map.length; i++) map[i] += map[i - 1];
   return Float64Array.from(map, (value) => value / 255);
 };
@@ -29,19 +30,22 @@ const remembered = (store, key, make) => {
 export const createExplanations = (data, engine) => {
   const { live, size, shares, methods } = data;
   const area = size[0] * size[1];
-  const add = (photo) => {
-    photos.push({ extra: [], masks: new Map(), runs: new Map(), measured: new Map(), ...photo });
-    return photos.length - 1;
-  };
-  const photos = [];
-  for (const photo of data.photos) add({ ...photo, image: `data:image/webp;base64,${photo.webp}` });
+  const photoOf = (facts) =>
+    ({ extra: [], masks: new Map(), runs: new Map(), measured: new Map(), ...facts });
+  const photos = data.photos.map((photo) =>
+    photoOf({ ...photo, image: `data:image/webp;base64,${photo.webp}` }));
 
-  /** Take a photo of the reader's; returns its position. */
+  /** Read and explain a photo of the reader's; returns its position. */
   const open = async (file) => {
     const bitmap = await decode(file);
     const pixels = prepare(bitmap, { ...live, size });
     bitmap.close();
-    return add({ name: file.name, targets: [], classes: [], whole: [], pixels: Promise.resolve(pixels) });
+    const photo = photoOf({
+      name: file.name, image: addressOf(plain(pixels, size)), pixels: Promise.resolve(pixels),
+      targets: [], classes: [], whole: [],
+    });
+    await explain(photo);
+    return photos.push(photo) - 1;
   };
 
   /** RGB bytes that the classifier sees of a photo. */

@@ -7,11 +7,15 @@ export const roundHalfEven = (value) => {
 };
 
 /** Decode base64 text, or a stretch of it that begins and ends between groups of four. */
-export const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+export const bytesOf = (text) => {
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
+};
 
-/** Decompress bytes; `format` is "gzip" or "deflate". */
-export const inflate = async (bytes, format) => {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
+/** Decompress chunks of bytes; `format` is "gzip" or "deflate". */
+export const inflate = async (chunks, format) => {
+  const stream = new Blob(chunks).stream().pipeThrough(new DecompressionStream(format));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
 

@@ -4,12 +4,13 @@ import { drawChart } from "./chart.js";
 import { listClasses, listMethods, listOthers, listPhotos, make, tell } from "./controls.js";
 import { EngineError, createEngine, lacking } from "./engine.js";
 import { createExplanations } from "./explanations.js";
+import { wireIntake } from "./intake.js";
 import { readLink, writeLink } from "./link.js";
 import { bytesOf } from "./numbers.js";
-import { compose, plain, ramp, show } from "./paint.js";
+import { ramp, show } from "./paint.js";
 import { numbersOf, panelsOf } from "./panels.js";
 import { PhotoError, altersPixels } from "./photo.js";
-import { createSearch } from "./search.js";
+import { wireSaving } from "./saving.js";
 
 const EVERY = Array.from({ length: 100 }, (_, i) => 100 - i); // shares that can be measured live
 
@@ -24,7 +25,6 @@ const start = (root, first) => {
   const engine = data.live ? createEngine(data.live, report) : undefined;
   const explanations = createExplanations(data, engine);
   const { photos, labelOf, whole, known } = explanations;
-  const images = photos.map(({ image }) => image);
   const state = {
     photo: 0, target: photos[0].targets[0], method: 0, share: data.shares[0], view: "map",
     beside: "", other: null, opacity: 0.6,
@@ -170,18 +170,8 @@ const start = (root, first) => {
       "classifier would see noise. Allow canvas data for this page.");
     for (const file of files) {
       const position = await explanations.open(file);
-      const photo = photos[position];
-      const canvas = make("canvas");
-      show(canvas, plain(await photo.pixels, data.size));
-      images[position] = canvas.toDataURL();
-      try {
-        await explanations.explain(photo);
-      } catch (error) {
-        photos.length = images.length = position; // not to be chosen without an explanation
-        throw error;
-      }
       find(".tx-start").hidden = true;
-      listPhotos(find(".tx-photos > div"), photos, images, position);
+      listPhotos(find(".tx-photos > div"), photos, position);
       await choose({ photo: position });
     }
   });
@@ -221,25 +211,6 @@ const start = (root, first) => {
 
   // Wiring
 
-  const save = () => {
-    const panels = [...find(".tx-frame").children].map((figure) => ({
-      canvas: figure.querySelector("canvas"),
-      caption: [...figure.querySelectorAll("figcaption span")].map(({ textContent }) => textContent).join("  "),
-    }));
-    const line = `${photoOf().name}: ${data.methods[state.method].name} of ${data.classifier}, ` +
-      `top ${state.share} % of pixels`;
-    compose(panels, line).toBlob((blob) => {
-      const address = URL.createObjectURL(blob);
-      const label = labelOf(state.target).replace(/[^\p{L}\p{N}]+/gu, "_");
-      make("a", { href: address, download: `${photoOf().name.replace(/\.\w+$/, "")}.${label}.png` }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 10_000);
-    });
-  };
-  const copy = async () => {
-    await navigator.clipboard.writeText(location.href);
-    find(".tx-said").textContent = "Copied.";
-  };
-
   const changed = {
     photo: (value) => ({ photo: Number(value) }), label: (value) => ({ target: Number(value) }),
     method: (value) => ({ method: Number(value) }), share: (value) => ({ share: stops()[value] }),
@@ -250,42 +221,17 @@ const start = (root, first) => {
   root.addEventListener("input", ({ target }) => {
     if (changed[target.name]) choose(changed[target.name](target.value));
   });
-  find(".tx-save").addEventListener("click", save);
-  find(".tx-copy").addEventListener("click", copy);
-  find(".tx-copy").hidden = !first || !navigator.clipboard;
-
-  const wireIntake = () => {
-    find(".tx-start").addEventListener("click", startEngine);
-    for (const input of root.querySelectorAll("input[type=file]")) {
-      input.addEventListener("change", () => { open([...input.files]); input.value = ""; });
-    }
-    root.addEventListener("dragover", (event) => {
-      if (!event.dataTransfer.types.includes("Files")) return;
-      event.preventDefault();
-      root.classList.add("tx-over");
-    });
-    for (const name of ["dragleave", "drop"]) {
-      root.addEventListener(name, () => root.classList.remove("tx-over"));
-    }
-    root.addEventListener("drop", (event) => {
-      if (event.dataTransfer.files.length === 0) return;
-      event.preventDefault();
-      open([...event.dataTransfer.files]);
-    });
-    if (first) document.addEventListener("paste", ({ clipboardData }) => {
-      const files = [...clipboardData.files].filter(({ type }) => type.startsWith("image/"));
-      if (files.length > 0) open(files);
-    });
-    createSearch(find(".tx-search"), data.live.names, (target) => pick(target, "target"));
-    createSearch(find(".tx-other .tx-search"), data.live.names, (target) => pick(target, "other"));
-  };
-
-  listPhotos(find(".tx-photos > div"), photos, images, 0);
+  wireSaving(root, () => ({
+    photo: photoOf().name, label: labelOf(state.target),
+    line: `${photoOf().name}: ${data.methods[state.method].name} of ${data.classifier}, ` +
+      `top ${state.share} % of pixels`,
+  }), first);
+  listPhotos(find(".tx-photos > div"), photos, 0);
   ramp(find(".tx-scale canvas"), colors);
   find(".tx-note").textContent = data.note;
   for (const part of root.querySelectorAll(".tx-live")) part.hidden = !engine;
   if (engine) {
-    wireIntake();
+    wireIntake(root, { open, pick, start: startEngine, names: data.live.names, pasted: first });
     if (lacking()) {
       find(".tx-start").hidden = true;
       find(".tx-alert").textContent = `This browser lacks ${lacking()}, so the network cannot run ` +

@@ -1,7 +1,7 @@
 // The pictures that a state asks for: one, two classes and their difference, or several methods.
 
 import { percent } from "./numbers.js";
-import { difference, masked, overlay } from "./paint.js";
+import { difference, largestGap, masked, overlay } from "./paint.js";
 
 /**
  * List the panels of a state.
@@ -33,15 +33,19 @@ export const panelsOf = (state, explanations, { data, colors, signed }) => {
     };
   };
 
-  const between = (method, target, other) => ({
-    caption: `${labelOf(target)} − ${labelOf(other)}`,
-    label: `Difference of the maps of ${labelOf(target)} and ${labelOf(other)} on “${photo.name}”`,
-    picture: async () => {
-      const [pixels, one, two] = await Promise.all([
-        pixelsOf(photo), maskOf(photo, method, target), maskOf(photo, method, other)]);
-      return difference(pixels, data.size, signed, opacity, one, two);
-    },
-  });
+  const between = (method, target, other) => {
+    const made = {
+      caption: `${labelOf(target)} − ${labelOf(other)}`,
+      label: `Difference of the maps of ${labelOf(target)} and ${labelOf(other)} on “${photo.name}”`,
+      picture: async () => {
+        const [pixels, one, two] = await Promise.all([
+          pixelsOf(photo), maskOf(photo, method, target), maskOf(photo, method, other)]);
+        made.numbers = `red: more for the first, by up to ${largestGap(one, two).toFixed(2)}`;
+        return difference(pixels, data.size, signed, one, two);
+      },
+    };
+    return made;
+  };
 
   const { beside, method, target, other } = state;
   if (beside === "class" && other !== null) {
@@ -55,8 +59,8 @@ export const panelsOf = (state, explanations, { data, colors, signed }) => {
 };
 
 /** What a panel's numbers say: "93.1 % → 91.0 %", the whole photo and the masked one. */
-export const numbersOf = ({ method, target }, photo, share, { whole, known }) => {
-  if (target === undefined) return "red: more for the first class";
+export const numbersOf = ({ method, target, numbers }, photo, share, { whole, known }) => {
+  if (numbers) return numbers; // of a difference, found with its picture
   const masked = known(photo, method, target, share);
   return `${percent(whole(photo, target))} → ${masked ? percent(masked.value) : "…"}`;
 };

@@ -1,6 +1,7 @@
 // A field that finds one of many classes by typing, as ARIA's combobox with a list.
 
 const SHOWN = 8;
+let count = 0; // of fields, whose lists need different names
 
 /** Order the classes whose names hold the text: at the beginning, at a word's, anywhere. */
 export const matches = (names, text) => {
@@ -28,6 +29,8 @@ export const matches = (names, text) => {
 export const createSearch = (root, names, choose) => {
   const input = root.querySelector("input"), list = root.querySelector("ul");
   let found = [], active = -1;
+  list.id = `ttame-search-${++count}`;
+  input.setAttribute("aria-controls", list.id);
 
   const close = () => {
     list.hidden = true;
