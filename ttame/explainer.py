@@ -449,6 +449,33 @@ class Explainer(nn.Module):
 
         return export(self, path, batch=batch, licence=licence, photos=photos)
 
+    def demo(
+        self,
+        path: Path | str,
+        photos: ImageLike | Sequence[ImageLike] | None = None,
+        *,
+        title: str | None = None,
+    ) -> Path:
+        """Write a page in which this explainer runs, one file to open, to host or to send.
+
+        Its readers drop photos there, pick any class, and see maps, masked photos and what the
+        classifier makes of them, computed by their own browser. `ttame.demo` has more options.
+
+        Args:
+            path: Output file, `.html` or `.htm`.
+            photos: Photos that the page begins with; default: six of the shipped samples.
+            title: Title of the page; default: the classifier's name.
+
+        Returns:
+            Path of the page.
+
+        Raises:
+            TTameError: As `ttame.demo`.
+        """
+        from ttame import demo  # public, and above this module
+
+        return demo(self, path, photos, title=title)
+
     @classmethod
     def load(
         cls, path: Path | str, model: nn.Module | None = None, weights: Path | str | None = None

@@ -279,5 +279,7 @@ def colorize(maps: Tensor, signed: bool = False) -> Tensor:
         maps: The maps.
         signed: Colour values above 0.5 red, those below blue.
     """
-    rgba = mpl.colormaps[SIGNED_COLORS if signed else MAP_COLORS](maps.detach().cpu().float().numpy())
+    rgba = mpl.colormaps[SIGNED_COLORS if signed else MAP_COLORS](
+        maps.detach().cpu().float().numpy()
+    )
     return torch.from_numpy(np.moveaxis(rgba[..., :3], -1, -3)).float()

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHARES = (100, 75, 50, 30, 15, 5)
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Exploration:
     """Contents of the interactive page; a notebook displays it, `save` writes it to a file.
@@ -88,8 +90,13 @@ class Exploration:
             "note": _note(self.spec, height, width),
             "live": None if self.network is None else self.network.facts,
             "photos": [
-                {"name": name, "webp": _webp(image), "targets": targets, "classes": labels,
-                 "whole": whole}
+                {
+                    "name": name,
+                    "webp": _webp(image),
+                    "targets": targets,
+                    "classes": labels,
+                    "whole": whole,
+                }
                 for name, image, targets, labels, whole in zip(
                     self.names,
                     render(self.explanation.images),

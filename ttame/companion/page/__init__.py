@@ -1,1 +1,1 @@
-"""The interactive page: its assembly, and what it takes to run a network in the reader's browser."""
+"""The interactive page: its assembly, and what a browser needs to run a network."""

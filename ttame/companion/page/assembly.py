@@ -27,9 +27,8 @@ def widget(data: Mapping[str, object]) -> str:
     # No "<" in the data: neither a tag nor a comment can begin or end inside the script.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     style, form = (_text(name) for name in ("page.css", "widget.html"))
-    return (
-        f"<style>\n{style}</style>\n{_filled(form, data=text)}<script>\n{script('page.js')}</script>\n"
-    )
+    joined = script("page.js")
+    return f"<style>\n{style}</style>\n{_filled(form, data=text)}<script>\n{joined}</script>\n"
 
 
 def document(title: str, body: str) -> str:

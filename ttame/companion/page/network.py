@@ -52,9 +52,7 @@ def embedded(explainer: Explainer) -> Network:
         for name, text in _packed(explainer, runtime).items()
     ]
     listed = [{"name": name, "element": _element(name)} for name in _FILES]
-    return Network(
-        {**facts, "parts": listed}, f"<!--\n{_notice(runtime)}-->\n{''.join(parts)}"
-    )
+    return Network({**facts, "parts": listed}, f"<!--\n{_notice(runtime)}-->\n{''.join(parts)}")
 
 
 def linked(explainer: Explainer, address: str) -> Network:

@@ -31,11 +31,11 @@ const loadScript = (address) => new Promise((resolve, reject) => {
 const textOf = async ({ name, digest, element, script }) => {
   if (element) return document.getElementById(element).textContent;
   if (!self.ttameParts?.[name]) await loadScript(script);
-  const part = self.ttameParts?.[name];
+  const { [name]: part, ...others } = self.ttameParts ?? {};
+  self.ttameParts = others; // of this one only its bytes are needed from here
   if (part?.digest !== digest) {
     throw new EngineError(`The file ${script} belongs to another page; make both anew.`);
   }
-  delete self.ttameParts[name]; // only its bytes are needed from here
   return part.text;
 };
 

@@ -35,7 +35,6 @@ const start = (root, first) => {
   // What goes wrong is told to the reader; anything unforeseen, to the console as well.
   const attempt = async (work) => {
     try {
-      find(".tx-alert").textContent = "";
       return await work();
     } catch (error) {
       find(".tx-progress").hidden = true;
@@ -50,6 +49,9 @@ const start = (root, first) => {
   const drawControls = () => {
     const { target, method, share } = state, photo = photoOf(), at = stops();
     const targets = explanations.offered(photo, [target, state.other]);
+    for (const name of ["photo", "view", "beside"]) { // a link may have set them
+      find(`[name=${name}][value="${state[name]}"]`).checked = true;
+    }
     listClasses(find(".tx-list"), targets, target, labelOf, (one) => whole(photo, one));
     listMethods(find(".tx-methods > div"), data.methods, method,
       (m) => explanations.has(photo, m, target));
@@ -132,6 +134,10 @@ const start = (root, first) => {
     }
   };
   const render = () => (rendering = attempt(draw));
+  const act = (work) => {
+    find(".tx-alert").textContent = "";
+    return attempt(work);
+  };
 
   // Changing the state
 
@@ -157,14 +163,14 @@ const start = (root, first) => {
     return render();
   };
 
-  const startEngine = () => attempt(async () => {
+  const startEngine = () => act(async () => {
     await engine.start();
     find(".tx-start").hidden = true;
     await render();
   });
 
   /** Explain photos of the reader's, and show the last one. */
-  const open = (files) => attempt(async () => {
+  const open = (files) => act(async () => {
     if (altersPixels()) throw new PhotoError(
       "This browser alters the pictures that pages read (protection against fingerprinting), so the " +
       "classifier would see noise. Allow canvas data for this page.");
@@ -177,7 +183,7 @@ const start = (root, first) => {
   });
 
   /** Explain a class that was searched for, as the chosen one or beside it. */
-  const pick = (target, as) => attempt(async () => {
+  const pick = (target, as) => act(async () => {
     const photo = photoOf();
     await explanations.explain(photo, target);
     find(".tx-start").hidden = true;
