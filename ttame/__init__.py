@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ttame.errors import TTameError
     from ttame.explainer import Explainer
     from ttame.explanation import Explanation
+    from ttame.export.exported import Exported
     from ttame.loading import attach, explainers, load
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _HOMES = {
     "TTameError": "errors",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "Exported": "export.exported",
     "Exploration": "companion.exploration",
     "attach": "loading",
     "demo": "companion.demo",
@@ -50,6 +52,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Exploration",
+    "Exported",
     "TTameError",
     "__version__",
     "attach",

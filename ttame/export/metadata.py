@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ttame.classifiers.weights import weight_digest
+from ttame.export.weights import Storage
 
 if TYPE_CHECKING:
     from ttame.explainer import Explainer
@@ -12,12 +13,17 @@ if TYPE_CHECKING:
 KEY, FORMAT, VERSION = "ttame", "ttame-export", 1
 
 
-def facts(explainer: Explainer, licence: str) -> dict[str, Any]:
+def facts(
+    explainer: Explainer, licence: str, *, storage: Storage, preprocess: bool, batch: int | None
+) -> dict[str, Any]:
     """Describe an explainer for those who run it elsewhere: all that JSON can hold.
 
     Args:
         explainer: What is exported.
         licence: Licence of the classifier's weights, in the user's words.
+        storage: How the weights are stored.
+        preprocess: Whether the file takes the pixels of photos.
+        batch: Number of images per call; `None` for any number.
     """
     spec = explainer.spec
     return {
@@ -37,6 +43,9 @@ def facts(explainer: Explainer, licence: str) -> dict[str, Any]:
         "activation": spec.activation,
         "binary": spec.binary,
         "space": spec.space,
+        "storage": storage,
+        "preprocessing": preprocess,
+        "batch": batch,
         "layers": list(explainer.layers),
         "digests": {
             "classifier": weight_digest(explainer.classifier),

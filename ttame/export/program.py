@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import torch
@@ -115,6 +116,7 @@ def tracing(name: str, program: nn.Module) -> Iterator[None]:
         stack.enter_context(own_precision(torch.device("cpu")))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # advice to the authors of the network
+        stack.enter_context(redirect_stderr(StringIO()))  # torch prints the graph that it gives up
         try:
             yield
         except TTameError:
