@@ -29,6 +29,8 @@ SHARES = (100, 50, 15)
 LEVELS = 2  # grey levels that a browser's decoder may be off
 # The page's weights are rounded to float16; sums in another order are far below that.
 LOGITS, MAPS = 0.05, 0.002
+# Where decoders differ by a level, and transparency is laid over white with another rounding.
+LOGITS_OF_FILE, MAPS_OF_FILE = 0.2, 0.01
 # Of the same masked photo. Masks are cut at a threshold, and another rounding moves a few pixels
 # across it, or orders ties otherwise: then single answers differ more, but not on average.
 PROBABILITIES, OWN_MASK, ON_AVERAGE = 0.005, 0.06, 0.01
@@ -151,12 +153,16 @@ def test_browser_computes_what_pytorch_does(
         shape = tuple(expected.images.shape[-2:])
         pixels = numbers(found["pixels"]).reshape(*shape, 3).permute(2, 0, 1)
         assert_close(pixels, expected.images[0] * 255, LEVELS, photo)
-        assert_close(numbers(found["logits"]), expected.logits[0], LOGITS, photo)
+        logits, maps = numbers(found["logits"]), numbers(found["map"]).reshape(found["size"])
         assert [found["target"]] == expected.targets[0].tolist(), photo.name
-        maps = numbers(found["map"]).reshape(found["size"])
-        assert_close(maps, expected.maps[0, 0], MAPS, photo)
+        assert_close(logits, expected.logits[0], LOGITS_OF_FILE, photo)
+        assert_close(maps, expected.maps[0, 0], MAPS_OF_FILE, photo)
 
-        prepared = normalize(expected.images, shipped.spec)
+        prepared = normalize(pixels[None] / 255, shipped.spec)
+        with torch.inference_mode():
+            own_logits, _, own_maps = shipped(prepared, expected.targets)
+        assert_close(logits, own_logits[0], LOGITS, photo)
+        assert_close(maps, own_maps[0, 0], MAPS, photo)
         masks = torch.stack([numbers(text) for text in found["masks"]]).reshape(-1, 1, *shape)
         kept = [round(share / 100 * masks[0].numel()) for share in SHARES[1:]]
         assert (masks[1:] > 0).sum(dim=(1, 2, 3)).tolist() == kept, photo.name
@@ -169,7 +175,12 @@ def test_browser_computes_what_pytorch_does(
         masked = torch.tensor(found["masked"])
         assert_close(masked, answers[:, found["target"]], PROBABILITIES, photo)
         whole = masked_probabilities(
-            shipped.classifier, shipped.spec, prepared, expected.maps, expected.targets[0], SHARES
+            shipped.classifier,
+            shipped.spec,
+            normalize(expected.images, shipped.spec),
+            expected.maps,
+            expected.targets[0],
+            SHARES,
         )
         assert_close(masked, whole[0], OWN_MASK, photo)
         apart.append((masked - whole[0]).abs().mean())

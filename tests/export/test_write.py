@@ -205,9 +205,7 @@ def test_operations_that_cannot_be_exported_are_named(
     _refused(explainer, tmp_path / "toy.onnx", message)
 
 
-def test_a_network_that_fixes_the_batch_is_exported_for_one(
-    toy: nn.Module, tmp_path: Path
-) -> None:
+def test_a_network_that_fixes_the_batch_is_exported_for_one(toy: nn.Module, tmp_path: Path) -> None:
     toy.stages.append(Paired())
     explainer = ttame.attach(toy, ["stages.2"], input_size=(32, 32), mean=0, std=1)
     _refused(explainer, tmp_path / "toy.onnx", "any number of images .* export with batch=1")

@@ -128,7 +128,7 @@ def _packed(explainer: Explainer, runtime: Runtime) -> dict[str, str]:
     """Export an explainer and pack each part as text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        explainer.export(path, weights="float16")
+        explainer.export(path, storage="float16", batch=1)  # the page shows it one at a time
         parts = {"script": runtime.script, "wasm": runtime.wasm, "model": path.read_bytes()}
     return {
         name: b64encode(gzip.compress(content, 9, mtime=0)).decode()
