@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,11 +24,13 @@ import ttame
 from tests.helpers import pages, reader
 from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.specs import masked_probabilities
+from ttame.companion.page.runtime import SCRIPT, WASM, read_runtime
 from ttame.data import samples
 from ttame.explainer import Explainer
 from ttame.images import normalize
 from ttame.masking import apply_mask
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 SHARES = (100, 50, 15)
 LEVELS = 2  # grey levels that a browser's decoder may be off
@@ -208,3 +215,54 @@ def test_first_explanation_comes_soon(browser: pages.Opened, page: Path) -> None
         browser.open(page)
         seconds.append(browser.evaluate(first, content))
     assert min(seconds) < SECONDS
+
+
+def test_ten_lines_of_the_chapter_run(shipped: Explainer, tmp_path: Path) -> None:
+    """Over HTTP, as a web application would: nothing of the page is used."""
+    pytest.importorskip("onnxscript", reason="needs ttame[export]")
+    chapter = (ROOT / "notebooks" / "14_take_it_with_you.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# ```js\n(.*?)^# ```$", chapter, re.DOTALL | re.MULTILINE)
+    lines = [line.removeprefix("# ") for line in block.splitlines()]
+    assert len(lines) == 10
+    runtime = read_runtime()
+    (tmp_path / SCRIPT).write_bytes(runtime.script)
+    (tmp_path / WASM).write_bytes(runtime.wasm)
+    shipped.export(tmp_path / "explainer.onnx", storage="float16", preprocess=True)
+    photo = samples().paths[0]
+    (tmp_path / "photo.jpg").write_bytes(photo.read_bytes())
+    text = "\n".join(lines)
+    (tmp_path / "index.html").write_text(
+        f"""<!doctype html><script type="importmap">
+        {{ "imports": {{ "onnxruntime-web/wasm": "./{SCRIPT}" }} }}</script>
+        <script type="module">
+        const file = await (await fetch("photo.jpg")).blob();
+        {text}
+        window.found = [explained, maps, logits].map(({{ data }}) => Array.from(data, Number));
+        </script>""",
+        encoding="utf-8",
+    )
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+
+    def found() -> Any:
+        with (
+            ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+            reader.browser() as running,
+        ):
+            Thread(target=server.serve_forever, daemon=True).start()
+            page = running.new_page()
+            page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+            page.wait_for_function("window.found", timeout=60_000)
+            values = page.evaluate("window.found")
+            server.shutdown()
+            return values
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # playwright starts once per thread
+            target, maps, logits = pool.submit(found).result()
+    except reader.Unavailable as reason:
+        pytest.skip(str(reason))
+    expected = shipped.explain(photo)
+    assert target == expected.targets[0].tolist()
+    file = Photo(photo.name, b"")
+    assert_close(torch.tensor(maps), expected.maps[0, 0].flatten(), MAPS_OF_FILE, file)
+    assert_close(torch.tensor(logits), expected.logits[0], LOGITS_OF_FILE, file)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from ttame.cli.demo import demo
 from ttame.cli.export import export
 from ttame.cli.measure import diagnose, evaluate, mosaics, study
 from ttame.cli.terminal import (
@@ -178,38 +179,6 @@ def explain(
 
 
 @app.command()
-def demo(
-    page: Annotated[Path, typer.Argument(help="Output file, .html.")] = Path("demo.html"),
-    photo: Annotated[
-        list[Path] | None,
-        typer.Option(help="Photo or folder to begin with; repeatable; default: samples."),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="Method to compare, T-TAME among them; repeatable."),
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
-    separate: Annotated[
-        bool,
-        typer.Option("--separate", help="Leave the network in files beside the page."),
-    ] = False,
-    explainer: EXPLAINER = DEFAULT,
-    weights: WEIGHTS = None,
-) -> None:
-    """Write a page in which the explainer runs, in the browser of whoever opens it."""
-    import ttame
-    from ttame.files import image_paths
-
-    paths = [path for given in photo or [] for path in image_paths(given)]
-    written = ttame.demo(
-        ttame.load(explainer, weights=weights), page, paths or None, methods=method, title=title,
-        single=not separate,
-    )  # fmt: skip
-    size = f"{written.stat().st_size / 1e6:.1f} MB"
-    console.print(f"page: {written} ({size})", highlight=False, soft_wrap=True)
-
-
-@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="Data set: 'imagenette', 'caltech101' or 'drawn'.")],
 ) -> None:
@@ -227,7 +196,7 @@ def data(
     console.print(f"{'drawn' if name == 'drawn' else 'fetched'}: {fetch[name]()}")
 
 
-for command in (train, evaluate, mosaics, diagnose, study, export):
+for command in (train, evaluate, mosaics, diagnose, study, export, demo):
     app.command()(command)
 
 
