@@ -91,11 +91,11 @@ def measure_storage(
             "correlation": round(float(np.mean(alike[name])), 6),
             "lowest_correlation": round(min(alike[name]), 6),
         }
-        for (kind, score), values in samples.items():
+        for (kind, score), sample in samples.items():
             if kind == name:
-                apart = bootstrap(values - samples[_TORCH, score])
+                apart = bootstrap(sample - samples[_TORCH, score])
                 row[score] = {
-                    "mean": round(float(values.mean()), 3), "difference": round(apart.mean, 3),
+                    "mean": round(float(sample.mean()), 3), "difference": round(apart.mean, 3),
                     "low": round(apart.low, 3), "high": round(apart.high, 3),
                     "verdict": verdict(score, apart),
                 }  # fmt: skip
