@@ -13,7 +13,7 @@ UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser book test outside lint format bench throughput families distill \
-	notebooks readme lock clean
+	notebooks readme runtime lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages, and without compiled
@@ -91,8 +91,13 @@ notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
 readme: $(STAMP) ## Rewrite the README's table of results from the records
 	@$(BIN)/python -m tests.headline
 
+runtime: $(STAMP) ## Fetch ONNX Runtime for browsers from npm (VERSION=... for another)
+	@$(BIN)/python -m ttame.companion.page.runtime $(VERSION)
+
+# All extras but `lrp`, which is for those who choose it.
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \
+	@$(BIN)/uv pip compile --universal --python-version 3.11 -q --no-header \
+		--extra train --extra evaluate --extra lite --extra export --extra book --extra dev \
 		pyproject.toml -o requirements.txt
 
 clean: ## Remove what was built, but not the environment

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ttame.attention import AttentionConfig, AttentionMechanism
     from ttame.classifiers.registry import BACKBONES, load_backbone
     from ttame.classifiers.specs import BackboneSpec
+    from ttame.companion.demo import demo
     from ttame.companion.exploration import Exploration, explore
     from ttame.errors import TTameError
     from ttame.explainer import Explainer
@@ -37,6 +38,7 @@ _HOMES = {
     "Exported": "export.exported",
     "Exploration": "companion.exploration",
     "attach": "loading",
+    "demo": "companion.demo",
     "explainers": "loading",
     "explore": "companion.exploration",
     "load": "loading",
@@ -54,6 +56,7 @@ __all__ = [
     "TTameError",
     "__version__",
     "attach",
+    "demo",
     "explainers",
     "explore",
     "load",
