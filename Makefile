@@ -72,8 +72,9 @@ format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
+bench: $(STAMP) ## Time explanations, every method, ROAD's imputation and exported files
 	@$(BIN)/python -m benchmarks explaining $(ARGS)
+	@$(BIN)/python -m benchmarks runtime
 
 throughput: $(STAMP) ## Time training steps against the classifier's own passes
 	@$(BIN)/python -m benchmarks training $(ARGS)
@@ -93,8 +94,10 @@ readme: $(STAMP) ## Rewrite the README's table of results from the records
 runtime: $(STAMP) ## Fetch ONNX Runtime for browsers from npm (VERSION=... for another)
 	@$(BIN)/python -m ttame.companion.page.runtime $(VERSION)
 
+# All extras but `lrp`, which is for those who choose it.
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras -q --no-header \
+	@$(BIN)/uv pip compile --universal --python-version 3.11 -q --no-header \
+		--extra train --extra evaluate --extra lite --extra export --extra book --extra dev \
 		pyproject.toml -o requirements.txt
 
 clean: ## Remove what was built, but not the environment

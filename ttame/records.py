@@ -216,7 +216,12 @@ def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the repository's commit, with `+` for uncommitted changes, or `unknown`."""
+    """Return the repository's commit, with `+` for uncommitted changes, or `unknown`.
+
+    A copy without its repository, as in a container, is told its commit by `TTAME_COMMIT`.
+    """
+    if told := os.environ.get("TTAME_COMMIT"):
+        return told
     here = Path(__file__).resolve().parent
     try:
         commit, changes = (

@@ -103,6 +103,13 @@ def test_a_half_precision_classifier_is_exported_in_float32(
     }
 
 
+def test_a_black_box_is_exported_with_the_network_beside_it(tmp_path: Path) -> None:
+    explainer = ttame.attach("drawn_cnn", features="drawn_cnn", pretrained=False)
+    assert explainer.export(tmp_path / "pair.onnx").maps < 1e-4
+    entry = onnx.load(tmp_path / "pair.onnx").metadata_props[0]
+    assert set(json.loads(entry.value)["digests"]) == {"classifier", "auxiliary", "mechanism"}
+
+
 def test_both_answers_of_one_output(tmp_path: Path, toy: nn.Module) -> None:
     toy.head = nn.Linear(16, 1)
     explainer = ttame.attach(

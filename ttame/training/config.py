@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from ttame.errors import AtLeastOne, Bounds, NotNegative, Positive, TTameError, unknown, validate
 from ttame.training.objective import ObjectiveConfig
 
-Init = Literal["free", "classifier"]
+Init = Literal["free", "classifier", "surrogate"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 # Fields that decide where and how a run is carried out, not its result; a run may be resumed
 # with others.
@@ -32,6 +32,9 @@ class PhotoConfig:
         ranks: With the model truth, draw the target class at every step from the photo's top
             `ranks` classes, or from all where there are fewer; 1, as published, takes the
             predicted class: of labels that do not exclude each other, the most probable.
+        mosaics: Share of each batch that are mosaics of four of its photos
+            (`ttame.training.mosaics`), with a target class drawn from the mosaic's four most
+            probable ones; 0, as published: none.
         skip_bad: Skip photos that cannot be read, with a warning, instead of stopping.
     """
 
@@ -40,6 +43,7 @@ class PhotoConfig:
     crop_area: Annotated[float, Bounds(0, 1, above=True)] | None = None
     truth: Literal["model", "ground"] = "model"
     ranks: AtLeastOne = 1
+    mosaics: Annotated[float, Bounds(0, 1)] = 0.0
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
@@ -47,6 +51,8 @@ class PhotoConfig:
         validate(self)
         if self.truth == "ground" and self.ranks > 1:
             raise TTameError(f"truth='ground' needs ranks=1, got ranks={self.ranks}")
+        if self.truth == "ground" and self.mosaics:
+            raise TTameError(f"truth='ground' needs mosaics=0, got mosaics={self.mosaics}")
         if self.crop_area is not None and not self.augment:
             raise TTameError(f"crop_area={self.crop_area} goes with augment=True")
 
@@ -60,8 +66,8 @@ class StartConfig:
         fusion: `"free"`, as published: one row per class, which learns from photos of that class
             alone. `"shared"`: the rows keep their start, but for one learned row that is added
             to all. `"tied"`: rows that are one learned function of the classifier's own class
-            vectors (`ttame.training.tying`). With both, classes without photos learn with the
-            others.
+            vectors, or with `init="surrogate"` of the surrogate's (`ttame.training.tying`). With
+            both, classes without photos learn with the others.
     """
 
     init: Init = "classifier"
@@ -100,6 +106,30 @@ class MaskConfig:
         object.__setattr__(self, "retain", tuple(self.retain))  # files hold lists
         if not self.retain or not all(0 < share <= 1 for share in self.retain):
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
+
+
+@dataclass(frozen=True)
+class ShapleyConfig:
+    """Learning Shapley values in place of the objective (`ttame.training.shapley`).
+
+    Attributes:
+        pairs: Pairs of coalitions per photo and step; 0: the mechanism learns by the objective.
+        surrogate: Share of the run's steps, the first, in which a copy of the classifier is
+            fine-tuned on masked photos; the worth of a coalition is this surrogate's probability.
+            With 0 it is the classifier's own, of photos that it was never trained on.
+        surrogate_rate: Maximum learning rate of the surrogate.
+        efficiency: Weight of the squared gap between the mean of a raw map and what all players
+            are worth together. The loss itself leaves the level of a map open.
+    """
+
+    pairs: Annotated[int, Bounds(0)] = 0
+    surrogate: Annotated[float, Bounds(0, 0.9)] = 0.5
+    surrogate_rate: Positive = 1e-4
+    efficiency: NotNegative = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        validate(self)
 
 
 # Parts of the mechanism that may learn at rates of their own; gains are batch-norm weights.
@@ -188,6 +218,7 @@ _GROUPS = {
     "start": StartConfig,
     "mask": MaskConfig,
     "objective": ObjectiveConfig,
+    "shapley": ShapleyConfig,
     "optimization": OptimizationConfig,
     "run": RunConfig,
 }
@@ -206,6 +237,7 @@ class TrainingConfig:
         start: Where the mechanism starts.
         mask: How a map masks the photo.
         objective: The loss.
+        shapley: Shapley values in its place.
         optimization: How the weights are optimised, and which are kept.
         run: How and where the run is carried out.
     """
@@ -218,6 +250,7 @@ class TrainingConfig:
             cross_entropy=0, drop=5, labels="own", reduction="mean", variation=0.001
         )
     )
+    shapley: ShapleyConfig = field(default_factory=ShapleyConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -229,6 +262,27 @@ class TrainingConfig:
             raise TTameError(
                 f"tried={self.mask.tried} needs masked='image' and labels='own', got "
                 f"{self.mask.masked!r} and {self.objective.labels!r}"
+            )
+
+        if self.shapley.pairs:
+            self._check_shapley()
+
+    def _check_shapley(self) -> None:
+        """Refuse what Shapley values leave no place for, so that nothing is ignored."""
+        loss, run = self.objective, self.run
+        others = {
+            "objective weights": any((loss.cross_entropy, loss.drop, loss.trials, loss.area,
+                                      loss.variation)),
+            f"masked={self.mask.masked!r}": self.mask.masked != "image",
+            f"tried={self.mask.tried}": self.mask.tried > 0,
+            "compile=True": run.compile,
+            f"{run.devices * run.nodes} processes": run.devices * run.nodes > 1,
+        }  # fmt: skip
+        found = [name for name, there in others.items() if there]
+        if found:
+            raise TTameError(
+                f"pairs={self.shapley.pairs} learns Shapley values, without {', '.join(found)}; "
+                "begin with ttame.training.recipes.shapley() (--recipe shapley), on one device"
             )
 
     @classmethod

@@ -19,6 +19,7 @@ from torch import Tensor
 from ttame.attention import AttentionMechanism
 from ttame.classifiers.advice import is_out_of_memory
 from ttame.classifiers.folding import fold_batch_norm
+from ttame.classifiers.passes import copy_module
 from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList, sources
 from ttame.errors import TTameError
@@ -32,7 +33,7 @@ from ttame.training.devices import (
     largest_batch,
     synchronize_batch_norm,
 )
-from ttame.training.initialization import class_gradients, initialize
+from ttame.training.initialization import SPREAD, class_gradients, initialize
 from ttame.training.module import ExplainerModule, autocast
 from ttame.training.sampling import (
     epoch_steps,
@@ -42,6 +43,7 @@ from ttame.training.sampling import (
     unreadable,
     validation_loader,
 )
+from ttame.training.shapley import VALUE_SPREAD, training_module
 from ttame.training.tying import dense_state, share, tie
 
 # Photos that the classifier-initialised map is centred and scaled on.
@@ -84,8 +86,13 @@ def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> 
     if config.run.channels_last:
         folded = folded.to(memory_format=torch.channels_last)
     mechanism = _blank(explainer).to(images.device)
-    working = explainer.replace(classifier=folded, mechanism=mechanism, record={}).train()
-    gradients = initialize(working, images, config.start.init)
+    # A copy, as the classifier is one: the run may move both to another device.
+    beside = None if explainer.auxiliary is None else copy_module(explainer.auxiliary)
+    working = explainer.replace(
+        classifier=folded, mechanism=mechanism, record={}, auxiliary=beside
+    ).train()
+    spread = VALUE_SPREAD if config.shapley.pairs else SPREAD
+    gradients = initialize(working, images, config.start.init, spread)
     if config.start.fusion == "tied":
         tie(working, class_gradients(working, images) if gradients is None else gradients)
     elif config.start.fusion == "shared":
@@ -153,7 +160,7 @@ def fit(
         trainer = _trainer(config, out, total, epoch, [*callbacks, timer, checkpoints], progress)
         world, device = trainer.world_size, trainer.strategy.root_device
         synchronize_batch_norm(working.mechanism, world, device)
-        module = ExplainerModule(working, config, total, photos)
+        module = training_module(working, config, total, photos)
         last = checkpoints.last_path
         exhausted = _train(trainer, module, photos, validation, last, resume)
     if exhausted:  # the error and what its frames held are gone by now
@@ -165,7 +172,8 @@ def fit(
         )
     if config.optimization.keep == "best":
         saved = torch.load(checkpoints.best_path, weights_only=True)["state_dict"]
-        weights = {key.removeprefix("explainer.mechanism."): saved[key] for key in saved}
+        prefix = "explainer.mechanism."
+        weights = {key.removeprefix(prefix): saved[key] for key in saved if key.startswith(prefix)}
         working.mechanism.load_state_dict(weights)
     mechanism = _blank(explainer)
     mechanism.load_state_dict(dense_state(working.mechanism))
@@ -281,6 +289,7 @@ def _settings(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -
         "config": config.flat(),
         "backbone": explainer.spec.name,
         "weights": explainer.spec.source,
+        **({} if explainer.auxiliary is None else {"auxiliary": explainer.auxiliary.facts()}),
         "activation": explainer.spec.activation,
         "layers": list(explainer.layers),
         "attention": asdict(explainer.mechanism.config),
@@ -330,7 +339,8 @@ def _trial(module: ExplainerModule, trainer: L.Trainer) -> Callable[[int], None]
     def step(photos: int) -> None:
         images = torch.zeros(photos, spec.channels, *spec.input_size, device=device)
         with autocast(module.config.run.precision, device):
-            total = module.to(device).parts(images).total
+            positions = torch.arange(photos, device=device)
+            total = module.to(device).step_parts(images, positions, 0).total
         total.backward()  # type: ignore[no-untyped-call]
         module.zero_grad()
 

@@ -93,8 +93,15 @@ def find_learning_rate(
         Columns rate, loss and smoothed (average over a fifth of the steps, weighted by nearness).
 
     Raises:
-        TTameError: If there is no range, an unreadable photo, a loss that is not finite.
+        TTameError: If there is no range, an unreadable photo, a loss that is not finite, or
+            Shapley values are learned, at two rates.
     """
+    if config.shapley.pairs:
+        raise TTameError(
+            f"pairs={config.shapley.pairs} learns at two rates, of the surrogate and of the "
+            "mechanism, and a range test finds one; keep the recipe's, or set learning_rate and "
+            "surrogate_rate"
+        )
     test = RangeTest(lowest, highest, steps)
     # Of one share of pixels alone: losses differ more between shares than between rates.
     config = config.replace(retain=config.mask.retain[:1])

@@ -27,7 +27,15 @@ from ttame.explainer import Explainer
 from ttame.features import masked_features
 from ttame.masking import keep_top, normalize_maps
 from ttame.training.config import SCORE, Precision, TrainingConfig
-from ttame.training.objective import ObjectiveParts, objective, own_maps, regularized_targets
+from ttame.training.mosaics import PHOTOS, mosaic_places, with_mosaics
+from ttame.training.objective import (
+    ObjectiveParts,
+    Parts,
+    objective,
+    own_maps,
+    regularized_targets,
+    remaining,
+)
 from ttame.training.sampling import draw_ranks, unreadable
 from ttame.training.trials import draw_noise, reward, smooth_noise, trial_loss, trial_maps
 
@@ -43,7 +51,8 @@ class ExplainerModule(L.LightningModule):
             labels are the targets where the config says so.
 
     Raises:
-        TTameError: If labels are asked for that are not there, or not the classifier's.
+        TTameError: If labels are asked for that are not there, or not the classifier's, or
+            feature maps are to be masked that are not the classifier's own.
     """
 
     def __init__(
@@ -54,6 +63,11 @@ class ExplainerModule(L.LightningModule):
         photos: PhotoList | None = None,
     ) -> None:
         super().__init__()
+        if config.mask.masked == "features" and explainer.auxiliary is not None:
+            raise TTameError(
+                f"masked='features' masks a feature map of {explainer.spec.name}, and those read "
+                f"are of {explainer.auxiliary.spec.name}; use masked='image'"
+            )
         self.explainer, self.config, self.total_steps = explainer, config, total_steps
         self.names = photos.names if photos else ()
         self.truth = _ground_truth(photos, explainer) if config.photos.truth == "ground" else None
@@ -63,6 +77,7 @@ class ExplainerModule(L.LightningModule):
         self.compiled: Callable[[Tensor], Tensor] | None = compiled
         # Where there are fewer classes, all are drawn from.
         self.ranks = min(config.photos.ranks, explainer.mechanism.classes)
+        self.mosaic_ranks = min(PHOTOS, explainer.mechanism.classes)
         self.learning_rate = (
             config.optimization.learning_rate
         )  # the name that Lightning's finder sets
@@ -74,7 +89,7 @@ class ExplainerModule(L.LightningModule):
             },
             compute_groups=False,
         )
-        self.strict_loading = False  # checkpoints leave the frozen classifier out
+        self.strict_loading = False  # checkpoints leave frozen networks out
 
     def parts(
         self,
@@ -96,7 +111,7 @@ class ExplainerModule(L.LightningModule):
                 (`ttame.training.trials.draw_noise`).
         """
         config, seed = self.config, self.config.run.seed
-        laid_out = channels_last if config.run.channels_last else Tensor.contiguous
+        laid_out = self.laid_out
         images = images.to(input_like(self.explainer.classifier))
         with torch.no_grad():
             logits, features = self.explainer.features(laid_out(images))
@@ -105,7 +120,7 @@ class ExplainerModule(L.LightningModule):
         elif ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
-            ordered = logits.topk(self.ranks, dim=1).indices
+            ordered = logits.topk(int(ranks.max()) + 1, dim=1).indices
             labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
@@ -124,9 +139,17 @@ class ExplainerModule(L.LightningModule):
             answer = self.compiled(masked) if self.compiled else classifier(masked)
         activation = self.explainer.spec.activation
         parts = objective(logits, answer, labels, maps, config.objective, activation)
+        if weight := config.objective.complement:
+            rest = laid_out(self.explainer.spec.mask(images, 1 - own_maps(maps), 1.0, seed))
+            left = remaining(logits, classifier(rest), labels, activation).mean()
+            parts = replace(parts, total=parts.total + weight * left, complement=left)
         if trial is None:
             return parts
         return replace(parts, total=parts.total + config.objective.trials * trial, trials=trial)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Images `(B, C, H, W)` in the memory format of the run."""
+        return channels_last(images) if self.config.run.channels_last else images.contiguous()
 
     def _try(
         self, images: Tensor, logits: Tensor, labels: Tensor, raw: Tensor, noise: Tensor
@@ -143,8 +166,7 @@ class ExplainerModule(L.LightningModule):
                 images.repeat(2, 1, 1, 1), normalize_maps(moved), config.mask.tried_retain,
                 config.run.seed,
             )  # fmt: skip
-            laid_out = channels_last if config.run.channels_last else Tensor.contiguous
-            answer = self.explainer.classifier(laid_out(masked))
+            answer = self.explainer.classifier(self.laid_out(masked))
             limit, activation = config.objective.gain_limit, self.explainer.spec.activation
             rewards = reward(logits, answer, labels, limit, activation)
         return trial_loss(odds, noise, rewards)
@@ -157,21 +179,37 @@ class ExplainerModule(L.LightningModule):
             raise unreadable(batch) from batch
         return batch
 
+    def step_parts(self, images: Tensor, positions: Tensor, step: int) -> Parts:
+        """What one step minimises, with all that is drawn from (seed, step, photo).
+
+        Args:
+            images: Normalised photos, `(B, C, H, W)`.
+            positions: Their positions in the list of photos, `(B,)` int64.
+            step: Number of the step, from 0.
+        """
+        retain = self.config.mask.retain[step % len(self.config.mask.retain)]
+        truth = None if self.truth is None else self.truth.to(positions.device)[positions]
+        ranks, seed, numbers = None, self.config.run.seed, positions.tolist()
+        places = mosaic_places(len(images), self.config.photos.mosaics)
+        if self.ranks > 1 or places:
+            drawn = draw_ranks(seed, step, numbers, self.ranks)
+            of_mosaics = draw_ranks(seed, step, numbers, self.mosaic_ranks)
+            ranks = torch.tensor(
+                [of_mosaics[i] if i in places else rank for i, rank in enumerate(drawn)],
+                device=positions.device,
+            )
+            images = with_mosaics(images, places)
+        noise = None
+        # One photo at least learns by gradients.
+        if tried := min(round(self.config.mask.tried * len(images)), len(images) - 1):
+            noise = draw_noise(seed, step, numbers[-tried:])
+            noise = noise.to(images.device)
+        return self.parts(images, retain, ranks, truth, noise)
+
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Lightning's hook; logs the parts of the objective."""
-        retain = self.config.mask.retain[batch_idx % len(self.config.mask.retain)]
         images, positions = batch
-        truth = None if self.truth is None else self.truth.to(positions.device)[positions]
-        ranks = None
-        if self.ranks > 1:
-            seed = self.config.run.seed
-            drawn = draw_ranks(seed, batch_idx, positions.tolist(), self.ranks)
-            ranks = torch.tensor(drawn, device=positions.device)
-        noise = None
-        if tried := round(self.config.mask.tried * len(images)):
-            noise = draw_noise(self.config.run.seed, batch_idx, positions[-tried:].tolist())
-            noise = noise.to(images.device)
-        parts = self.parts(images, retain, ranks, truth, noise)
+        parts = self.step_parts(images, positions, batch_idx)
         if not bool(parts.total.isfinite()):
             photos = [self.names[i] for i in positions.tolist()] if self.names else []
             raise TTameError(
@@ -210,14 +248,14 @@ class ExplainerModule(L.LightningModule):
         self.log_dict({**found, SCORE: torch.stack(signs).sum() / len(PERCENTAGES)})
         self.scores.reset()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The papers' groups, for each rate: no decay on biases; OneCycle stepped every batch."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The papers' groups, for each rate: no decay on biases."""
         rate, settings = self.learning_rate, self.config.optimization
         grouped: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, value in self.explainer.mechanism.named_parameters():
             factor = settings.part_rates.get(part_of(name), 1.0)
             grouped.setdefault((factor, "bias" in name), []).append(value)
-        groups: list[dict[str, Any]] = [
+        return [
             {
                 "params": values,
                 "lr": rate * factor,
@@ -225,6 +263,18 @@ class ExplainerModule(L.LightningModule):
             }
             for (factor, bias), values in grouped.items()
         ]
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """OneCycle over the whole run."""
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=self.total_steps,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Lightning's hook: the schedule is stepped every batch."""
+        rate, groups = self.learning_rate, self.parameter_groups()
         optimizer: torch.optim.Optimizer
         if self.config.optimization.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
@@ -234,18 +284,16 @@ class ExplainerModule(L.LightningModule):
             optimizer = torch.optim.AdamW(
                 groups, lr=rate, fused=self.config.run.precision == "32-true"
             )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=[group["lr"] for group in groups], total_steps=self.total_steps
-        )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen classifier out of checkpoints."""
+        """Leave frozen networks out of checkpoints."""
         state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("explainer.classifier.")]:
+        frozen = ("explainer.classifier.", "explainer.auxiliary.")
+        for name in [name for name in state if name.startswith(frozen)]:
             del state[name]
 
 

@@ -24,6 +24,7 @@ from ttame.training.fit import prepare_on
 from ttame.training.lists import check_present
 from ttame.training.module import ExplainerModule, autocast, channels_last
 from ttame.training.sampling import StepSampler, epoch_steps, total_steps
+from ttame.training.shapley import training_module
 
 # Photos of the two batches that are measured; what memory a larger one takes grows linearly.
 _PROBES = (4, 8)
@@ -92,7 +93,7 @@ def plan_training(
     plain = config.replace(compile=False, retain=config.mask.retain[:1])
     for size in measured:
         images = torch.randn(size, explainer.spec.channels, *explainer.spec.input_size)
-        module = training_module(explainer, images[:1], plain, device)
+        module = module_at_start(explainer, images[:1], plain, device)
         images = images.to(device)
         peaks.append(peak_memory(step_function(module, images), device))
         floor = floor_function(module, images)
@@ -188,7 +189,7 @@ def measure_throughput(
     size, channels = explainer.spec.input_size, explainer.spec.channels
     generator = torch.Generator().manual_seed(config.run.seed)
     images = torch.randn(config.photos.batch_size, channels, *size, generator=generator)
-    module = training_module(explainer, images[:1], config, device)
+    module = module_at_start(explainer, images[:1], config, device)
     images = images.to(device)
     step, floor = step_function(module, images), floor_function(module, images)
     with algorithms_kept():
@@ -217,12 +218,15 @@ def measure_throughput(
     }
 
 
-def training_module(
+def module_at_start(
     explainer: Explainer, images: Tensor, config: TrainingConfig, device: torch.device
 ) -> ExplainerModule:
     """What `fit` trains, from a random start, on a device."""
-    working = prepare_on(explainer, images, config.replace(init="free"))
-    return ExplainerModule(working, config, total_steps=10**9).to(device).train()
+    start: dict[str, Any] = {"init": "free"}
+    if explainer.auxiliary is not None and config.start.fusion == "tied":
+        start["fusion"] = "free"  # a step takes as long; the surrogate's vectors need more photos
+    working = prepare_on(explainer, images, config.replace(**start))
+    return training_module(working, config, total_steps=10**9).to(device).train()
 
 
 def step_function(module: ExplainerModule, images: Tensor) -> Callable[[], None]:
@@ -233,11 +237,12 @@ def step_function(module: ExplainerModule, images: Tensor) -> Callable[[], None]
         images: Normalised, `(B, C, H, W)`, on the module's device.
     """
     optimizer, config = module.configure_optimizers()["optimizer"], module.config
+    positions = torch.arange(len(images), device=images.device)
 
     def step() -> None:
-        for share in config.mask.retain:
+        for number in range(len(config.mask.retain)):
             with autocast(config.run.precision, images.device):
-                total = module.parts(images, share).total
+                total = module.step_parts(images, positions, number).total
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             if config.optimization.gradient_clip:
