@@ -72,8 +72,9 @@ format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
+bench: $(STAMP) ## Time explanations, every method, ROAD's imputation and exported files
 	@$(BIN)/python -m benchmarks explaining $(ARGS)
+	@$(BIN)/python -m benchmarks runtime
 
 throughput: $(STAMP) ## Time training steps against the classifier's own passes
 	@$(BIN)/python -m benchmarks training $(ARGS)

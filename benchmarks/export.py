@@ -21,7 +21,7 @@ from ttame.data import samples
 from ttame.errors import TTameError
 from ttame.loading import attach
 
-_PHOTOS = 5
+_PHOTOS = 3
 
 
 def check_export(family: str) -> dict[str, Any]:

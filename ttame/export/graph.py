@@ -33,10 +33,14 @@ def to_onnx(program: ExportedProgram, name: str) -> ModelProto:
     Raises:
         TTameError: If ONNX has no such operation, naming it and its module.
     """
+    from onnxscript import optimizer
+
     try:
+        # Runtimes search for patterns themselves when they load a file; here it takes minutes.
         found = torch.onnx.export(
-            program, input_names=INPUTS, output_names=OUTPUTS, opset_version=OPSET, verbose=False
-        )
+            program, input_names=INPUTS, output_names=OUTPUTS, opset_version=OPSET, verbose=False,
+            optimize=False,
+        )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         operation, where = _culprit(program, error)
         raise TTameError(
@@ -45,6 +49,8 @@ def to_onnx(program: ExportedProgram, name: str) -> ModelProto:
             "(.pt2)"
         ) from error
     assert found is not None
+    optimizer.fold_constants(found.model)
+    optimizer.remove_unused_nodes(found.model)
     model: ModelProto = found.model_proto
     _clean(model)
     return model
@@ -83,10 +89,16 @@ def _clean(model: ModelProto) -> None:
 
 
 def open_graph(file: Path | bytes) -> Callable[..., Sequence[np.ndarray]]:
-    """Open an ONNX file, or its bytes, in onnxruntime: a function of its inputs, in order."""
+    """Open an ONNX file, or its bytes, in onnxruntime, with as many threads as torch.
+
+    Returns:
+        A function of the inputs, in order.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # more would wait for each other
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 
     def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:

@@ -47,8 +47,5 @@ def facts(
         "preprocessing": preprocess,
         "batch": batch,
         "layers": list(explainer.layers),
-        "digests": {
-            "classifier": weight_digest(explainer.classifier),
-            "mechanism": weight_digest(explainer.mechanism),
-        },
+        "digests": {name: weight_digest(part) for name, part in explainer.named_children()},
     }

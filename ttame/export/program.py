@@ -65,10 +65,8 @@ def portable(explainer: Explainer) -> Explainer:
     )
     if here:
         return explainer
-    return explainer.replace(
-        classifier=copy_module(explainer.classifier).float().cpu(),
-        mechanism=copy_module(explainer.mechanism).float().cpu(),  # type: ignore[arg-type]
-    )
+    parts = {name: copy_module(part).float().cpu() for name, part in explainer.named_children()}
+    return explainer.replace(**parts)  # type: ignore[arg-type]
 
 
 def trace(explainer: Explainer, batch: int | None = None) -> ExportedProgram:
