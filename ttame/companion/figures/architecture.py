@@ -16,11 +16,11 @@ from ttame.images import ImageLike, denormalize, normalize, to_batch
 from ttame.masking import normalize_maps
 from ttame.plotting import LETTERING, MAP_COLORS, PAGE_WIDTH, SIGNED_COLORS, Picture
 
-_HEADS = ("photo", "feature maps", "branches", "fusion", "map", "masked photo")
+_COLUMNS = 6  # photo, feature maps, branches, parts, map, masked photo
 
 
 @torch.inference_mode()
-def plot_architecture(explainer: Explainer, photo: ImageLike, percentage: int = 15) -> Figure:
+def plot_architecture(explainer: Explainer, photo: ImageLike, percentage: int = 100) -> Figure:
     """Draw a mechanism as a diagram of real pictures: photo, layers, branches, map, masked photo.
 
     A row per layer. Of a layer and its branch the channel is shown that adds most to the predicted
@@ -63,11 +63,11 @@ def plot_architecture(explainer: Explainer, photo: ImageLike, percentage: int = 
     )
     rows = len(maps)
     figure = Picture(figsize=(PAGE_WIDTH, 1.45 * rows + 0.3), layout="constrained", alt=alt)
-    grid = figure.add_gridspec(rows, len(_HEADS))
+    grid = figure.add_gridspec(rows, _COLUMNS)
     start, total, end = (figure.add_subplot(grid[:, at]) for at in (0, 4, 5))
-    _photo(start, denormalize(image, spec)[0], f"{_HEADS[0]}\n{_shape(image)}", f"p = {whole:.0%}")
-    _signed(total, explanation[0, 0], f"sum: {_HEADS[4]}\n{_shape(explanation)}", name)
-    title = f"{_HEADS[5]}\nbest {percentage} % kept"
+    _photo(start, denormalize(image, spec)[0], f"photo\n{_shape(image)}", f"p = {whole:.0%}")
+    _signed(total, explanation[0, 0], f"sum: map\n{_shape(explanation)}", name)
+    title = f"masked photo\n{percentage} % retained"
     _photo(end, denormalize(masked, spec)[0], title, f"p' = {left:.0%}")
     begin = 0
     for row, layer in enumerate(explainer.layers):
@@ -79,8 +79,13 @@ def plot_architecture(explainer: Explainer, photo: ImageLike, percentage: int = 
         _heat(first, maps[row][0, channel], f"{layer}\n{_shape(maps[row])}")
         _heat(second, hidden[row][0, channel], f"branch\n{_shape(hidden[row])}")
         _signed(third, parts[row][0, 0], f"its part\n{_shape(parts[row])}")
-        for one_axis, other in ((start, first), (first, second), (second, third), (third, total)):
-            _arrow(figure, one_axis, other)
+        for left_axis, right_axis in (
+            (start, first),
+            (first, second),
+            (second, third),
+            (third, total),
+        ):
+            _arrow(figure, left_axis, right_axis)
     _arrow(figure, total, end)
     return figure
 
