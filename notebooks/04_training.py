@@ -291,8 +291,22 @@ pd.concat(told).droplevel(1)[["energy", "pointing", "photos"]].round(1)
 # map onto the class and cost a little AD; whoever needs maps that tell classes apart in one photo
 # trains with `mosaics = 0.7` in the file given to `ttame train --config`.
 
+# %% [markdown]
+# Whether trials of two masks teach more than gradients where only 15 % of the pixels are kept, an
+# earlier and shorter study asked, on three layers:
+
 # %%
-pd.DataFrame(study_provenance(shipped("results") / "learning"))
+study = read_study(shipped("studies") / "trials.toml")
+tried = axis_runs(run_scores(read_runs(shipped("results") / "trials")), study.variants, "trials")
+Markdown(in_words(paired_differences(tried, "our recipe", resamples=2000), "Our recipe"))
+
+# %% [markdown]
+# *`ranks by gradients` takes the trials away and gives the share of 15 % to the gradients.*
+
+# %%
+studies = ("learning", "trials")
+origins = [study_provenance(shipped("results") / name)["provenance"] for name in studies]
+pd.concat(origins, axis=1, keys=studies)
 
 # %% [markdown]
 #

@@ -140,6 +140,7 @@ def test_bare_wheel_explains_a_photo(bare: Path, tmp_path: Path) -> None:
         (("train", "--out", "runs"), "train", "lightning"),
         (("evaluate", "--out", "results.jsonl"), "evaluate", "captum"),
         (("diagnose", "--out", "results.jsonl"), "evaluate", "captum"),
+        (("demo", "page.html"), "export", "onnxscript"),
         (("study", "study.toml", "--out", "runs"), "train", "lightning"),
     ],
 )

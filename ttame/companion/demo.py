@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ttame.companion.exploration import check_page, explore
-from ttame.companion.page.network import embedded, linked, write_parts
+from ttame.companion.page.network import embedded, write_parts
 from ttame.data import samples
 from ttame.explainer import Explainer
 from ttame.images import ImageLike
@@ -53,11 +54,11 @@ def demo(
     if photos is None:
         stored = {found.stem: found for found in samples().paths}
         photos = [stored[name] for name in SAMPLES]
-    if single:
-        network = embedded(explainer)
-    else:
-        network = linked(explainer, ".")
-        write_parts(explainer, path.parent)
     classes = min(classes, len(explainer.classes))
-    page = explore(explainer, photos, classes=classes, methods=methods, live=network)
+    # First what may be refused: to export takes longer.
+    page = explore(explainer, photos, classes=classes, methods=methods, live=".")
+    if single:
+        page = replace(page, network=embedded(explainer))
+    else:
+        write_parts(explainer, path.parent)
     return page.save(path, title or f"What {explainer.spec.name} looks at")

@@ -115,6 +115,7 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "settings": config.get("settings") or None,
         "ROAD, insertion, deletion on the first": config.get("curve_limit"),
         "removed": header.get("removed"),
+        "shortened": header.get("shortened"),
         "command": header.get("command"),
         "commit": header.get("commit"),
         "date": str(header.get("date", ""))[:10],

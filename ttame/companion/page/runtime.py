@@ -1,8 +1,8 @@
 """ONNX Runtime for browsers: the pinned copy that pages carry, checked, and how to renew it.
 
-Two files of the npm package `onnxruntime-web` (MIT), as they are there: a script, and the
-WebAssembly that runs networks on the CPU, the smallest of its builds. The latter is stored
-compressed. `runtime.json` beside them holds package, version and SHA-256 of both.
+Two files of the npm package `onnxruntime-web` (MIT), as they are there but compressed: a script,
+and the WebAssembly that runs networks on the CPU, the smallest of its builds. `runtime.json` beside
+them holds package, version and SHA-256 of both.
 
     python -m ttame.companion.page.runtime 1.30.0
 """
@@ -58,22 +58,24 @@ def read_runtime(folder: Path | None = None) -> Runtime:
     folder = shipped("runtime") if folder is None else folder
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        script = (folder / SCRIPT).read_bytes()
-        wasm = lzma.decompress((folder / f"{WASM}.xz").read_bytes())
+        script, wasm = (
+            lzma.decompress((folder / f"{name}.xz").read_bytes()) for name in (SCRIPT, WASM)
+        )
         licence = (folder / "LICENSE").read_text(encoding="utf-8")
-    except (OSError, ValueError, lzma.LZMAError, EOFError) as error:
+        version, digests = str(record["version"]), dict(record["sha256"])
+    except (OSError, ValueError, TypeError, KeyError, lzma.LZMAError, EOFError) as error:
         raise TTameError(
             f"the runtime in {str(folder)!r} cannot be read ({error}); reinstall ttame, or fetch "
             "it again with make runtime"
         ) from error
     for name, content in ((SCRIPT, script), (WASM, wasm)):
-        found, expected = _digest(content), record["sha256"][name]
+        found, expected = _digest(content), digests.get(name)
         if found != expected:
             raise TTameError(
                 f"{name} in {str(folder)!r} has SHA-256 {found}, its record says {expected}; "
                 "reinstall ttame, or fetch it again with make runtime"
             )
-    return Runtime(record["version"], script, wasm, licence)
+    return Runtime(version, script, wasm, licence)
 
 
 def fetch_runtime(version: str, folder: Path) -> Path:
@@ -89,7 +91,8 @@ def fetch_runtime(version: str, folder: Path) -> Path:
         The record.
 
     Raises:
-        TTameError: If npm is missing or refuses, or the package lacks a file.
+        TTameError: If npm is missing or refuses, or the package lacks a file or is another one
+            than the record in the folder has under the same version.
     """
     if shutil.which("npm") is None:
         raise TTameError("npm is not on the PATH; install Node.js, which brings it")
@@ -100,6 +103,12 @@ def fetch_runtime(version: str, folder: Path) -> Path:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise TTameError(f"npm cannot fetch {PACKAGE}@{version}: {lines[0]}")
         (packed,) = json.loads(done.stdout)
+        known = _recorded(folder, packed["version"])
+        if known not in (None, packed["integrity"]):
+            raise TTameError(
+                f"{PACKAGE}@{version} has integrity {packed['integrity']}, the record in "
+                f"{str(folder)!r} says {known}; the package has been changed, look into it first"
+            )
         found = _members(Path(place) / packed["filename"], (SCRIPT, WASM))
     record = {
         "package": PACKAGE,
@@ -107,14 +116,22 @@ def fetch_runtime(version: str, folder: Path) -> Path:
         "integrity": packed["integrity"],  # of the whole package, as npm states it
         "sha256": {name: _digest(content) for name, content in found.items()},
     }
-    for name, content in (
-        (SCRIPT, found[SCRIPT]),
-        (f"{WASM}.xz", lzma.compress(found[WASM], preset=9 | lzma.PRESET_EXTREME)),
-        (_RECORD, (json.dumps(record, indent=2) + "\n").encode()),
-    ):
+    written = {
+        f"{name}.xz": lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+        for name, content in found.items()
+    }
+    written[_RECORD] = (json.dumps(record, indent=2) + "\n").encode()
+    for name, content in written.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
     return folder / _RECORD
+
+
+def _recorded(folder: Path, version: str) -> str | None:
+    """Return the integrity that the record in a folder states of a version, if it does."""
+    path = folder / _RECORD
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record["integrity"] if record.get("version") == version else None
 
 
 def _members(archive: Path, names: tuple[str, ...]) -> Mapping[str, bytes]:
