@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, run
+from ttame.cli.terminal import DEFAULT, EXPLAINER, SEED, bar, console, open_device, run
+from ttame.errors import TTameError
 
 app = typer.Typer(
     help="Time T-TAME, check it on every model family, make the shipped classifiers.",
@@ -194,33 +195,79 @@ def families(
 
 def distill(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/vit"),
-    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "vit_imagenette",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the classifier; default: as it ships.")
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="imagenette: its ten classes, by their labels; photos: all 1,000 classes, by the "
+            "teacher's features."
+        ),
+    ] = "imagenette",
     epochs: Annotated[int, typer.Option(help="Number of passes over the photos.")] = 8,
     crops: Annotated[int, typer.Option(help="Augmented crops per photo.")] = 3,
+    stages: Annotated[
+        int | None,
+        typer.Option(help="Stages of the teacher in the stem; default: the recipe's."),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Number of blocks; default: the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos per step; default: the recipe's.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the crops, which later runs reuse; default: OUT/crops."),
+    ] = None,
+    only_crops: Annotated[
+        bool, typer.Option("--only-crops", help="Compute the crops, and stop.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(help="Number of photos to train on; default: all.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of processes that read photos.")] = 1,
     seed: SEED = 0,
 ) -> None:
-    """Distil EfficientNet-Lite0 into the shipped Vision Transformer, on Imagenette."""
+    """Distil EfficientNet-Lite0 into a shipped Vision Transformer."""
+    from benchmarks.distillation.run import RECIPES, TEACHER, prepare
     from benchmarks.distillation.run import distill as run_distillation
-    from benchmarks.distillation.training import DistillationConfig
-    from ttame.data import imagenette
+    from ttame.classifiers.classes import imagenette_indices
+    from ttame.classifiers.registry import load_backbone
+    from ttame.data import PhotoList, imagenette, open_photos
 
-    photos, held_out = imagenette("train").sample(limit, seed), imagenette("val")
-    config = DistillationConfig(epochs=epochs, crops=crops, seed=seed, workers=workers)
-    classes = tuple(sorted(set(held_out.labels or ())))
+    if data not in RECIPES:
+        raise TTameError(f"no recipe for data {data!r}; choose from {', '.join(RECIPES)}")
+    default, recipe = RECIPES[data]
+    photos = open_photos(data, "train").sample(limit, seed)
+    validation: tuple[PhotoList, ...] = (imagenette("val"),)
+    classes = imagenette_indices()
+    if data != "imagenette":
+        validation, classes = (*validation, open_photos(data)), tuple(range(1000))
+    chosen = {"stages": stages, "depth": depth, "batch_size": batch_size}
+    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    config = recipe(epochs=epochs, crops=crops, seed=seed, workers=workers, **given)
+    name = name or default
     with bar() as shown:
 
         def stage(title: str) -> Callable[[int, int], None]:
             task = shown.add_task(title)
             return lambda done, total: shown.update(task, completed=done, total=total)
 
-        record = run_distillation(photos, held_out, classes, config, out, name=name, progress=stage)
+        if only_crops:
+            folder = cache or out / "crops"
+            prepare(photos, validation, config, folder, load_backbone(TEACHER), stage)
+            console.print(f"crops: {folder}")
+            return
+        record = run_distillation(
+            photos, validation, classes, config, out, name=name, crops=cache, progress=stage
+        )
     console.print(
         f"trained: {out / f'{name}.safetensors'}, top-1 {record['top1']} % of "
-        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %)"
+        f"{record['validation_photos']} photos (teacher {record['teacher_top1']} %); agreement "
+        "with the teacher: "
+        + ", ".join(f"{value} % on {of}" for of, value in record["agreement"].items())
     )
 
 
@@ -268,8 +315,12 @@ def transfer(
     from ttame.loading import load
 
     loaded, photos = load(explainer), open_photos(data).sample(limit)
+    device = open_device(None)
+    loaded.to(device)
     scorers = [load_backbone(name) for name in scorer or ["tf_efficientnet_lite1",
                                                           "tf_efficientnet_lite2"]]  # fmt: skip
+    for found in scorers:
+        found.model.to(device)
     rows = measure_transfer(loaded, scorers, photos, steps)
     for row in rows:
         console.print(
@@ -343,6 +394,7 @@ def refinement(
     from ttame.loading import load
 
     loaded, rows = load(explainer), []
+    loaded.to(open_device(None))
     with bar() as shown:
 
         def stage(title: str) -> Callable[[int, int], None]:
@@ -357,8 +409,108 @@ def refinement(
     console.print(f"record: {path}", soft_wrap=True)
 
 
+def runtime(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/runtime.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    repeats: Annotated[int, typer.Option(help="Number of timed turns.")] = 21,
+) -> None:
+    """Time exported files in onnxruntime against PyTorch."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.runtime import measure_runtime
+    from ttame.loading import load
+
+    installed = version("onnxruntime")
+    rows = measure_runtime(load(explainer), repeats=repeats)
+    for row in rows:
+        console.print(
+            f"{row['backbone']}, batch {row['batch']}: forward {row['torch_forward_ms']:.1f} ms, "
+            f"onnxruntime {row['onnxruntime_forward_ms']:.1f} ms; explanation "
+            f"{row['torch_explanation_ms']:.1f} ms, onnxruntime "
+            f"{row['onnxruntime_explanation_ms']:.1f} ms ({row['explanation_ratio']:.2f} of it)",
+            soft_wrap=True,
+        )
+    path = write_benchmark(out, "runtime", explainer=explainer, onnxruntime=installed, rows=rows)
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+def storage(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/storage.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Photos, as for `ttame evaluate`; repeatable; default: both sets."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of photos per set.")] = 100,
+) -> None:
+    """Score maps of exported files with weights in fewer bits."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.storage import measure_storage
+    from ttame.data import open_photos
+    from ttame.loading import load
+
+    loaded, rows = load(explainer), []
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        for name in data or ["imagenette", "photos"]:
+            photos = open_photos(name).sample(limit)
+            found = measure_storage(loaded, photos, progress=stage(name))
+            rows += [{"data": photos.name, **row} for row in found]
+    for row in rows:
+        console.print(
+            f"{row['data']}, {row['storage']}: {row['megabytes']} MB, correlation of maps "
+            f"{row['correlation']}, same class {row['same']} %, AD 100% {row['AD 100%']['mean']} "
+            f"({row['AD 100%']['difference']:+})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    path = write_benchmark(out, "storage", explainer=explainer, rows=rows)
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+def export(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Model families, such as timm/resnet; default: timm's."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/export.json"
+    ),
+) -> None:
+    """Export a small member of every family of timm; named ones replace their rows of a record."""
+    from benchmarks.export import check_exports
+    from benchmarks.families import families as known
+    from benchmarks.records import write_benchmark
+    from ttame.companion.shipped import read_benchmark
+
+    def report(row: dict[str, Any]) -> None:
+        verdict = "passed" if row["passed"] else row["reason"]
+        console.print(
+            f"{row['family']} ({row['model']}, {row['seconds']} s): {verdict}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+    kept = read_benchmark(out, "export")["rows"] if names and out.exists() else []
+    every = names or [family for family in known() if family.startswith("timm/")]
+    rows = [row for row in kept if row["family"] not in every] + check_exports(every, report)
+    rows.sort(key=lambda row: str(row["family"]))
+    packages = {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}
+    path = write_benchmark(out, "export", packages=packages, rows=rows)
+    passed = sum(row["passed"] for row in rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {path}")
+
+
 for command in (
     explaining,
+    runtime,
+    storage,
+    export,
     training,
     scaling,
     families,

@@ -24,6 +24,7 @@ from ttame.evaluation.road import LEVELS, pixel_places
 from ttame.explainer import Explainer
 from ttame.images import denormalize, normalize
 from ttame.methods import METHODS, build
+from ttame.methods.method import networks_beside
 from ttame.methods.rise import rise_method
 
 # RISE would take minutes; its cost is linear in the masks, so that a part tells the whole.
@@ -169,7 +170,7 @@ def measure_methods(
             full = inspect.signature(rise_method).parameters["masks"].default
             scale, masks = full / RISE_MASKS, {"masks": full, "masks_measured": RISE_MASKS}
         method = build(name, explainer, {"masks": RISE_MASKS} if masks else None)
-        with count_passes(classifier) as passes:
+        with count_passes(classifier, *networks_beside(method)) as passes:
             turns = [turn(method, 0)]
         if turns[0][0] <= _SLOW:
             fewest, most = _TURNS

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.evaluation.confidence import (
     PERCENTAGES,
@@ -59,7 +60,7 @@ def measure_budgets(
     dataset = PhotoDataset(photos, spec)
     for first in range(0, len(photos), _BATCH):
         indices = range(first, min(first + _BATCH, len(photos)))
-        images = torch.stack([dataset[index][0] for index in indices])
+        images = torch.stack([dataset[index][0] for index in indices]).to(input_like(classifier))
         with torch.inference_mode():
             whole, targets = classifier(images).float().softmax(dim=1).max(dim=1)
         for key, method in methods.items():
@@ -73,7 +74,7 @@ def measure_budgets(
                     found.setdefault((*key, f"{score} {share}%"), []).append(values)
         if progress:
             progress(indices.stop, len(photos))
-    scores = {key: torch.cat(values).double().numpy() for key, values in found.items()}
+    scores = {key: torch.cat(values).double().cpu().numpy() for key, values in found.items()}
     ours = next(iter(budgets))
     rows = []
     for (name, value, score), sample in scores.items():

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttame.classifiers.outputs import probabilities
 from ttame.classifiers.registry import Backbone
 from ttame.classifiers.specs import BackboneSpec, masked_probabilities
+from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import PERCENTAGES, average_drop, increase_in_confidence
@@ -54,12 +55,12 @@ def measure_transfer(
     found: dict[tuple[str, str, str], list[Tensor]] = {}
     for first in range(0, len(photos), _BATCH):
         part = photos.select(range(first, min(first + _BATCH, len(photos))))
-        images = _images(part, explainer.spec)
+        images = _images(part, explainer.spec, explainer.classifier)
         with torch.inference_mode():
             targets = explainer.classifier(images).argmax(dim=1)
         maps = {name: method(images, targets) for name, method in methods.items()}
         for scorer in scorers:
-            theirs = _images(part, scorer.spec)
+            theirs = _images(part, scorer.spec, scorer.model)
             with torch.inference_mode():
                 outputs = probabilities(scorer.model(theirs), scorer.spec.activation)
                 whole = outputs.gather(1, targets[:, None])[:, 0]
@@ -78,7 +79,8 @@ def measure_transfer(
         if method == _REFINED:
             continue
         plain, refined = (
-            torch.cat(found[name, score, kind]).double().numpy() for kind in (_PLAIN, _REFINED)
+            torch.cat(found[name, score, kind]).double().cpu().numpy()
+            for kind in (_PLAIN, _REFINED)
         )
         difference = bootstrap(refined - plain)
         rows.append(
@@ -92,6 +94,7 @@ def measure_transfer(
     ]  # fmt: skip
 
 
-def _images(photos: PhotoList, spec: BackboneSpec) -> Tensor:
+def _images(photos: PhotoList, spec: BackboneSpec, classifier: nn.Module) -> Tensor:
     dataset = PhotoDataset(photos, spec)
-    return torch.stack([dataset[index][0] for index in range(len(dataset))])
+    images = torch.stack([dataset[index][0] for index in range(len(dataset))])
+    return images.to(input_like(classifier))

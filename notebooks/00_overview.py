@@ -119,11 +119,14 @@ Markdown(
 # - [The method](../book/method.md): mechanism, objective and scores, with every equation.
 # - Ablations of [the mechanism](08_ablations_mechanism.ipynb) and of [objective and
 #   training](09_ablations_training.ipynb): what each part does.
-# - [Look for yourself](11_explore.ipynb): choose photo, class and threshold.
+# - [Look for yourself](11_explore.ipynb): drop a photo of your own, pick any class, and let the
+#   network explain it in your browser.
+# - [Take it with you](14_take_it_with_you.ipynb): the explainer in one file, for a phone, a server
+#   without Python or a page.
 # - [Drawn objects](13_drawn_objects.ipynb): do maps know which parts matter?
 # - [Your own classifier](10_your_own_classifier.ipynb): attach it to a network of your own.
 # - [Reproduce it](../book/reproduce.md): run everything yourself. [Every number and its
-#   command](14_reproduce.ipynb) lists what is measured, beside room for the published values.
+#   command](15_reproduce.ipynb) lists what is measured, beside room for the published values.
 # - [Limitations](../book/limitations.md) and [failure cases](12_failure_cases.ipynb): what these
 #   maps do not tell.
 #

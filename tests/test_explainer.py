@@ -542,7 +542,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header, state: header.update(version=VERSION + 1), "format 2, this ttame reads 1"),
+        (lambda header, state: header.update(version=VERSION + 2), "format 3, .* reads 1 and 2"),
         (lambda header, state: header.update(class_count=11), r"fusion\.bias.*\(10,\).*\(11,\)"),
         (lambda header, state: header.update(channels=[8, 12, 17]), r"branches\.2"),
         (lambda header, state: header.update(channels=[8, 12]), r"branches\.2"),

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from ttame.errors import TTameError
-from ttame.records import FORMAT, VERSION, ResultsFile, provenance, read_results
+from ttame.records import (
+    FORMAT,
+    VERSION,
+    ResultsFile,
+    provenance,
+    read_results,
+    write_first,
+)
 
 CONFIG = {"backbone": "toy", "layers": ["a", "b"], "photos": ("0.jpg", "1.jpg"), "seed": 0}
 MADE = {"command": "ttame evaluate", "commit": "0123456789ab", "seed": 0}
@@ -168,6 +175,41 @@ def test_values_that_json_cannot_hold_leave_the_file_whole(path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         results.append([record(2), {"value": float("nan")}])
     assert results.partial.read_bytes() == before
+
+
+def test_a_run_that_was_ended_is_written_as_a_shorter_one(path: Path) -> None:
+    methods = {"methods": ["A", "B"], "photos": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]}
+    results = ResultsFile(path, CONFIG | methods, MADE, 2)
+    values = [0.1, 0.5177109837532043, 1.0, 6.196162576088682e-05]  # but 1.0, of float32
+    results.append({**record(i), "value": [value]} for i, value in enumerate(values))
+    results.append([record(4)])  # the third photo lacks B
+    with results.partial.open("a") as file:
+        file.write('{"photo": "2.j')
+    out = write_first(results.partial, path.with_name("short.jsonl"), 2)
+    header, records = read_results(out)
+    assert header["config"]["photos"] == ["0.jpg", "1.jpg"]
+    assert header["shortened"] == "to the first 2 of 4 photos; the run was ended after 2"
+    assert {key: header[key] for key in MADE} == MADE
+    assert list(records["photo"]) == ["0.jpg", "0.jpg", "1.jpg", "1.jpg"]
+    # The fewest digits, by hand; each is the same number in float32.
+    assert [value for (value,) in records["value"]] == [0.1, 0.517711, 1.0, 6.1961626e-05]
+    with pytest.raises(TTameError, match="holds 2 of its 4 photos, cannot write 3"):
+        write_first(results.partial, path.with_name("long.jsonl"), 3)
+    with pytest.raises(TTameError, match="exists already"):
+        write_first(results.partial, out, 1)
+
+
+def test_what_lists_no_methods_cannot_be_shortened(path: Path) -> None:
+    with pytest.raises(TTameError, match="lists no photos and methods"):
+        write_first(begin(path, 4).finish(), path.with_name("short.jsonl"), 1)
+
+
+def test_a_whole_run_that_is_shortened_says_that_it_was_whole(path: Path) -> None:
+    results = ResultsFile(path, CONFIG | {"methods": ["A", "B"]}, MADE, 2)
+    results.append(record(i) for i in range(4))
+    header, records = read_results(write_first(results.finish(), path.with_name("short.jsonl"), 1))
+    assert header["shortened"] == "to the first 1 of 2 photos; all measured"
+    assert len(records) == 2
 
 
 def test_provenance_says_how_a_result_was_made(monkeypatch: pytest.MonkeyPatch) -> None:

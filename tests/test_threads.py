@@ -96,14 +96,14 @@ def test_attention_is_read_beside_other_passes(raw_images: Tensor) -> None:
     for value in model.parameters():
         nn.init.normal_(value, std=0.3)
     explainer = ttame.attach(model, input_size=(32, 32), **IMAGENET)
-    names = ("attention rollout", "Transformer attribution", "LeGrad")
+    names = ("attention rollout", "Transformer attribution", "LeGrad", "LibraGrad")
     methods = [build(name, explainer) for name in names]
 
     def job(number: int) -> Job:
         image, target = raw_images[number % 6], torch.tensor([number % 4])
-        if number % 4 == 3:
+        if number % 5 == 4:
             return lambda: explainer.explain(image, top_k=4).maps
-        return lambda: methods[number % 4](image[None], target)
+        return lambda: methods[number % 5](image[None], target)
 
     assert_equal([job(number) for number in range(40)], explainer.classifier)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ttame.attention import AttentionConfig, AttentionMechanism, branch_change
 from ttame.classifiers.adoption import adopt, refuse_weights
 from ttame.classifiers.advice import input_errors
+from ttame.classifiers.auxiliary import Auxiliary, extractor, is_auxiliary, load_auxiliary
 from ttame.classifiers.classes import (
     Targets,
     check_bound,
@@ -35,12 +36,17 @@ from ttame.classifiers.specs import BackboneSpec
 from ttame.classifiers.weights import check_weights, input_like, weight_digest
 from ttame.errors import TTameError
 from ttame.explanation import Explanation
-from ttame.features import FeatureExtractor
 from ttame.files import replacing
 from ttame.images import Crop, ImageLike, image_batches, image_source, normalize
 from ttame.refinement import check_steps, refine_maps
 
+if TYPE_CHECKING:
+    from ttame.export.agreement import Agreement
+
 FORMAT, VERSION = "ttame-explainer", 1
+# Of files with an auxiliary network, which readers of version 1 would take layers of the
+# classifier for.
+_PAIRED = 2
 # What a header holds, and how its values look.
 _HEADER: Mapping[str, Callable[[Any], bool]] = {
     "backbone": lambda value: isinstance(value, str),
@@ -69,6 +75,8 @@ class Explainer(nn.Module):
         mechanism: Attention mechanism built for the channels of `layers`.
         layers: Dotted module names; default: those of the backbone's spec.
         record: How the mechanism was trained; saved with it.
+        auxiliary: A frozen network whose layers give the feature maps instead of the classifier's
+            (`ttame.classifiers.auxiliary`).
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class Explainer(nn.Module):
         mechanism: AttentionMechanism,
         layers: Sequence[str] | None = None,
         record: Mapping[str, object] | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         super().__init__()
         self.spec = backbone.spec
@@ -84,12 +93,17 @@ class Explainer(nn.Module):
         self.mechanism = mechanism
         self.layers = tuple(layers or backbone.spec.layers)
         self.record = dict(record or {})
-        self.extract = FeatureExtractor(self.classifier, self.layers, mechanism.config.tokens)
+        self.auxiliary = auxiliary
+        self.extract = extractor(
+            self.classifier, self.layers, mechanism.config.tokens, self.auxiliary
+        )
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of the mechanism; the classifier remains in `eval()`."""
+        """Set the mode of the mechanism; frozen networks remain in `eval()`."""
         super().train(mode)
         self.classifier.eval()
+        if self.auxiliary is not None:
+            self.auxiliary.eval()
         return self
 
     def replace(
@@ -100,6 +114,7 @@ class Explainer(nn.Module):
         layers: Sequence[str] | None = None,
         spec: BackboneSpec | None = None,
         record: Mapping[str, object] | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> Explainer:
         """Return an explainer in the same mode with some parts exchanged and the rest shared.
 
@@ -109,18 +124,20 @@ class Explainer(nn.Module):
             layers: Other dotted module names.
             spec: Other facts of the classifier.
             record: Another training record.
+            auxiliary: Another auxiliary network.
         """
         changed = Explainer(
             Backbone(spec or self.spec, self.classifier if classifier is None else classifier),
             self.mechanism if mechanism is None else mechanism,
             self.layers if layers is None else layers,
             self.record if record is None else record,
+            self.auxiliary if auxiliary is None else auxiliary,
         )
         changed.training = self.training  # the mechanism's own mode is not touched
         return changed
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run the classifier once, in its dtype and on its device.
+        """Run the classifier once, in its dtype and on its device, and any auxiliary network.
 
         Args:
             images: Normalised images, `(B, C, H, W)`, of any floating-point dtype.
@@ -382,7 +399,7 @@ class Explainer(nn.Module):
     def save(self, path: Path | str, dtype: torch.dtype = torch.float32) -> Path:
         """Write the mechanism and a JSON header atomically to one `safetensors` file.
 
-        Of the classifier's weights only the fingerprint is saved.
+        Of the weights of frozen networks only the fingerprints are saved.
 
         Args:
             path: Output file, `.safetensors`.
@@ -396,7 +413,7 @@ class Explainer(nn.Module):
             raise TTameError(f"an explainer's file ends in .safetensors, got {path.name!r}")
         header = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if self.auxiliary is None else _PAIRED,
             "backbone": self.spec.name,
             "backbone_digest": weight_digest(self.classifier),
             "layers": self.layers,
@@ -407,6 +424,7 @@ class Explainer(nn.Module):
             # ImageNet's names need not be saved.
             "classes": None if self.classes == imagenet_classes() else self.classes,
             "training": self.record,
+            **({} if self.auxiliary is None else {"auxiliary": self.auxiliary.facts()}),
         }
         tensors = {
             name: value.detach().cpu().contiguous()
@@ -415,6 +433,79 @@ class Explainer(nn.Module):
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
         return path
+
+    def export(
+        self,
+        path: Path | str,
+        *,
+        storage: Literal["float32", "float16", "int8"] = "float32",
+        preprocess: bool = False,
+        batch: int | None = None,
+        licence: str = "not stated",
+        photos: ImageLike | Iterable[ImageLike] | None = None,
+    ) -> Agreement:
+        """Write classifier and mechanism to one file that runs without this library.
+
+        An ONNX file has the inputs `images`, normalised `(B, C, H, W)` float32, and `targets`,
+        `(B,)` int64 with -1 for the predicted class; and the outputs `logits`, `(B, K)`,
+        `explained`, the classes of the maps, `(B,)`, and `maps`, raw `(B, 1, h, w)`. Its metadata
+        hold what the network expects of photos, its classes and digests, as JSON under the key
+        `ttame`. `ttame.Exported` runs it. A program of `torch.export` has the same inputs, outputs
+        and metadata (in `extra_files`).
+
+        The file is run on photos and held against PyTorch before it takes its place.
+
+        Args:
+            path: Output file, `.onnx`, or `.pt2` for a program of `torch.export`.
+            storage: How the weights are stored: `"float16"` and `"int8"` make the file half and a
+                quarter as large; the network computes in float32 all the same.
+            preprocess: Resize, crop and normalise in the file: instead of `images` it takes
+                `pixels`, upright photos of one size, `(B, height, width, C)` uint8.
+            batch: Number of images per call, for networks that fix it; `None` for any number.
+            licence: Licence of the classifier's weights, noted in the file.
+            photos: Photos to compare on, as for `explain`; default: the shipped samples.
+
+        Returns:
+            How far the file is from PyTorch.
+
+        Raises:
+            TTameError: If an operation cannot be exported, a photo cannot be read, the file cannot
+                be written, or it disagrees with PyTorch: by more than 1e-3 of the largest value,
+                with float16 weights 1e-2, with int8 0.2. Nothing is written then.
+        """
+        from ttame.export.write import export
+
+        return export(
+            self, path, storage=storage, preprocess=preprocess, batch=batch, licence=licence,
+            photos=photos,
+        )  # fmt: skip
+
+    def demo(
+        self,
+        path: Path | str,
+        photos: ImageLike | Sequence[ImageLike] | None = None,
+        *,
+        title: str | None = None,
+    ) -> Path:
+        """Write a page in which this explainer runs, one file to open, to host or to send.
+
+        Its readers drop photos there, pick any class, and see maps, masked photos and what the
+        classifier makes of them, computed by their own browser. `ttame.demo` has more options.
+
+        Args:
+            path: Output file, `.html` or `.htm`.
+            photos: Photos that the page begins with; default: six of the shipped samples.
+            title: Title of the page; default: the classifier's name.
+
+        Returns:
+            Path of the page.
+
+        Raises:
+            TTameError: As `ttame.demo`.
+        """
+        from ttame import demo  # public, and above this module
+
+        return demo(self, path, photos, title=title)
 
     @classmethod
     def load(
@@ -429,7 +520,8 @@ class Explainer(nn.Module):
 
         Raises:
             TTameError: If the file is damaged or of another format or version, or was made for
-                another classifier or other weights, layers or classes.
+                another classifier or other weights, layers or classes, of the classifier or of
+                its auxiliary network.
         """
         path = Path(path)
         refuse_weights(model, weights)
@@ -469,8 +561,10 @@ class Explainer(nn.Module):
         check_weights(state, f"{str(path)!r}")
         mechanism.load_state_dict(_cast(state, torch.float32))
         mechanism = mechanism.to(input_like(backbone.model).device)
-        backbone = replace(backbone, spec=spec)
-        return cls(backbone, mechanism, header["layers"], header["training"]).eval()
+        backbone, auxiliary = replace(backbone, spec=spec), None
+        if header["version"] == _PAIRED:
+            auxiliary = load_auxiliary(header["auxiliary"], backbone, repr(str(path)))
+        return cls(backbone, mechanism, header["layers"], header["training"], auxiliary).eval()
 
 
 def _check_numbers(values: Tensor, what: str, cause: str) -> None:
@@ -525,13 +619,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise TTameError(f"{str(path)!r} is a safetensors file, but not a saved explainer")
-    if header.get("version") != VERSION:
+    version = header.get("version")
+    if version not in (VERSION, _PAIRED):
         raise TTameError(
-            f"{str(path)!r} has explainer format {header.get('version')}, this ttame reads "
-            f"{VERSION}; save it again with a matching version"
+            f"{str(path)!r} has explainer format {version}, this ttame reads "
+            f"{VERSION} and {_PAIRED}; save it again with a matching version"
         )
     known = {item.name for item in fields(AttentionConfig)}
-    wrong = [key for key, holds in _HEADER.items() if key not in header or not holds(header[key])]
+    expected = _HEADER if version == VERSION else {**_HEADER, "auxiliary": is_auxiliary}
+    wrong = [key for key, holds in expected.items() if key not in header or not holds(header[key])]
     wrong = wrong or sorted(header["attention"].keys() - known)
     wrong = wrong or sorted(header["spec"].keys() - set(_FACTS))
     if wrong:

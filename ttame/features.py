@@ -331,6 +331,21 @@ def several_runs(name: str, count: int) -> TTameError:
     )
 
 
+def check_logits(model: nn.Module, output: object) -> Tensor:
+    """Return a classifier's output, which must be logits `(B, K)`.
+
+    Raises:
+        TTameError: If it is anything else.
+    """
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise TTameError(
+        f"{type(model).__name__} returns {what}, not logits (B, K); wrap it in a module whose "
+        "forward returns the logits alone"
+    )
+
+
 class FeatureExtractor:
     """Compute the logits and feature maps of a classifier in one forward pass.
 
@@ -367,13 +382,7 @@ class FeatureExtractor:
         runs: Counter[str] = Counter()
         count = observe(self.model, self.layers, lambda name, _: runs.update([name]))
         with count, capture(self.model, self.layers) as outputs:
-            logits = self.model(images)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise TTameError(
-                f"{type(self.model).__name__} returns {what}, not logits (B, K); wrap it in a "
-                "module whose forward returns the logits alone"
-            )
+            logits = check_logits(self.model, self.model(images))
         maps = []
         for name in self.layers:
             if name not in outputs:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ttame.attention import AttentionConfig, AttentionMechanism
 from ttame.classifiers.adoption import adopt, find_activation, probe, refuse_weights
+from ttame.classifiers.auxiliary import open_auxiliary
 from ttame.classifiers.classes import class_names
 from ttame.classifiers.facts import checked_size, per_channel
 from ttame.classifiers.huggingface import take_rgb
@@ -30,6 +31,7 @@ def attach(
     model: nn.Module | str,
     layers: Sequence[str] | str = "auto",
     *,
+    features: str | None = None,
     config: AttentionConfig | None = None,
     classes: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
     input_size: tuple[int, int] | None = None,
@@ -62,7 +64,13 @@ def attach(
             the name of a registered backbone, `timm/NAME` or `torchvision/NAME`.
         layers: Dotted module names, shallow to deep, or the name of one of the backbone's
             `alternatives`. `"auto"` takes the registered layers or chooses some by resolution
-            (`ttame.classifiers.layers.list_layers`), `"deepest"` the last of these.
+            (`ttame.classifiers.layers.list_layers`), `"deepest"` the last of these. With
+            `features`, layers of that network.
+        features: Name of an auxiliary network that gives the feature maps in the classifier's
+            place, as in P-TAME (`ptame`): `"tf_efficientnet_lite0"`, another registered backbone,
+            `timm/NAME` or `torchvision/NAME`. The classifier is then a black box, of any kind.
+            Its images are converted to the network's normalisation, and resized, with a warning,
+            where the input sizes differ; an explanation takes one pass of each.
         config: Architecture of the mechanism.
         classes: Class names in index order, or by index as in `{0: "cat", 1: "dog"}`.
         input_size: Height and width in pixels; default: what the processor or model states.
@@ -83,13 +91,14 @@ def attach(
             crop, interpolation, normalisation and the order of the channels are taken from it.
         weights: A local state dict or training checkpoint, for a model given by name; a head with
             another number of classes is built as the weights have it.
-        pretrained: Load the weights of a model given by name; otherwise they are random.
+        pretrained: Load the weights of networks given by name; otherwise they are random.
 
     Raises:
         TTameError: If the input size, channels or normalisation are neither given nor known, a
             layer does not exist or gives no spatial map, or the model gives no logits, cannot be
             copied or mixes the images of a batch, or its outputs do not fit the activation, need
-            one to be chosen, or are values or features.
+            one to be chosen, or are values or features; or the auxiliary network is unknown, or
+            takes images of other channels or another shape.
     """
     names = None if classes is None else class_names(classes)
     if isinstance(model, str):
@@ -127,15 +136,18 @@ def attach(
     meaning, binary = find_activation(classifier, size, stated, spec.channels)
     if binary:
         answer_both(classifier, meaning)
-    chosen = _chosen_layers(layers, classifier, spec)
+    described = replace(backbone, spec=spec)
+    auxiliary = None if features is None else open_auxiliary(features, described, pretrained)
+    read = described if auxiliary is None else auxiliary
+    chosen = _chosen_layers(layers, read.model, read.spec)
     spec = replace(spec, layers=chosen, activation=meaning, binary=binary)
     config = config or AttentionConfig()
-    widths, count = probe(classifier, spec.layers, size, config.tokens, spec.channels)
+    widths, count = probe(classifier, spec.layers, size, config.tokens, spec.channels, auxiliary)
     if names is not None and len(names) != count:
         both = f", the two answers of its one output, such as {ANSWERS}" if binary else ""
         raise TTameError(f"got names of {len(names)} classes, the classifier has {count}{both}")
     mechanism = AttentionMechanism(widths, count, config).to(input_like(classifier).device)
-    return Explainer(replace(backbone, spec=spec), mechanism).eval()
+    return Explainer(replace(backbone, spec=spec), mechanism, auxiliary=auxiliary).eval()
 
 
 def load(

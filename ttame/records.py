@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ttame.errors import TTameError, require
@@ -157,6 +158,55 @@ def read_results(path: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
     return header, pd.DataFrame.from_records(records)
 
 
+def write_first(path: Path | str, out: Path | str, photos: int) -> Path:
+    """Write the first photos of a results file, finished or not, as a finished results file.
+
+    For runs that were ended: what `NAME.partial` holds is worth as much as a run on fewer photos.
+    The header keeps the run's provenance, lists the photos written, and says under `shortened` what
+    the run was to measure and did. Floats are written with the fewest digits that give the same
+    float32, the precision in which they were measured.
+
+    Args:
+        path: Results file of `ttame evaluate`, or its `.partial`.
+        out: The file to write.
+        photos: Number of photos, from the front.
+
+    Returns:
+        The path written.
+
+    Raises:
+        TTameError: If the file is no such results file, holds fewer photos with records of all
+            methods, or `out` exists.
+    """
+    header, records = _parse(Path(path), torn=True)
+    planned, methods = header["config"].get("photos"), header["config"].get("methods")
+    if not planned or not methods:
+        raise TTameError(f"{str(path)!r} lists no photos and methods; `ttame evaluate` writes both")
+    measured = len(records) // len(methods)
+    if not 1 <= photos <= measured:
+        raise TTameError(
+            f"{str(path)!r} holds {measured} of its {len(planned)} photos, cannot write {photos}"
+        )
+    if Path(out).exists():
+        raise TTameError(f"{str(out)!r} exists already; remove it or choose another name")
+    ended = "all measured" if measured == len(planned) else f"the run was ended after {measured}"
+    header["config"]["photos"] = planned[:photos]
+    header["shortened"] = f"to the first {photos} of {len(planned)} photos; {ended}"
+    with replacing(out) as temporary:
+        kept = [_short(record) for record in records[: photos * len(methods)]]
+        temporary.write_text(_lines([header, *kept]), encoding="utf-8")
+    return Path(out)
+
+
+def _short(value: Any) -> Any:
+    """Give floats, in lists and dictionaries too, the fewest digits of the same float32."""
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
@@ -216,7 +266,12 @@ def provenance(seed: int, command: str | None = None) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the repository's commit, with `+` for uncommitted changes, or `unknown`."""
+    """Return the repository's commit, with `+` for uncommitted changes, or `unknown`.
+
+    A copy without its repository, as in a container, is told its commit by `TTAME_COMMIT`.
+    """
+    if told := os.environ.get("TTAME_COMMIT"):
+        return told
     here = Path(__file__).resolve().parent
     try:
         commit, changes = (

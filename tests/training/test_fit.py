@@ -73,8 +73,8 @@ def test_published_holds_the_papers_values() -> None:
         (1.0,),
     )
     assert asdict(config.objective) == {
-        "cross_entropy": 1.5, "drop": 0.0, "trials": 0.0, "gain_limit": None, "area": 2.0,
-        "variation": 0.01, "area_exponent": 0.3,
+        "cross_entropy": 1.5, "drop": 0.0, "trials": 0.0, "complement": 0.0, "gain_limit": None,
+        "area": 2.0, "variation": 0.01, "area_exponent": 0.3,
         "labels": "batch", "reduction": "paper", "own_share": None,
     }  # fmt: skip
     assert published(epochs=4, learning_rate=1e-4) == config.replace(epochs=4, learning_rate=1e-4)
@@ -87,8 +87,8 @@ def test_the_default_trains_on_what_average_drop_measures() -> None:
     assert (config.mask.activation, config.mask.masked) == ("minmax", "image")
     assert config.mask.retain == (1.0, 0.5, 0.15)
     assert asdict(config.objective) == {
-        "cross_entropy": 0, "drop": 5, "trials": 0.0, "gain_limit": None, "area": 2.0,
-        "variation": 0.001, "area_exponent": 0.3,
+        "cross_entropy": 0, "drop": 5, "trials": 0.0, "complement": 0.0, "gain_limit": None,
+        "area": 2.0, "variation": 0.001, "area_exponent": 0.3,
         "labels": "own", "reduction": "mean", "own_share": None,
     }  # fmt: skip
 

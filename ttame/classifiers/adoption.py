@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.advice import input_errors, is_quantized
+from ttame.classifiers.auxiliary import Auxiliary, extractor
 from ttame.classifiers.huggingface import return_logits
 from ttame.classifiers.layers import probe_images
 from ttame.classifiers.outputs import (
@@ -23,7 +24,7 @@ from ttame.classifiers.outputs import (
 from ttame.classifiers.passes import copy_module
 from ttame.classifiers.weights import check_weights
 from ttame.errors import TTameError, unknown
-from ttame.features import FeatureExtractor, Tokens
+from ttame.features import Tokens
 
 # Rounding differences between batch sizes, relative to the largest value, by dtype.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -107,15 +108,17 @@ def probe(
     input_size: tuple[int, int],
     tokens: Tokens = "drop",
     channels: int | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> tuple[list[int], int]:
     """Run a classifier once to check that its layers can be explained.
 
     Args:
         model: The classifier, in `eval()`.
-        layers: Dotted module names.
+        layers: Dotted module names, of the auxiliary network if there is one.
         input_size: Height and width in pixels.
         tokens: Handling of prefix tokens, as for `ttame.features.to_map`.
         channels: Channels of the input, as for `ttame.classifiers.layers.list_layers`.
+        auxiliary: The network beside the classifier that gives the feature maps.
 
     Returns:
         Channels of each layer, and the number of classes.
@@ -124,7 +127,7 @@ def probe(
         TTameError: If the logits are not `(B, K)`, a layer gives no feature map, or the logits or
             maps of an image depend on the rest of its batch.
     """
-    extract = FeatureExtractor(model, layers, tokens)
+    extract = extractor(model, layers, tokens, auxiliary)
     images = probe_images(model, input_size, channels)
     with input_errors(model, images):
         alone, maps_alone = extract(images[:1])

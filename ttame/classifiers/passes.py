@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttame.features import HOOKS, Hook
 
+Copied = TypeVar("Copied", bound=nn.Module)
 
-def copy_module(model: nn.Module) -> nn.Module:
+
+def copy_module(model: Copied) -> Copied:
     """Copy a module deeply, without the hooks of passes that run at this moment."""
     with HOOKS:
         copied = copy.deepcopy(model)
@@ -62,6 +64,14 @@ class OwnDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def own_precision(device: torch.device) -> Iterator[None]:
-    """Run the block in the precision of its tensors, whatever autocast is active around it."""
-    with torch.autocast(device.type, enabled=False):
-        yield
+    """Run the block in the precision of its tensors, whatever autocast is active around it.
+
+    On GPUs convolutions would otherwise round their inputs to 10 bits (TensorFloat-32).
+    """
+    kept = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = kept and device.type != "cuda"
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = kept

@@ -22,7 +22,7 @@ from torch import Tensor
 from ttame.classifiers.classes import imagenet_classes, imagenette_indices
 from ttame.classifiers.drawn import SIDE, class_names, drawn_cnn
 from ttame.classifiers.facts import timm_facts
-from ttame.classifiers.hybrid import hybrid_vit
+from ttame.classifiers.hybrid import STEM, hybrid_vit, take_stem
 from ttame.classifiers.specs import BackboneSpec
 from ttame.classifiers.weights import read_state
 from ttame.errors import EXTRAS, TTameError, require, suggest
@@ -188,24 +188,52 @@ def _creatures() -> BackboneSpec:
     )
 
 
+def _hybrid_weights(name: str, stages: int) -> Mapping[str, Tensor]:
+    """Load a shipped transformer; a stem that its file leaves out comes with EfficientNet-Lite0."""
+    state = read_state(shipped("classifiers") / f"{name}.safetensors")
+    if any(key.startswith(f"{STEM}.") for key in state):
+        return state
+    lite0 = timm.create_model("tf_efficientnet_lite0")
+    lite0.load_state_dict(_lite_weights("lite0"))
+    stem = take_stem(lite0, stages).state_dict()
+    return {**state, **{f"{STEM}.{key}": value for key, value in stem.items()}}
+
+
+def _hybrid(
+    name: str, classes: tuple[str, ...], stages: int, depth: int, data: str
+) -> BackboneSpec:
+    """Return the spec of a shipped transformer of `depth` blocks."""
+    norms = tuple(f"blocks.{index}.norm1" for index in range(depth - 3, depth))
+    return replace(
+        _lite("lite0", 224),  # shares the stem, and so the preprocessing
+        name=name,
+        build=partial(hybrid_vit, num_classes=len(classes), stages=stages, depth=depth),
+        weights=partial(_hybrid_weights, name, stages),
+        layers=norms,
+        head="head",
+        cam_layer=norms[-1],
+        # After the last block only the class token is read, so its patch tokens mean nothing.
+        alternatives={
+            "block outputs": tuple(f"blocks.{index}" for index in range(depth - 4, depth - 1))
+        },
+        classes=classes,
+        source=f"ttame data/classifiers/{name}.safetensors ({data})",
+    )
+
+
 def registered() -> tuple[BackboneSpec, ...]:
     """Return the specs of the registered classifiers."""
-    lite0, lite1, lite2 = _lite("lite0", 224), _lite("lite1", 240), _lite("lite2", 260)
-    # Shares the stem, and so the preprocessing, of `lite0`.
-    transformer = replace(
-        lite0,
-        name="vit_imagenette",
-        build=hybrid_vit,
-        weights=partial(_shipped_weights, "vit_imagenette"),
-        layers=("blocks.3.norm1", "blocks.4.norm1", "blocks.5.norm1"),
-        head="head",
-        cam_layer="blocks.5.norm1",
-        # After the last block only the class token is read, so its patch tokens mean nothing.
-        alternatives={"block outputs": ("blocks.2", "blocks.3", "blocks.4")},
-        classes=tuple(imagenet_classes()[index] for index in imagenette_indices()),
-        source="ttame data/classifiers/vit_imagenette.safetensors (Imagenette)",
+    every = imagenet_classes()
+    ten = tuple(every[index] for index in imagenette_indices())
+    return (
+        _lite("lite0", 224),
+        _lite("lite1", 240),
+        _lite("lite2", 260),
+        *_papers(),
+        _hybrid("vit_imagenette", ten, stages=4, depth=6, data="Imagenette"),
+        _hybrid("vit_hybrid_imagenet", every, stages=6, depth=6, data="photos of many kinds"),
+        _creatures(),
     )
-    return (lite0, lite1, lite2, *_papers(), transformer, _creatures())
 
 
 def _papers() -> tuple[BackboneSpec, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttame.cli.terminal import DEFAULT, SEED, WEIGHTS, bar, console
+from ttame.cli.terminal import DEFAULT, DEVICE, SEED, WEIGHTS, bar, console, open_device
 from ttame.errors import TTameError, require
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def evaluate(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
+    device: DEVICE = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -80,7 +81,7 @@ def evaluate(
     from ttame.data import open_photos
     from ttame.evaluation.evaluate import evaluate as run
 
-    opened, names = _open(explainer, backbone, methods, weights)
+    opened, names = _open(explainer, backbone, methods, weights, device)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("photos", total=len(photos))
@@ -112,6 +113,7 @@ def mosaics(
         float, typer.Option(help="Probability from which the classifier is sure of a photo.")
     ] = 0.9,
     batch_size: Annotated[int, typer.Option(help="Photos judged at a time.")] = 16,
+    device: DEVICE = None,
     seed: SEED = 0,
 ) -> None:
     """Score methods on mosaics of photos (grid pointing game); a killed run is resumed."""
@@ -119,7 +121,7 @@ def mosaics(
     from ttame.data import open_photos
     from ttame.evaluation.grid_pointing import evaluate_mosaics
 
-    opened, names = _open(explainer, backbone, methods, weights)
+    opened, names = _open(explainer, backbone, methods, weights, device)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("mosaics", total=count)
@@ -133,13 +135,18 @@ def mosaics(
 
 
 def _open(
-    explainer: str | None, backbone: str | None, methods: str, weights: Path | None
+    explainer: str | None,
+    backbone: str | None,
+    methods: str,
+    weights: Path | None,
+    device: str | None,
 ) -> tuple[Explainer, list[str]]:
     """Open the explainer and name the methods that apply, saying which do not."""
     from ttame.loading import open_explainer
     from ttame.methods import select
 
     opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone, weights)
+    opened.to(open_device(device))
     names, left_out = select(methods, opened, trained)
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", highlight=False, markup=False)
@@ -168,6 +175,7 @@ def diagnose(
     data: DATA = "imagenette",
     limit: LIMIT = None,
     batch_size: BATCH_SIZE = 16,
+    device: DEVICE = None,
     seed: SEED = 0,
 ) -> None:
     """Measure what each layer adds to the map, and what dropping it costs."""
@@ -178,6 +186,7 @@ def diagnose(
     from ttame.loading import open_explainer
 
     opened, _ = open_explainer(explainer, None, weights)
+    opened.to(open_device(device))
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("photos", total=len(photos))
@@ -211,6 +220,7 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the missing runs and stop.")
     ] = False,
+    device: DEVICE = None,
 ) -> None:
     """Train and measure the runs of a study that have no record yet."""
     require("train")
@@ -241,7 +251,7 @@ def study(
     failed = []
     for run in runs:
         try:
-            path = carry_out(run, train, held_out, out, work)
+            path = carry_out(run, train, held_out, out, work, open_device(device))
             console.print(f"record: {path}", soft_wrap=True)
         except TTameError as error:  # the others may still succeed
             failed.append(run.name)

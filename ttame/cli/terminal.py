@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.text import Text
 
 from ttame.companion.allocation import keep_freed_memory
 from ttame.errors import TTameError
+
+if TYPE_CHECKING:
+    import torch
 
 # Plain text: names of files and classes may look like rich's markup or emoji codes.
 console = Console(markup=False, emoji=False)
@@ -38,6 +41,10 @@ HEIGHT = Annotated[
 ]
 WIDTH = Annotated[int | None, typer.Option(help="Input width, pixels; default: the height.")]
 DEFAULT = "tf_efficientnet_lite0"
+DEVICE = Annotated[
+    str | None,
+    typer.Option(help="'cpu', 'cuda' or 'cuda:1'; default: the first GPU, where there is one."),
+]
 
 
 def bar() -> Progress:
@@ -49,6 +56,24 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def open_device(name: str | None) -> torch.device:
+    """Return a device by name, or the first GPU, or the CPU where there is none.
+
+    Raises:
+        TTameError: If this machine has no such device.
+    """
+    import torch
+
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise TTameError(
+            f"device={wanted!r} cannot be used here ({reason}); leave the option out, or take 'cpu'"
+        ) from error
 
 
 def input_size(height: int | None, width: int | None) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ttame.cli.terminal import HEIGHT, WEIGHTS, WIDTH, input_size
+from ttame.cli.terminal import HEIGHT, WEIGHTS, WIDTH, input_size, open_device
 from ttame.errors import TTameError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="'ttame' (ours), 'linear' (our first), 'published', 'lcam-img', 'lcam-fm' or "
-            "'shapley'."
+            help="'ttame' (ours), 'ptame' (ours for --features), 'linear' (our first), "
+            "'published', 'lcam-img', 'lcam-fm' or 'shapley'."
         ),
     ] = "ttame",
     config_file: Annotated[
@@ -64,6 +64,13 @@ def train(
         typer.Option(
             help="Layer, an alternative choice of layers, 'auto' or 'deepest'; repeatable; "
             "default: the recipe's."
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Auxiliary network whose layers give the feature maps, such as "
+            "'tf_efficientnet_lite0'; default: the backbone itself."
         ),
     ] = None,
     height: HEIGHT = None,
@@ -149,8 +156,8 @@ def train(
         checkpoint_every=checkpoint_every, skip_bad=skip_bad or None, workers=workers, seed=seed,
     )  # fmt: skip
     explainer = _explainer(
-        recipe, backbone or profile_backbone(profile), layer, tokens, activation, weights,
-        input_size(height, width),
+        recipe, backbone or profile_backbone(profile), layer, features, tokens, activation,
+        weights, input_size(height, width),
     )  # fmt: skip
     classes = explainer.mechanism.classes
     photos, held = _photos(profile, data, held_out, image_root, classes)
@@ -163,6 +170,8 @@ def train(
     check_launched(config, arguments)
     if find_rate is not None:
         config = config.replace(learning_rate=_found(explainer, photos, config, find_rate))
+    if config.run.devices * config.run.nodes == 1:  # several processes each find their own
+        explainer.to(open_device(None))
     fit(explainer, photos, config, out, validation=held, name=name, resume=resume)
     _say(f"trained: {out / f'{name}.safetensors'}, record {out / f'{name}.json'}")
 
@@ -188,6 +197,7 @@ def _explainer(
     recipe: str,
     backbone: str,
     layer: list[str] | None,
+    features: str | None,
     tokens: str,
     activation: str | None,
     weights: Path | None,
@@ -198,9 +208,11 @@ def _explainer(
     from ttame.training.recipes import architecture, layers
 
     shape = replace(architecture(recipe), tokens=tokens)  # type: ignore[arg-type]  # checked there
-    chosen = layer or layers(recipe, backbone_spec(backbone))
+    if recipe == "ptame" and features is None:
+        raise TTameError("recipe 'ptame' needs an auxiliary network: --features NAME")
+    chosen = layer or layers(recipe, backbone_spec(features or backbone))
     return attach(
-        backbone, chosen, config=shape, weights=weights, input_size=size,
+        backbone, chosen, features=features, config=shape, weights=weights, input_size=size,
         activation=activation,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from ttame.evaluation.cost import count_passes
 from ttame.explainer import Explainer
 from ttame.masking import degenerate
 from ttame.methods import Method, build
+from ttame.methods.method import networks_beside, wrapped
 
 
 def bind(
@@ -54,7 +55,9 @@ def bind(
     working = explainer.replace(classifier=classifier).eval()
     if isinstance(methods, Mapping):
         # Bound to the classifier as it was given, which may be in half precision.
-        return working, {name: partial(_called, found, like) for name, found in methods.items()}
+        return working, {
+            name: wrapped(partial(_called, found, like), found) for name, found in methods.items()
+        }
     return working, {name: build(name, working, settings.get(name)) for name in methods}
 
 
@@ -76,6 +79,7 @@ def facts(explainer: Explainer) -> dict[str, Any]:
         "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
         # Softmax is not named, as files begun before there were others do not name it.
         **({} if spec.activation == "softmax" else {"activation": spec.activation}),
+        **({} if explainer.auxiliary is None else {"auxiliary": explainer.auxiliary.facts()}),
     }
 
 
@@ -91,7 +95,8 @@ def make_maps(
     Args:
         explainer: From `bind`; its classifier's passes are counted.
         original_classifier: The classifier that it was copied from, to which methods of the
-            caller's own are bound; its passes are counted, too.
+            caller's own are bound; its passes are counted, too, and those of networks that a
+            method runs beside it.
         methods: From `bind`.
         images: Normalised photos, `(B, C, H, W)`.
         targets: Target classes, `(B,)`.
@@ -102,7 +107,8 @@ def make_maps(
         forward and backward (passes).
     """
     for name, method in methods.items():
-        with count_passes(explainer.classifier, original_classifier) as passes:
+        networks = (explainer.classifier, original_classifier, *networks_beside(method))
+        with count_passes(*networks) as passes:
             start = time.perf_counter()
             maps = method(images, targets)
             seconds = (time.perf_counter() - start) / len(images)

@@ -13,12 +13,15 @@ from ttame.classifiers.weights import in_single_precision, is_half
 from ttame.errors import TTameError, unknown
 from ttame.explainer import Explainer
 from ttame.methods.ablation_cam import ablation_cam
+from ttame.methods.attnlrp import attn_lrp
 from ttame.methods.attribution import integrated_gradients, occlusion, smooth_grad
 from ttame.methods.baselines import all_ones, centre_gaussian, fake_cam, random_map
-from ttame.methods.cam import cam_method, finer_cam, saturated
+from ttame.methods.cam import cam_method, finer_cam, refine_cam, saturated
 from ttame.methods.iia import iia_method
 from ttame.methods.method import Method as Method
+from ttame.methods.method import wrapped
 from ttame.methods.opticam import opticam_method
+from ttame.methods.relevance import libra_grad
 from ttame.methods.rise import rise_method
 from ttame.methods.trained import refined_method, trained_method
 from ttame.methods.trained import ttame_method as ttame_method
@@ -28,6 +31,8 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "T-TAME": ttame_method,
     "T-TAME (refined)": refined_method(),
     "T-TAME (published)": trained_method("published"),
+    "T-TAME (published with tied rows)": trained_method("published_tied"),
+    "P-TAME": trained_method("ptame"),
     "Grad-CAM": cam_method("GradCAM"),
     "Grad-CAM (saturated)": saturated(cam_method("GradCAM")),
     "Grad-CAM++": cam_method("GradCAMPlusPlus"),
@@ -37,6 +42,7 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "Score-CAM": cam_method("ScoreCAM"),
     "Ablation-CAM": ablation_cam,
     "Finer-CAM": finer_cam(),
+    "RefineCAM": refine_cam,
     "Opti-CAM": opticam_method(),
     "IIA": iia_method(),
     "L-CAM-Img": trained_method("lcam-img"),
@@ -45,6 +51,8 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "attention rollout": attention_rollout,
     "Transformer attribution": transformer_attribution,
     "LeGrad": legrad,
+    "LibraGrad": libra_grad,
+    "AttnLRP": attn_lrp,
     "RISE": rise_method(),
     "Integrated Gradients": integrated_gradients,
     "SmoothGrad": smooth_grad,
@@ -84,7 +92,7 @@ def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = 
     if is_half(explainer.classifier):
         single = explainer.replace(classifier=in_single_precision(explainer.classifier)).eval()
         method = build(name, single, settings)
-        return lambda images, targets: method(images.float(), targets)
+        return wrapped(lambda images, targets: method(images.float(), targets), method)
     if not settings:
         return METHODS[name](explainer)
     if name not in CONFIGURABLE:

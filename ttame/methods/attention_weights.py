@@ -101,7 +101,7 @@ def take_apart(model: nn.Module, name: str = "") -> tuple[nn.Module, list[Tensor
     tokens: list[Tensor] = []
     for block, attention in attention_blocks(view, name or type(model).__name__):
         if isinstance(attention, nn.MultiheadAttention):
-            vars(attention)["forward"] = _explicit(attention, probabilities)
+            vars(attention)["forward"] = explicit_attention(attention, probabilities.append)
         else:  # timm: without the fused step, the dropout's output is what multiplies the values
             vars(attention)["fused_attn"] = False
             drop = attention.get_submodule("attn_drop")
@@ -127,12 +127,8 @@ def read_attention(
         TTameError: If the model has no attention over all tokens at once, or hides it.
     """
     name = name or type(model).__name__
-    if gradients and getattr(model, "grad_checkpointing", False):
-        # Its first run of the blocks, which is recorded, lies on no graph.
-        raise TTameError(
-            f"{name} checkpoints its gradients, which hides its attention from them; switch it "
-            "off: model.set_grad_checkpointing(False)"
-        )
+    if gradients:
+        refuse_checkpointing(model, name)
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
         # The classifier is frozen: the graph starts at the image, or nowhere.
         tracked = images.detach().clone().requires_grad_(gradients)
@@ -141,6 +137,19 @@ def read_attention(
     _check(model, name, len(images), probabilities, tokens)
     prefix, h, w = token_grid(tokens[-1].shape[1], images.shape[-2:], TokenLayout.of(model))
     return AttentionPass(logits, tuple(probabilities), tuple(tokens), prefix, (h, w))
+
+
+def refuse_checkpointing(model: nn.Module, name: str) -> None:
+    """Refuse a model that checkpoints its gradients.
+
+    Raises:
+        TTameError: If it does: the first run of its blocks, which is recorded, lies on no graph.
+    """
+    if getattr(model, "grad_checkpointing", False):
+        raise TTameError(
+            f"{name} checkpoints its gradients, which hides its attention from them; switch it "
+            "off: model.set_grad_checkpointing(False)"
+        )
 
 
 def _block_list(model: nn.Module) -> list[nn.Module]:
@@ -159,8 +168,18 @@ def _is_attention(module: nn.Module) -> bool:
     )
 
 
-def _explicit(module: nn.MultiheadAttention, kept: list[Tensor]) -> Callable[..., Any]:
-    """`nn.MultiheadAttention` as its formula: the weights it returns are off the graph."""
+def explicit_attention(
+    module: nn.MultiheadAttention,
+    see: Callable[[Tensor], None] = lambda probabilities: None,
+    change: Callable[[Tensor], Tensor] = lambda joint: joint,
+) -> Callable[..., Any]:
+    """Make a forward of `nn.MultiheadAttention` by its formula: torch's hides its weights.
+
+    Args:
+        module: The attention.
+        see: Called with the probabilities `(B, heads, N, N)`, which lie on the graph of the output.
+        change: Changes queries, keys and values, `(B, N, 3·D)` one beside the other.
+    """
 
     def forward(
         query: Tensor,
@@ -180,12 +199,12 @@ def _explicit(module: nn.MultiheadAttention, kept: list[Tensor]) -> Callable[...
                 "without masks; this nn.MultiheadAttention is called in another way"
             )
         batch, count, width = query.shape
-        joint = F.linear(query, module.in_proj_weight, module.in_proj_bias)
+        joint = change(F.linear(query, module.in_proj_weight, module.in_proj_bias))
         split = joint.view(batch, count, 3, module.num_heads, module.head_dim)
         queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
         scores = queries @ keys.transpose(-2, -1) / math.sqrt(module.head_dim)
         weights = F.dropout(scores.softmax(dim=-1), module.dropout, module.training)
-        kept.append(weights)
+        see(weights)
         mixed = (weights @ values).transpose(1, 2).reshape(batch, count, width)
         output = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
         if not need_weights:

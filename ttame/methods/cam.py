@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttame.attention import standardize
+from ttame.classifiers.layers import choose_layers
 from ttame.classifiers.outputs import Activation, probabilities
+from ttame.classifiers.registry import BACKBONES
 from ttame.classifiers.weights import input_like
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
@@ -24,7 +27,9 @@ _INTRUSIVE = ("AblationCAM", "FullGrad")
 _CHUNK = 16  # masked images a forward pass of Score-CAM
 
 
-def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]:
+def cam_layer_module(
+    explainer: Explainer, method: str, layer: str | None = None
+) -> tuple[str, nn.Module]:
     """Find the layer that CAM methods explain, checked by one forward pass of a blank image.
 
     It is the spec's `cam_layer`, or else the deepest of the explainer's layers.
@@ -32,20 +37,27 @@ def cam_layer_module(explainer: Explainer, method: str) -> tuple[str, nn.Module]
     Args:
         explainer: Whose classifier is to be explained.
         method: Name of the method, for messages.
+        layer: Another layer of the classifier.
 
     Returns:
         The layer's dotted name and the module.
 
     Raises:
-        TTameError: If the classifier has no such layer, does not run it, or its output is no
-            spatial feature map: not of the form `(B, C, h, w)`, `(B, h, w, C)` or tokens
-            `(B, N, C)`, or of one cell only.
+        TTameError: If the classifier has no such layer (those of an auxiliary network are not its
+            own), does not run it, or its output is no spatial feature map: not of the form
+            `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`, or of one cell only.
     """
-    layer, classifier = explainer.spec.cam_layer or explainer.layers[-1], explainer.classifier
+    classifier, own = explainer.classifier, layer or explainer.spec.cam_layer
+    layer = own or explainer.layers[-1]
     height, width = explainer.spec.input_size
     blank = input_like(classifier).new_zeros(1, explainer.spec.channels, height, width)
     refused = f"{method} does not apply to {explainer.spec.name}"
     advice = "set cam_layer to a layer with a spatial feature map; `ttame layers` lists them"
+    if explainer.auxiliary is not None and not own:
+        raise TTameError(
+            f"{refused}: it is explained on feature maps of {explainer.auxiliary.spec.name}, and "
+            f"no layer of its own is known; {advice}"
+        )
     try:
         # No inference mode: a classifier that keeps a tensor of its first pass (position
         # embeddings, say) could have no gradient through it later.
@@ -92,6 +104,28 @@ def cam_method(kind: str) -> Callable[[Explainer], Method]:
         return _library_method(kind, explainer, ClassifierOutputTarget)
 
     return bind
+
+
+def refine_cam(explainer: Explainer) -> Method:
+    """RefineCAM (`refinecam`) from pytorch-grad-cam: the product of Grad-CAM++ over layers.
+
+    The layers are those that the registry lists for the classifier, or else the automatic choice
+    (`ttame.classifiers.layers.list_layers`), whatever the explainer reads. Each map is scaled to
+    [0, 1] and enlarged before the product. One forward and one backward pass per layer and image.
+
+    Raises:
+        TTameError: If there is no layer with a spatial map.
+    """
+    spec, known = explainer.spec, BACKBONES.get(explainer.spec.name)
+    try:
+        layers = known.layers if known is not None else choose_layers(
+            explainer.classifier, spec.input_size, spec.channels
+        )  # fmt: skip
+    except TTameError as error:
+        raise TTameError(f"RefineCAM does not apply to {spec.name}: {error}") from error
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    return _library_method("RefineCAM", explainer, ClassifierOutputTarget, layers)
 
 
 def saturated(method: Callable[[Explainer], Method]) -> Callable[[Explainer], Method]:
@@ -169,30 +203,32 @@ def _comparison(
 
 
 def _library_method(
-    kind: str, explainer: Explainer, score: Callable[[int], Callable[[Tensor], Tensor]]
+    kind: str,
+    explainer: Explainer,
+    score: Callable[[int], Callable[[Tensor], Tensor]],
+    layers: Sequence[str] | None = None,
 ) -> Method:
     """Bind the method of the library's class `kind`, explaining the score of each target class."""
     require("evaluate", "pytorch_grad_cam")
     import pytorch_grad_cam
 
-    layer, module = cam_layer_module(explainer, kind)
+    found = [cam_layer_module(explainer, kind, layer) for layer in layers or (None,)]
+    names = ", ".join(name for name, _ in found)
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
         def reshape(output: Tensor) -> Tensor:
             # Some methods send masked copies through, more images than there were.
             like = images[:1].expand(len(output), -1, -1, -1)
-            return to_map(output, layer, like, TokenLayout.of(explainer.classifier))
+            return to_map(output, names, like, TokenLayout.of(explainer.classifier))
 
-        # The library's hooks see every pass of their module, so they get one of this call alone,
-        # through which the layer's output is led.
-        tap = nn.Identity()
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            hooked(module, lambda _module, _args, output: tap(output)),
-        ):
+        # The library's hooks see every pass of their module, so they get ones of this call alone,
+        # through which the layers' outputs are led.
+        taps = [nn.Identity() for _ in found]
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
+            for tap, (_, module) in zip(taps, found, strict=True):
+                hooks.enter_context(hooked(module, partial(_lead, tap)))
             cam = getattr(pytorch_grad_cam, kind)(
-                model=explainer.classifier, target_layers=[tap], reshape_transform=reshape
+                model=explainer.classifier, target_layers=taps, reshape_transform=reshape
             )
             if kind == "ScoreCAM":
                 cam.get_cam_weights = partial(_score_weights, explainer.classifier)
@@ -202,6 +238,11 @@ def _library_method(
         return torch.from_numpy(maps)[:, None].to(images.device)
 
     return explain
+
+
+def _lead(tap: nn.Module, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
+    led: Tensor = tap(output)
+    return led
 
 
 def _score_weights(

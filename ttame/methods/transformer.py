@@ -28,10 +28,10 @@ def attention_rollout(explainer: Explainer) -> Method:
     Raises:
         TTameError: If the classifier has no attention over all tokens.
     """
-    _probe(explainer, "attention rollout")
+    probe_attention(explainer, "attention rollout")
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        _check_targets(images, targets)
+        check_targets(images, targets)
         seen = read_attention(explainer.classifier, images, gradients=False)
         with torch.inference_mode(False), torch.no_grad():
             steps = (_rollout_step(found) for found in reversed(seen.probabilities))
@@ -56,10 +56,10 @@ def transformer_attribution(explainer: Explainer) -> Method:
     Raises:
         TTameError: If the classifier has no attention over all tokens.
     """
-    _probe(explainer, "Transformer attribution")
+    probe_attention(explainer, "Transformer attribution")
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        _check_targets(images, targets)
+        check_targets(images, targets)
         with torch.inference_mode(False), torch.enable_grad():
             seen = read_attention(explainer.classifier, images)
             gradients = torch.autograd.grad(_score(seen.logits, targets), seen.probabilities)
@@ -88,7 +88,7 @@ def legrad(explainer: Explainer) -> Method:
         TTameError: If the classifier has no attention over all tokens, or its logits are not
             what its final norm and head make of the last block's tokens.
     """
-    seen = _probe(explainer, "LeGrad")
+    seen = probe_attention(explainer, "LeGrad")
     classifier = explainer.classifier
     with torch.inference_mode(False), torch.no_grad():
         again = read_out(classifier, seen.tokens[-1])
@@ -100,7 +100,7 @@ def legrad(explainer: Explainer) -> Method:
         )
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        _check_targets(images, targets)
+        check_targets(images, targets)
         with torch.inference_mode(False), torch.enable_grad():
             seen = read_attention(classifier, images)
             keys = []
@@ -164,7 +164,7 @@ def _answered(model: nn.Module, logits: Tensor) -> Tensor:
     return logits if hook is None else hook(model, (), logits)
 
 
-def _probe(explainer: Explainer, method: str) -> AttentionPass:
+def probe_attention(explainer: Explainer, method: str) -> AttentionPass:
     """One pass of zeros: refuse a classifier now, not at the first image."""
     classifier, spec = explainer.classifier, explainer.spec
     image = input_like(classifier).new_zeros(1, spec.channels, *spec.input_size)
@@ -174,7 +174,8 @@ def _probe(explainer: Explainer, method: str) -> AttentionPass:
         raise TTameError(f"{method} reads attention probabilities; {error}") from error
 
 
-def _check_targets(images: Tensor, targets: Tensor) -> None:
+def check_targets(images: Tensor, targets: Tensor) -> None:
+    """Refuse targets that are not one class `(B,)` int64 for each image."""
     if targets.shape != images.shape[:1] or targets.dtype != torch.int64:
         raise TTameError(
             f"expected one target class for each of {len(images)} images, int64 "
@@ -182,11 +183,16 @@ def _check_targets(images: Tensor, targets: Tensor) -> None:
         )
 
 
-def _score(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over images of the target logits: each image's gradient is that of its own logit."""
+def check_classes(logits: Tensor, targets: Tensor) -> None:
+    """Refuse targets that are no classes of logits `(B, K)`."""
     count = logits.shape[1]
     if bool(((targets < 0) | (targets >= count)).any()):
         raise TTameError(f"target classes must lie in 0 to {count - 1}, got {targets.tolist()[:8]}")
+
+
+def _score(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum over images of the target logits: each image's gradient is that of its own logit."""
+    check_classes(logits, targets)
     # A copy: autograd keeps no tensor of inference mode.
     return logits.gather(1, targets.clone().to(logits.device)[:, None]).sum()
 

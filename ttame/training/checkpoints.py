@@ -140,6 +140,7 @@ def run_identity(explainer: Explainer, photos: PhotoList, config: TrainingConfig
         "attention": asdict(explainer.mechanism.config),
         "backbone": explainer.spec.name,
         "weights": weight_digest(explainer.classifier),
+        **({} if explainer.auxiliary is None else {"auxiliary": explainer.auxiliary.facts()}),
         "space": explainer.spec.space,
         "outputs": {"activation": explainer.spec.activation},
         "layers": explainer.layers,

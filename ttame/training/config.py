@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from ttame.errors import AtLeastOne, Bounds, NotNegative, Positive, TTameError, unknown, validate
 from ttame.training.objective import ObjectiveConfig
 
-Init = Literal["free", "classifier"]
+Init = Literal["free", "classifier", "surrogate"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 # Fields that decide where and how a run is carried out, not its result; a run may be resumed
 # with others.
@@ -32,6 +32,9 @@ class PhotoConfig:
         ranks: With the model truth, draw the target class at every step from the photo's top
             `ranks` classes, or from all where there are fewer; 1, as published, takes the
             predicted class: of labels that do not exclude each other, the most probable.
+        mosaics: Share of each batch that are mosaics of four of its photos
+            (`ttame.training.mosaics`), with a target class drawn from the mosaic's four most
+            probable ones; 0, as published: none.
         skip_bad: Skip photos that cannot be read, with a warning, instead of stopping.
     """
 
@@ -40,6 +43,7 @@ class PhotoConfig:
     crop_area: Annotated[float, Bounds(0, 1, above=True)] | None = None
     truth: Literal["model", "ground"] = "model"
     ranks: AtLeastOne = 1
+    mosaics: Annotated[float, Bounds(0, 1)] = 0.0
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
@@ -47,6 +51,8 @@ class PhotoConfig:
         validate(self)
         if self.truth == "ground" and self.ranks > 1:
             raise TTameError(f"truth='ground' needs ranks=1, got ranks={self.ranks}")
+        if self.truth == "ground" and self.mosaics:
+            raise TTameError(f"truth='ground' needs mosaics=0, got mosaics={self.mosaics}")
         if self.crop_area is not None and not self.augment:
             raise TTameError(f"crop_area={self.crop_area} goes with augment=True")
 
@@ -60,8 +66,8 @@ class StartConfig:
         fusion: `"free"`, as published: one row per class, which learns from photos of that class
             alone. `"shared"`: the rows keep their start, but for one learned row that is added
             to all. `"tied"`: rows that are one learned function of the classifier's own class
-            vectors (`ttame.training.tying`). With both, classes without photos learn with the
-            others.
+            vectors, or with `init="surrogate"` of the surrogate's (`ttame.training.tying`). With
+            both, classes without photos learn with the others.
     """
 
     init: Init = "classifier"

@@ -19,6 +19,7 @@ from torch import Tensor
 from ttame.attention import AttentionMechanism
 from ttame.classifiers.advice import is_out_of_memory
 from ttame.classifiers.folding import fold_batch_norm
+from ttame.classifiers.passes import copy_module
 from ttame.classifiers.weights import input_like
 from ttame.data import PhotoDataset, PhotoList, sources
 from ttame.errors import TTameError
@@ -85,7 +86,11 @@ def prepare_on(explainer: Explainer, images: Tensor, config: TrainingConfig) -> 
     if config.run.channels_last:
         folded = folded.to(memory_format=torch.channels_last)
     mechanism = _blank(explainer).to(images.device)
-    working = explainer.replace(classifier=folded, mechanism=mechanism, record={}).train()
+    # A copy, as the classifier is one: the run may move both to another device.
+    beside = None if explainer.auxiliary is None else copy_module(explainer.auxiliary)
+    working = explainer.replace(
+        classifier=folded, mechanism=mechanism, record={}, auxiliary=beside
+    ).train()
     spread = VALUE_SPREAD if config.shapley.pairs else SPREAD
     gradients = initialize(working, images, config.start.init, spread)
     if config.start.fusion == "tied":
@@ -284,6 +289,7 @@ def _settings(explainer: Explainer, photos: PhotoList, config: TrainingConfig) -
         "config": config.flat(),
         "backbone": explainer.spec.name,
         "weights": explainer.spec.source,
+        **({} if explainer.auxiliary is None else {"auxiliary": explainer.auxiliary.facts()}),
         "activation": explainer.spec.activation,
         "layers": list(explainer.layers),
         "attention": asdict(explainer.mechanism.config),

@@ -2,7 +2,9 @@
 
 A classifier already says in which direction each channel of its last feature map moves each
 class: by its gradient. The mean gradient over photos makes a class activation map of every
-class before the first step, also of classes that training never sees.
+class before the first step, also of classes that training never sees. A black box, explained on
+the feature maps of an auxiliary network, has no such gradient; there a linear surrogate, fitted to
+its logits, takes its place.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ttame.training.config import Init
 SPREAD = 2.0
 _GRADIENT_PHOTOS = 48  # one backward pass per class, from the deepest layer on
 _CHUNK = 32
+_RIDGE = 1.0  # penalty of the surrogate, relative to the mean square of the centred channels
 
 
 @torch.no_grad()
@@ -34,9 +37,10 @@ def initialize(
     mean gradient of every class's logit with respect to the deepest layer's feature map, leaves
     zero for the other layers, and centres and scales the initial own-class map over `images` to
     mean 0 and standard deviation `spread`, so that masks start neither all-zero nor all-one; a
-    decoder does so for each photo. Where only average pooling and a linear layer follow the feature
-    map, that is class activation mapping; elsewhere it is Grad-CAM with weights that are the same
-    for all photos.
+    decoder does so for each photo. Where only average pooling and a linear layer follow the
+    feature map, that is class activation mapping; elsewhere it is Grad-CAM with weights that are
+    the same for all photos. `"surrogate"` puts the weights of a linear surrogate
+    (`surrogate_rows`) in the place of those gradients.
 
     Args:
         explainer: Changed: its mechanism's parameters are set.
@@ -45,23 +49,24 @@ def initialize(
         spread: Standard deviation of the initial map; not of one that a decoder standardises.
 
     Returns:
-        The class gradients that the start was made from, `(K, C)`; `None` for `"free"`.
+        The gradients or weights that the start was made from, `(K, C)`; `None` for `"free"`.
 
     Raises:
-        TTameError: If the start cannot be made: the mechanism's branches change the width, or
-            the logits do not depend on the deepest layer.
+        TTameError: If the start cannot be made: the mechanism's branches change the width, the
+            logits do not depend on the deepest layer, or it is one of an auxiliary network.
     """
     if init == "free":
         return None
-    if init != "classifier":
-        raise TTameError(f"init must be 'free' or 'classifier', got {init!r}")
+    if init not in ("classifier", "surrogate"):
+        raise TTameError(f"init must be 'free', 'classifier' or 'surrogate', got {init!r}")
     mechanism = explainer.mechanism
     if mechanism.widths != mechanism.channels:
         raise TTameError(
-            f"init='classifier' needs branches that keep the channels {mechanism.channels}, these "
+            f"init={init!r} needs branches that keep the channels {mechanism.channels}, these "
             f"have {mechanism.widths}; leave width out, or use init='free'"
         )
-    gradients = class_gradients(explainer, images)
+    read = class_gradients if init == "classifier" else surrogate_rows
+    gradients = read(explainer, images)
     for branch in mechanism.branches:
         if isinstance(branch, FeatureBranch):
             _pass_through(branch)
@@ -97,8 +102,15 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
         to the gradient in the mean square over photos.
 
     Raises:
-        TTameError: If the logits do not depend on that layer.
+        TTameError: If the logits do not depend on that layer, or it is one of an auxiliary network.
     """
+    if explainer.auxiliary is not None:
+        raise TTameError(
+            f"init='classifier' and fusion='tied' read gradients of {explainer.spec.name} at its "
+            f"own layers, and the feature maps are those of {explainer.auxiliary.spec.name}; use "
+            "init='surrogate' (recipe 'ptame'), or init='free' and fusion='free' (recipe "
+            "'published')"
+        )
     images = images[:_GRADIENT_PHOTOS]
     classifier, layer = explainer.classifier, explainer.layers[-1]
     leaves: list[Tensor] = []
@@ -137,6 +149,43 @@ def class_gradients(explainer: Explainer, images: Tensor) -> Tensor:
     return gradients
 
 
+@torch.no_grad()
+def surrogate_rows(explainer: Explainer, images: Tensor) -> Tensor:
+    """Fit a linear surrogate: ridge regression of the logits on the deepest map's mean channels.
+
+    Its weights make a class activation map of the surrogate. Forward passes alone are needed, so
+    it applies to a classifier that is explained on the feature maps of another network.
+
+    Args:
+        explainer: Its classifier, layers and auxiliary network.
+        images: Normalised photos to fit it to, `(B, C, H, W)`.
+
+    Returns:
+        Its weights `(K, C)`, float32.
+
+    Raises:
+        TTameError: If the feature maps of the photos do not differ.
+    """
+    channels, logits = [], []
+    for part in images.split(_CHUNK):  # type: ignore[no-untyped-call]
+        outputs, maps = explainer.features(part)
+        logits.append(outputs.double())
+        channels.append(maps[-1].double().mean(dim=(2, 3)))
+    seen, answers = torch.cat(channels), torch.cat(logits)
+    seen, answers = seen - seen.mean(dim=0), answers - answers.mean(dim=0)
+    products = seen @ seen.T  # (B, B): fewer photos than channels
+    mean = products.diagonal().mean()
+    if not mean > 0:
+        raise TTameError(
+            f"init='surrogate' fits the logits to feature maps of {len(images)} photos, and those "
+            f"of layer {explainer.layers[-1]!r} do not differ; give other photos or layers, or use "
+            "init='free'"
+        )
+    penalty = _RIDGE * mean * torch.eye(len(seen), dtype=seen.dtype, device=seen.device)
+    weights: Tensor = seen.T @ torch.linalg.solve(products + penalty, answers)  # (C, K)
+    return weights.T.float()
+
+
 def _pass_through(branch: FeatureBranch) -> None:
     """Start a branch as the activation of its feature map, whatever its architecture."""
     if branch.skip and isinstance(branch.norm, nn.BatchNorm2d):
@@ -145,8 +194,8 @@ def _pass_through(branch: FeatureBranch) -> None:
     if branch.mixing == "attention":
         if not branch.skip:
             raise TTameError(
-                "init='classifier' cannot pass feature maps through self-attention without a skip "
-                "connection; use skip=True, or init='free'"
+                "feature maps cannot pass through self-attention without a skip connection; use "
+                "skip=True, or init='free'"
             )
         branch.attention.heads.out_proj.weight.zero_()
         branch.attention.heads.out_proj.bias.zero_()

@@ -27,12 +27,14 @@ from ttame.explainer import Explainer
 from ttame.features import masked_features
 from ttame.masking import keep_top, normalize_maps
 from ttame.training.config import SCORE, Precision, TrainingConfig
+from ttame.training.mosaics import PHOTOS, mosaic_places, with_mosaics
 from ttame.training.objective import (
     ObjectiveParts,
     Parts,
     objective,
     own_maps,
     regularized_targets,
+    remaining,
 )
 from ttame.training.sampling import draw_ranks, unreadable
 from ttame.training.trials import draw_noise, reward, smooth_noise, trial_loss, trial_maps
@@ -49,7 +51,8 @@ class ExplainerModule(L.LightningModule):
             labels are the targets where the config says so.
 
     Raises:
-        TTameError: If labels are asked for that are not there, or not the classifier's.
+        TTameError: If labels are asked for that are not there, or not the classifier's, or
+            feature maps are to be masked that are not the classifier's own.
     """
 
     def __init__(
@@ -60,6 +63,11 @@ class ExplainerModule(L.LightningModule):
         photos: PhotoList | None = None,
     ) -> None:
         super().__init__()
+        if config.mask.masked == "features" and explainer.auxiliary is not None:
+            raise TTameError(
+                f"masked='features' masks a feature map of {explainer.spec.name}, and those read "
+                f"are of {explainer.auxiliary.spec.name}; use masked='image'"
+            )
         self.explainer, self.config, self.total_steps = explainer, config, total_steps
         self.names = photos.names if photos else ()
         self.truth = _ground_truth(photos, explainer) if config.photos.truth == "ground" else None
@@ -69,6 +77,7 @@ class ExplainerModule(L.LightningModule):
         self.compiled: Callable[[Tensor], Tensor] | None = compiled
         # Where there are fewer classes, all are drawn from.
         self.ranks = min(config.photos.ranks, explainer.mechanism.classes)
+        self.mosaic_ranks = min(PHOTOS, explainer.mechanism.classes)
         self.learning_rate = (
             config.optimization.learning_rate
         )  # the name that Lightning's finder sets
@@ -80,7 +89,7 @@ class ExplainerModule(L.LightningModule):
             },
             compute_groups=False,
         )
-        self.strict_loading = False  # checkpoints leave the frozen classifier out
+        self.strict_loading = False  # checkpoints leave frozen networks out
 
     def parts(
         self,
@@ -111,7 +120,7 @@ class ExplainerModule(L.LightningModule):
         elif ranks is None:
             labels = logits.argmax(dim=1)  # the model truth
         else:
-            ordered = logits.topk(self.ranks, dim=1).indices
+            ordered = logits.topk(int(ranks.max()) + 1, dim=1).indices
             labels = ordered.gather(1, ranks[:, None])[:, 0]
         raw = self.explainer.mechanism(features, regularized_targets(labels, config.objective))
         raw = raw.float()  # half precision would rank most pixels as ties
@@ -130,6 +139,10 @@ class ExplainerModule(L.LightningModule):
             answer = self.compiled(masked) if self.compiled else classifier(masked)
         activation = self.explainer.spec.activation
         parts = objective(logits, answer, labels, maps, config.objective, activation)
+        if weight := config.objective.complement:
+            rest = laid_out(self.explainer.spec.mask(images, 1 - own_maps(maps), 1.0, seed))
+            left = remaining(logits, classifier(rest), labels, activation).mean()
+            parts = replace(parts, total=parts.total + weight * left, complement=left)
         if trial is None:
             return parts
         return replace(parts, total=parts.total + config.objective.trials * trial, trials=trial)
@@ -176,15 +189,20 @@ class ExplainerModule(L.LightningModule):
         """
         retain = self.config.mask.retain[step % len(self.config.mask.retain)]
         truth = None if self.truth is None else self.truth.to(positions.device)[positions]
-        ranks = None
-        if self.ranks > 1:
-            seed = self.config.run.seed
-            drawn = draw_ranks(seed, step, positions.tolist(), self.ranks)
-            ranks = torch.tensor(drawn, device=positions.device)
+        ranks, seed, numbers = None, self.config.run.seed, positions.tolist()
+        places = mosaic_places(len(images), self.config.photos.mosaics)
+        if self.ranks > 1 or places:
+            drawn = draw_ranks(seed, step, numbers, self.ranks)
+            of_mosaics = draw_ranks(seed, step, numbers, self.mosaic_ranks)
+            ranks = torch.tensor(
+                [of_mosaics[i] if i in places else rank for i, rank in enumerate(drawn)],
+                device=positions.device,
+            )
+            images = with_mosaics(images, places)
         noise = None
         # One photo at least learns by gradients.
         if tried := min(round(self.config.mask.tried * len(images)), len(images) - 1):
-            noise = draw_noise(self.config.run.seed, step, positions[-tried:].tolist())
+            noise = draw_noise(seed, step, numbers[-tried:])
             noise = noise.to(images.device)
         return self.parts(images, retain, ranks, truth, noise)
 
@@ -272,9 +290,10 @@ class ExplainerModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen classifier out of checkpoints."""
+        """Leave frozen networks out of checkpoints."""
         state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("explainer.classifier.")]:
+        frozen = ("explainer.classifier.", "explainer.auxiliary.")
+        for name in [name for name in state if name.startswith(frozen)]:
             del state[name]
 
 

@@ -39,6 +39,8 @@ class ObjectiveConfig:
             by the photos that the mask can still win or lose.
         trials: Weight of `ttame.training.trials`, ours, for the photos that
             `MaskConfig.tried` sets apart.
+        complement: Weight of the share of the label's probability that is left when the photo is
+            masked by 1 - map, ours, 0 in the papers: what a map leaves out should not do.
         gain_limit: How far a relative rise of the probability, a negative drop, counts; `None`:
             without limit. Classes of a small probability may rise many times over, and would
             outweigh all others.
@@ -58,6 +60,7 @@ class ObjectiveConfig:
     cross_entropy: float = 1.5
     drop: float = 0.0
     trials: float = 0.0
+    complement: float = 0.0
     gain_limit: float | None = None
     area: float = 2.0
     variation: float = 0.01
@@ -78,7 +81,8 @@ class ObjectiveConfig:
                 f"{self.labels!r} and {self.reduction!r}"
             )
         if (
-            min(self.cross_entropy, self.drop, self.trials, self.area, self.variation) < 0
+            min(self.cross_entropy, self.drop, self.trials, self.complement) < 0
+            or min(self.area, self.variation) < 0
             or self.area_exponent <= 0
         ):
             raise TTameError("objective weights must not be negative, the exponent positive")
@@ -101,7 +105,8 @@ class Parts:
 class ObjectiveParts(Parts):
     """The objective of a batch and its unweighted parts, scalars (differentiable).
 
-    `trials` is there for batches in which photos were tried (`ttame.training.trials`).
+    `trials` is there for batches in which photos were tried (`ttame.training.trials`),
+    `complement` where it has a weight.
     """
 
     cross_entropy: Tensor
@@ -109,6 +114,7 @@ class ObjectiveParts(Parts):
     area: Tensor
     variation: Tensor
     trials: Tensor | None = None
+    complement: Tensor | None = None
 
 
 def regularized_targets(labels: Tensor, config: ObjectiveConfig) -> Tensor:
@@ -181,6 +187,16 @@ def relative_drop(
     index = labels[:, None]
     logarithms = log_probabilities(masked, activation) - log_probabilities(whole, activation)
     return 1 - logarithms.gather(1, index)[:, 0].exp()
+
+
+def remaining(
+    whole: Tensor, masked: Tensor, labels: Tensor, activation: Activation = "softmax"
+) -> Tensor:
+    """Share p'/p of the label's probability that a masked photo keeps, at most 1, `(B,)`.
+
+    Arguments are those of `relative_drop`.
+    """
+    return (1 - relative_drop(whole, masked, labels, activation)).clamp_max(1)
 
 
 def objective(

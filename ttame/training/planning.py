@@ -222,7 +222,10 @@ def module_at_start(
     explainer: Explainer, images: Tensor, config: TrainingConfig, device: torch.device
 ) -> ExplainerModule:
     """What `fit` trains, from a random start, on a device."""
-    working = prepare_on(explainer, images, config.replace(init="free"))
+    start: dict[str, Any] = {"init": "free"}
+    if explainer.auxiliary is not None and config.start.fusion == "tied":
+        start["fusion"] = "free"  # a step takes as long; the surrogate's vectors need more photos
+    working = prepare_on(explainer, images, config.replace(**start))
     return training_module(working, config, total_steps=10**9).to(device).train()
 
 

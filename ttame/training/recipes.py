@@ -49,6 +49,15 @@ def ours(**changes: Any) -> TrainingConfig:
     return recipe.replace(**changes)
 
 
+def auxiliary(**changes: Any) -> TrainingConfig:
+    """Return our training on the feature maps of an auxiliary network (`ptame`), with `changes`.
+
+    The gradients of the classifier at those maps, by which ours starts and ties the rows of the
+    classes, do not exist; a linear surrogate takes their place.
+    """
+    return ours(**{"init": "surrogate", **changes})
+
+
 def published(**changes: Any) -> TrainingConfig:
     """Return the papers' training: SGD, 8 epochs, batch 32, maximum rate 1e-3; with `changes`."""
     papers = TrainingConfig.of(
@@ -96,6 +105,7 @@ def shapley(**changes: Any) -> TrainingConfig:
 
 RECIPES: dict[str, Callable[[], TrainingConfig]] = {
     "ttame": ours,
+    "ptame": auxiliary,
     "linear": TrainingConfig,
     "published": published,
     "lcam-img": partial(lcam, "img"),
@@ -108,8 +118,8 @@ def open_recipe(name: str) -> TrainingConfig:
     """Return the training of a recipe.
 
     Args:
-        name: `"ttame"` (ours), `"linear"` (our first, without a decoder), `"published"`,
-            `"lcam-img"`, `"lcam-fm"` or `"shapley"`.
+        name: `"ttame"` (ours), `"ptame"` (ours for an auxiliary network), `"linear"` (our first,
+            without a decoder), `"published"`, `"lcam-img"`, `"lcam-fm"` or `"shapley"`.
 
     Raises:
         TTameError: If there is no such recipe.
@@ -123,7 +133,8 @@ def architecture(recipe: str) -> AttentionConfig:
     """Return the mechanism that a recipe trains; one without branches for L-CAM, on one layer."""
     if recipe.startswith("lcam"):
         return AttentionConfig(branch=False)
-    return {"ttame": DECODED, "linear": SIGNED, "shapley": PLAYERS}.get(recipe, AttentionConfig())
+    signed = {"ttame": DECODED, "ptame": DECODED, "linear": SIGNED, "shapley": PLAYERS}
+    return signed.get(recipe, AttentionConfig())
 
 
 def layers(recipe: str, spec: BackboneSpec) -> str:
@@ -135,8 +146,8 @@ def layers(recipe: str, spec: BackboneSpec) -> str:
 
     Args:
         recipe: As for `open_recipe`.
-        spec: Facts of the classifier.
+        spec: Facts of the network that is read, the classifier or an auxiliary one.
     """
     if recipe.startswith("lcam"):
         return spec.cam_layer
-    return "deepest" if recipe == "ttame" else "auto"
+    return "deepest" if recipe in ("ttame", "ptame") else "auto"

@@ -105,7 +105,7 @@ def tie(explainer: Explainer, gradients: Tensor) -> None:
     Args:
         explainer: Changed: its mechanism's fusion is parametrised. The rows begin where they were,
             as near as V·P comes; rows that `init="classifier"` made, exactly.
-        gradients: `ttame.training.initialization.class_gradients`, `(K, C)`.
+        gradients: `ttame.training.initialization.class_gradients` or `surrogate_rows`, `(K, C)`.
 
     Raises:
         TTameError: If the classifier's logits do not depend on the deepest layer.

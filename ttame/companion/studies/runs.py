@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ttame.attention import AttentionConfig
+from ttame.classifiers.registry import backbone_spec
 from ttame.companion.studies.records import FAILED, FORMAT, VERSION
 from ttame.companion.studies.variants import Run, Shown, Variant, changed_config
 from ttame.data import PhotoList
@@ -23,12 +25,19 @@ from ttame.masking import Space
 from ttame.methods import ttame_method
 from ttame.records import read_results, write_record
 from ttame.training.fit import fit
-from ttame.training.recipes import architecture, open_recipe
+from ttame.training.recipes import architecture, layers, open_recipe
 
 _DIGITS = 6  # of probabilities in records
 
 
-def carry_out(run: Run, train: PhotoList, held_out: PhotoList, out: Path, work: Path) -> Path:
+def carry_out(
+    run: Run,
+    train: PhotoList,
+    held_out: PhotoList,
+    out: Path,
+    work: Path,
+    device: torch.device | None = None,
+) -> Path:
     """Train and measure one run of a study, and write its record; a killed run is resumed.
 
     A run that fails leaves its error in `RUN.failure` instead, and starts anew the next time.
@@ -39,6 +48,7 @@ def carry_out(run: Run, train: PhotoList, held_out: PhotoList, out: Path, work: 
         held_out: Photos to measure; the budget may take some of them.
         out: Folder of the records.
         work: Folder of the training runs.
+        device: Where the classifier is; default: the CPU. Training goes where Lightning trains.
 
     Returns:
         Path of the record.
@@ -50,7 +60,7 @@ def carry_out(run: Run, train: PhotoList, held_out: PhotoList, out: Path, work: 
     if failure.is_file():
         shutil.rmtree(folder, ignore_errors=True)
     try:
-        record = _measured(run, train, held_out, folder)
+        record = _measured(run, train, held_out, folder, device)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         write_record(failure, FAILED, VERSION, run.seed,
@@ -61,7 +71,9 @@ def carry_out(run: Run, train: PhotoList, held_out: PhotoList, out: Path, work: 
     return path
 
 
-def _measured(run: Run, train: PhotoList, held_out: PhotoList, folder: Path) -> dict[str, Any]:
+def _measured(
+    run: Run, train: PhotoList, held_out: PhotoList, folder: Path, device: torch.device | None
+) -> dict[str, Any]:
     """Train and measure a run, and return the content of its record."""
     variant, budget, start = run.variant, run.budget, time.perf_counter()
     recipe = variant.recipe or budget.recipe
@@ -71,7 +83,9 @@ def _measured(run: Run, train: PhotoList, held_out: PhotoList, folder: Path) -> 
     )  # fmt: skip
     config = changed_config(variant, base)
     photos = choose_classes(train, run.shown).sample(variant.photos, run.seed)
-    full = build_variant(variant, budget.backbone, architecture(recipe), budget.size)
+    chosen = layers(recipe, backbone_spec(budget.backbone))
+    full = build_variant(variant, budget.backbone, architecture(recipe), budget.size, chosen)
+    full.to(device or torch.device("cpu"))
     seen = masked_in(resized(full, variant.size) if variant.size else full, variant.space)
     begun = (folder / "checkpoints" / "last.ckpt").is_file()
     trained = fit(seen, photos, config, folder, name="run", resume=begun, progress=False)
@@ -129,7 +143,7 @@ def choose_classes(photos: PhotoList, shown: Shown) -> PhotoList:
 
 
 def build_variant(variant: Variant, backbone: str, config: AttentionConfig | None = None,
-                  size: int | None = None) -> Explainer:  # fmt: skip
+                  size: int | None = None, chosen: str = "auto") -> Explainer:  # fmt: skip
     """Build the untrained explainer of a variant.
 
     Args:
@@ -137,6 +151,7 @@ def build_variant(variant: Variant, backbone: str, config: AttentionConfig | Non
         backbone: Name of the classifier.
         config: Architecture that the variant changes; default: the papers'.
         size: Height and width of the input, pixels; default: the classifier's.
+        chosen: Layers of a variant that names none, as for `ttame.attach`.
 
     Raises:
         TTameError: If the backbone has no such layers, or fewer than the variant asks for.
@@ -151,7 +166,7 @@ def build_variant(variant: Variant, backbone: str, config: AttentionConfig | Non
             )
         explainer = attach(backbone, plain.layers[-variant.layers :], config=changed)
     else:
-        explainer = attach(backbone, variant.layers or "auto", config=changed)
+        explainer = attach(backbone, variant.layers or chosen, config=changed)
     return resized(explainer, size) if size else explainer
 
 
