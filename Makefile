@@ -13,7 +13,7 @@ UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser book test outside lint format bench throughput families distill \
-	notebooks readme lock clean
+	notebooks readme runtime lock clean
 .DELETE_ON_ERROR:
 
 # A package path left over in the shell would win over the pinned packages, and without compiled
@@ -72,8 +72,9 @@ format: $(STAMP) ## Apply the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## Time explanations, every method and ROAD's imputation
+bench: $(STAMP) ## Time explanations, every method, ROAD's imputation and exported files
 	@$(BIN)/python -m benchmarks explaining $(ARGS)
+	@$(BIN)/python -m benchmarks runtime
 
 throughput: $(STAMP) ## Time training steps against the classifier's own passes
 	@$(BIN)/python -m benchmarks training $(ARGS)
@@ -90,10 +91,13 @@ notebooks: $(STAMP) ## Regenerate the .ipynb beside each notebook source
 readme: $(STAMP) ## Rewrite the README's table of results from the records
 	@$(BIN)/python -m tests.headline
 
+runtime: $(STAMP) ## Fetch ONNX Runtime for browsers from npm (VERSION=... for another)
+	@$(BIN)/python -m ttame.companion.page.runtime $(VERSION)
+
 # All extras but `lrp`, which is for those who choose it.
 lock: $(STAMP) ## Recompile requirements.txt from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 -q --no-header \
-		--extra train --extra evaluate --extra lite --extra book --extra dev \
+		--extra train --extra evaluate --extra lite --extra export --extra book --extra dev \
 		pyproject.toml -o requirements.txt
 
 clean: ## Remove what was built, but not the environment

@@ -37,7 +37,8 @@ def files(folder, pattern="*"):
 
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.py"))
 PAGES = [*files("book"), "_config.yml", "_toc.yml"]
-LIBRARY = [*files("ttame", "*.py"), *files("ttame", "*.html")]
+WEB = files("ttame/companion/page/web")
+LIBRARY = [*files("ttame", "*.py"), *WEB]
 STUDIES = sorted(path.stem for path in Path("data/studies").glob("*.toml"))
 RECORDS = [path for study in STUDIES for path in files(f"data/results/{study}")]
 SHIPPED = sorted(
@@ -51,6 +52,11 @@ SHIPPED = sorted(
     - set(RECORDS)
 )
 
+# The network of the book's live pages: a page of its own, and the scripts that chapters load.
+LIVE = BUILD / "live"
+RUNTIME = files("data/runtime")
+SHOWS_LIVE = ("11_explore", "14_take_it_with_you")
+
 EXECUTED = expand(f"{SOURCE}/notebooks/{{name}}.ipynb", name=NOTEBOOKS)
 
 # The table of contents takes every executed notebook, so those of removed sources must go.
@@ -61,7 +67,8 @@ for stale in set(files(SOURCE / "notebooks")) - set(EXECUTED):
 def options(wildcards):
     """The command-line form of a notebook's parameters."""
     own = config.get("notebooks", {}).get(wildcards.name, {})
-    values = {"profile": config.get("profile", "quick"), **own}
+    live = {"live": "../_static/live"} if wildcards.name in SHOWS_LIVE else {}
+    values = {"profile": config.get("profile", "quick"), **live, **own}
     return shlex.join(
         word for key, value in values.items() for word in ("-p", f"{key}={value!r}")
     )
@@ -123,10 +130,22 @@ rule notebook:
         " {sys.executable:q} -m ttame.companion.notebooks execute {input.source} {output} {params.options}"
 
 
+rule live:
+    input:
+        LIBRARY,
+        RUNTIME,
+        SHIPPED,
+    output:
+        multiext(str(LIVE) + "/", "demo.html", "runtime.js", "model.js"),
+    shell:
+        "OMP_NUM_THREADS={threads} {sys.executable:q} -m ttame demo {LIVE}/demo.html --separate"
+
+
 rule site:
     input:
         EXECUTED,
         PAGES,
+        rules.live.output,
         LIBRARY,  # the API pages are made from its docstrings
     output:
         f"{BUILD}/html/index.html",
@@ -136,6 +155,7 @@ rule site:
         "echo 'Building the pages'"
         " && rm -rf {BUILD}/html {BUILD}/.doctrees {SOURCE}/book && mkdir -p {SOURCE}"
         " && cp -R book _config.yml _toc.yml {SOURCE}"
+        " && cp -R {LIVE} {SOURCE}/book/_static/live"
         " && {JUPYTER_BOOK:q} build {SOURCE} --path-output . -nW --keep-going -q"
 
 

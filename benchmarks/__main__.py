@@ -409,8 +409,116 @@ def refinement(
     console.print(f"record: {path}", soft_wrap=True)
 
 
+def runtime(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/runtime.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    repeats: Annotated[int, typer.Option(help="Number of timed turns.")] = 21,
+) -> None:
+    """Time exported files in onnxruntime against PyTorch."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.runtime import measure_runtime
+    from ttame.loading import load
+
+    installed = version("onnxruntime")
+    rows = measure_runtime(load(explainer), repeats=repeats)
+    for row in rows:
+        console.print(
+            f"{row['backbone']}, batch {row['batch']}: forward {row['torch_forward_ms']:.1f} ms, "
+            f"onnxruntime {row['onnxruntime_forward_ms']:.1f} ms; explanation "
+            f"{row['torch_explanation_ms']:.1f} ms, onnxruntime "
+            f"{row['onnxruntime_explanation_ms']:.1f} ms ({row['explanation_ratio']:.2f} of it)",
+            soft_wrap=True,
+        )
+    path = write_benchmark(out, "runtime", explainer=explainer, onnxruntime=installed, rows=rows)
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+def storage(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/storage.json"
+    ),
+    explainer: EXPLAINER = DEFAULT,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Photos, as for `ttame evaluate`; repeatable; default: both sets."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of photos per set.")] = 100,
+) -> None:
+    """Score maps of exported files with weights in fewer bits."""
+    from benchmarks.records import write_benchmark
+    from benchmarks.storage import measure_storage
+    from ttame.data import open_photos
+    from ttame.loading import load
+
+    loaded, rows = load(explainer), []
+    with bar() as shown:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            task = shown.add_task(title)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        for name in data or ["imagenette", "photos"]:
+            photos = open_photos(name).sample(limit)
+            found = measure_storage(loaded, photos, progress=stage(name))
+            rows += [{"data": photos.name, **row} for row in found]
+    for row in rows:
+        console.print(
+            f"{row['data']}, {row['storage']}: {row['megabytes']} MB, correlation of maps "
+            f"{row['correlation']}, same class {row['same']} %, AD 100% {row['AD 100%']['mean']} "
+            f"({row['AD 100%']['difference']:+})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    path = write_benchmark(out, "storage", explainer=explainer, rows=rows)
+    console.print(f"record: {path}", soft_wrap=True)
+
+
+def export(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Model families, such as timm/resnet; default: timm's."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/export.json"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rows of the record and check the rest.")
+    ] = False,
+) -> None:
+    """Export a small member of every family of timm; named ones replace their rows of a record."""
+    from benchmarks.export import check_export
+    from benchmarks.families import families as known
+    from benchmarks.records import write_benchmark
+    from ttame.companion.shipped import read_benchmark
+
+    wanted = names or [family for family in known() if family.startswith("timm/")]
+    rows = read_benchmark(out, "export")["rows"] if (names or resume) and out.exists() else []
+    if resume:
+        wanted = [family for family in wanted if family not in {row["family"] for row in rows}]
+    packages = {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}
+    for family in wanted:
+        row = check_export(family)
+        verdict = "passed" if row["passed"] else row["reason"]
+        console.print(
+            f"{family} ({row['model']}, {row['seconds']} s): {verdict}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        rows = sorted(
+            [row, *(other for other in rows if other["family"] != family)],
+            key=lambda row: str(row["family"]),
+        )
+        # Written each time: all of them take an hour.
+        write_benchmark(out, "export", packages=packages, rows=rows)
+    passed = sum(row["passed"] for row in rows)
+    console.print(f"{passed} of {len(rows)} families passed; record: {out}")
+
+
 for command in (
     explaining,
+    runtime,
+    storage,
+    export,
     training,
     scaling,
     families,

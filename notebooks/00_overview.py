@@ -36,7 +36,13 @@ import pandas as pd
 from IPython.display import Markdown
 
 import ttame
-from ttame.companion.headline import MEASURES, headline, read_comparison, worth_showing
+from ttame.companion.headline import (
+    MEASURES,
+    common_photos,
+    headline,
+    read_comparison,
+    worth_showing,
+)
 from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
 from ttame.data import samples
@@ -91,8 +97,8 @@ record = training_record("tf_efficientnet_lite0")
 first = comparison.headers["imagenette_main.jsonl"]["config"]
 older = benchmark["date"] < record["date"]
 Markdown(
-    f"Measured on the same {table['photos'].max():.0f} photos of {first['data']}, grid pointing "
-    f"on mosaics of others, with {first['backbone']}; read from committed results.\n\n"
+    f"Measured on {common_photos(comparison)} photos of {first['data']} that all methods saw, "
+    f"grid pointing on mosaics, with {first['backbone']}; read from committed results.\n\n"
     "## What it costs\n\n"
     f"- **Training, once for a classifier:** {record['minutes']:.0f} minutes on "
     f"{record['hardware']}, {record['photos']:,} photos, {record['steps']} steps.\n"
@@ -109,11 +115,14 @@ Markdown(
 # - [The method](../book/method.md): mechanism, objective and scores, with every equation.
 # - Ablations of [the mechanism](08_ablations_mechanism.ipynb) and of [objective and
 #   training](09_ablations_training.ipynb): what each part does.
-# - [Look for yourself](11_explore.ipynb): choose photo, class and threshold.
+# - [Look for yourself](11_explore.ipynb): drop a photo of your own, pick any class, and let the
+#   network explain it in your browser.
+# - [Take it with you](14_take_it_with_you.ipynb): the explainer in one file, for a phone, a server
+#   without Python or a page.
 # - [Drawn objects](13_drawn_objects.ipynb): do maps know which parts matter?
 # - [Your own classifier](10_your_own_classifier.ipynb): attach it to a network of your own.
 # - [Reproduce it](../book/reproduce.md): run everything yourself. [Every number and its
-#   command](14_reproduce.ipynb) lists what is measured, beside room for the published values.
+#   command](15_reproduce.ipynb) lists what is measured, beside room for the published values.
 # - [Limitations](../book/limitations.md) and [failure cases](12_failure_cases.ipynb): what these
 #   maps do not tell.
 #

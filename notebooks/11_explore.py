@@ -15,8 +15,8 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/11_explore.ipynb)
 #
-# **Shows** explanation maps to play with: choose a photo, a class, a method and how many pixels the
-# classifier keeps, and see what it still recognises.
+# **Shows** explanation maps to play with: choose a photo or drop one of your own, any class, a
+# method and how many pixels the classifier keeps, and see what it still recognises.
 #
 # **Costs** less than a minute on a CPU; nothing is downloaded.
 #
@@ -37,6 +37,7 @@ profile = "quick"
 shown = ["citrus_fruits", "cat", "honey_bee", "photographer", "suspension_bridge", "scarlet_macaw"]
 classes = 5  # the most probable ones of each photo
 methods = ["T-TAME", "T-TAME (published)", "Grad-CAM"]
+live = None  # where the network's files lie; the book's build has them, None shows samples only
 
 # %%
 import tempfile
@@ -51,7 +52,7 @@ path = {path.stem: path for path in samples().paths}
 explainer = ttame.load(setting.backbone)
 
 exploration = ttame.explore(
-    explainer, [path[name] for name in shown], classes=classes, methods=methods
+    explainer, [path[name] for name in shown], classes=classes, methods=methods, live=live
 )
 table = exploration.table()
 print(f"{explainer.spec.name}: {len(shown)} photos × {classes} classes × {len(methods)} methods,")
@@ -64,6 +65,12 @@ exploration
 # that the map ranks highest are kept: a good map loses little of the class's probability on the
 # way, or even raises it, because what spoke for other classes is gone. The lines compare the
 # methods at every step.*
+#
+# In the built book the network itself runs in this page, once it is asked to: about 17 MB are then
+# loaded from beside it. Photos that you drop there stay in your browser. Maps, masked photos and
+# answers are computed by the same classifier and mechanism as everywhere in this book, with weights
+# rounded to 16 bits; tests hold the numbers against PyTorch in Chromium and Firefox. The other
+# methods need gradients or many passes, and are shown for the samples alone.
 #
 # The mechanism trained as published has a free row for every class, and has met most classes rarely
 # or never; its maps of these mean little ([little data](05_little_data.ipynb) measures that). The
@@ -89,9 +96,10 @@ best.style.hide().format("{:.1%}", subset=["whole", "masked", "gain"]).format(
 #
 # ## Your own photos
 #
-# The page is one file that needs no server and no network. `ttame.explore` takes whatever
-# `explain` takes, classes by name as well, and any of `ttame.methods.METHODS`; on the command line
-# it is `ttame explain PHOTO... --html page.html`.
+# A page of results computed beforehand is one small file that needs no server. `ttame.explore`
+# takes whatever `explain` takes, classes by name as well, and any of `ttame.methods.METHODS`; on
+# the command line it is `ttame explain PHOTO... --html page.html`. With the network inside, it is
+# `explainer.demo("demo.html")`: see [Take it with you](14_take_it_with_you.ipynb).
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

@@ -38,8 +38,8 @@ def table(photos: Photos) -> str:
         cells = [f"**{row[name]:.1f}**" if row[name] == best[name] else f"{row[name]:.1f}"
                  for name in measures]  # fmt: skip
         passes = f"{row['forward']:.0f} + {row['backward']:.0f}"
-        lines.append([NAMES.get(str(method), str(method)), *cells, passes, f"{row['photos']:.0f}"])
-    head = ["method", *(f"{name} ↑" for name in measures), "passes", "photos"]
+        lines.append([NAMES.get(str(method), str(method)), *cells, passes])
+    head = ["method", *(f"{name} ↑" for name in measures), "passes"]
     rule = ["---", *["---:"] * (len(head) - 1)]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in [head, rule, *lines])
     return text.replace("| nan |", "| – |")

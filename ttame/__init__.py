@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from ttame.attention import AttentionConfig, AttentionMechanism
     from ttame.classifiers.registry import BACKBONES, load_backbone
     from ttame.classifiers.specs import BackboneSpec
+    from ttame.companion.demo import demo
     from ttame.companion.exploration import Exploration, explore
     from ttame.errors import TTameError
     from ttame.explainer import Explainer
     from ttame.explanation import Explanation
+    from ttame.export.exported import Exported
     from ttame.loading import attach, explainers, load
 
 __version__ = "0.1.0"
@@ -33,8 +35,10 @@ _HOMES = {
     "TTameError": "errors",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "Exported": "export.exported",
     "Exploration": "companion.exploration",
     "attach": "loading",
+    "demo": "companion.demo",
     "explainers": "loading",
     "explore": "companion.exploration",
     "load": "loading",
@@ -48,9 +52,11 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Exploration",
+    "Exported",
     "TTameError",
     "__version__",
     "attach",
+    "demo",
     "explainers",
     "explore",
     "load",

@@ -118,6 +118,9 @@ class PointwiseConvolution(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map `(B, C, h, w)` to `(B, width, h, w)`."""
+        # An exported program takes any number of photos, and other libraries choose for themselves.
+        if torch.compiler.is_compiling():
+            return super().forward(maps)
         if _FEW_PLACES * maps.shape[0] * maps.shape[2] * maps.shape[3] >= maps.shape[1]:
             return super().forward(maps)
         rows = maps.permute(0, 2, 3, 1)  # (B, h, w, C)
@@ -333,9 +336,11 @@ class AttentionMechanism(nn.Module):
         Raises:
             TTameError: As `forward`.
         """
-        if targets is not None and (targets.ndim != 2 or len(targets) != len(maps[0])):
+        # Not len(), which would fix the batch size of an exported program.
+        batch = maps[0].shape[0]
+        if targets is not None and (targets.ndim != 2 or targets.shape[0] != batch):
             raise TTameError(
-                f"targets must be (B, T) for the {len(maps[0])} images, got {tuple(targets.shape)}"
+                f"targets must be (B, T) for the {batch} images, got {tuple(targets.shape)}"
             )
         size = self.output_size(maps)
         weight = self.fusion.weight.flatten(1)  # (K, ΣC_l)

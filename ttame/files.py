@@ -95,7 +95,7 @@ def inside(folder: Path | str, stem: str, ending: str) -> Path:
 
 
 def shipped(kind: str) -> Path:
-    """Return the folder of shipped `samples`, `classifiers`, `explainers`, `results` or `studies`.
+    """Return the folder of shipped files: `samples`, `explainers`, `results`, `runtime`, ...
 
     In a wheel it lies beside the modules; in a checkout, in the repository's `data/`.
 

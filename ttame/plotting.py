@@ -272,7 +272,14 @@ def lay_over(photo: Tensor, masks: Tensor, box: Box, opacity: float = 0.5) -> Te
     return result
 
 
-def colorize(maps: Tensor) -> Tensor:
-    """Colour maps `(..., H, W)` in [0, 1] as `(..., 3, H, W)` in [0, 1]."""
-    rgba = mpl.colormaps[MAP_COLORS](maps.detach().cpu().float().numpy())
+def colorize(maps: Tensor, signed: bool = False) -> Tensor:
+    """Colour maps `(..., H, W)` in [0, 1] as `(..., 3, H, W)` in [0, 1].
+
+    Args:
+        maps: The maps.
+        signed: Colour values above 0.5 red, those below blue.
+    """
+    rgba = mpl.colormaps[SIGNED_COLORS if signed else MAP_COLORS](
+        maps.detach().cpu().float().numpy()
+    )
     return torch.from_numpy(np.moveaxis(rgba[..., :3], -1, -3)).float()

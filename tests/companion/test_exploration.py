@@ -76,16 +76,19 @@ def test_data_of_a_tiny_case(explainer: Explainer) -> None:
     assert data["shares"] == (100, 30)
     assert data["kept"] == [4, 1]  # 30 % of four pixels is 1.2
     (photo,), (method,) = data["photos"], data["methods"]  # type: ignore[misc]
-    assert photo["classes"] == ["ant", "bee"]
+    assert photo["classes"] == ["ant", "bee"] and photo["targets"] == [0, 1]
     assert photo["whole"] == pytest.approx([0.75, 0.25])
-    with Image.open(BytesIO(b64decode(photo["jpeg"]))) as image:
-        assert image.size == (2, 2) and image.getpixel((0, 0)) == (127, 127, 127)
+    with Image.open(BytesIO(b64decode(photo["webp"]))) as image:
+        assert image.size == (2, 2) and image.getpixel((0, 0)) == (128, 128, 128)
     # (0, 1, 2, 4) / 4 · 255, rounded; a constant map keeps its value, clamped to 1.
     assert [unpacked(text) for text in method["maps"][0]] == [[0, 64, 128, 255], [255] * 4]
     assert method["constant"] == [[False, True]]
     assert method["masked"] == [[[0.5, 0.25], [0.125, 1.0]]]
     colors = np.frombuffer(b64decode(str(data["colors"])), dtype=np.uint8).reshape(256, 3)
     assert colors[0].tolist() == [0, 0, 4] and colors[255].tolist() == [252, 255, 164]  # inferno
+    signed = np.frombuffer(b64decode(str(data["signed"])), dtype=np.uint8).reshape(256, 3)
+    assert signed[0].tolist() == [5, 48, 97] and signed[255].tolist() == [103, 0, 31]  # RdBu_r
+    assert data["live"] is None
 
 
 def test_masked_pixels_turn_black_or_into_the_mean_colour(explainer: Explainer) -> None:
@@ -226,16 +229,19 @@ class Opened:
             self.complaints.append(f"requests {request.url}")
 
     def settle(self) -> None:
-        """Wait until the picture is drawn: everything asynchronous is behind `mask`."""
+        """Wait until all is drawn."""
         self.page.evaluate("""async () => {
-            for (const root of document.querySelectorAll(".ttame-explore")) await root.mask();
-            for (let i = 0; i < 3; i++) await new Promise((go) => setTimeout(go, 50));
+            for (const { page } of document.querySelectorAll(".ttame-explore")) {
+                await page.settled();
+            }
         }""")
 
     def choose(self, name: str, value: int | str, widget: int = 0) -> None:
         form = self.page.locator(".ttame-explore").nth(widget)
         if name in ("share", "opacity"):
             form.locator(f"[name={name}]").fill(str(value))
+        elif name == "label":  # by position: its values are the classes of the photo
+            form.locator(f"[name={name}]").nth(int(value)).check()
         else:
             form.locator(f"[name={name}][value='{value}']").check()
         self.settle()
@@ -249,7 +255,7 @@ class Opened:
 
     def mask(self) -> Tensor:
         values = self.page.evaluate(
-            "async () => [...await document.querySelector('.ttame-explore').mask()]"
+            "async () => [...await document.querySelector('.ttame-explore').page.mask()]"
         )
         side = round(len(values) ** 0.5)
         return torch.tensor(values, dtype=torch.float64).reshape(side, side)

@@ -13,6 +13,7 @@ from ttame.companion.headline import (
     SETS,
     Comparison,
     Photos,
+    common_photos,
     headline,
     read_comparison,
     worth_showing,
@@ -46,7 +47,7 @@ def comparison(values: dict[str, dict[str, float]]) -> Comparison:
         for method, scores in values.items()
         for score, value in scores.items()
     ]
-    passes = pd.DataFrame({"forward": 1.0, "backward": 0.0, "photos": 1}, index=list(values)[:-1])
+    passes = pd.DataFrame({"forward": 1.0, "backward": 0.0}, index=list(values)[:-1])
     return Comparison({}, pd.DataFrame(rows), passes)
 
 
@@ -64,8 +65,16 @@ def test_methods_are_ordered_by_their_mean_rank_over_the_measures() -> None:
     table = headline(found)
     # Places from 0 to 1, of four by SDS and three by SaCo: a 0, 0; T-TAME 1/3, 1; b 2/3, 1/2; c 1.
     assert list(table.index) == ["a", "b", "T-TAME", "c"]
-    assert list(table) == ["SDS", "SaCo", "forward", "backward", "photos"]
+    assert list(table) == ["SDS", "SaCo", "forward", "backward"]
     assert list(worth_showing(table).index) == ["a", "b", "T-TAME"]
+
+
+def test_means_are_of_the_photos_that_all_methods_saw() -> None:
+    values = {"T-TAME": {"SDS": 1.0}, "a": {"SDS": 2.0}, "all ones": {"SDS": 0.0}}
+    found = comparison(values | {"on mosaics alone": {}})
+    more = found.long[found.long["method"] == "a"].assign(photo="1", value=100.0)
+    table = headline(found._replace(long=pd.concat([found.long, more])))
+    assert table["SDS"].to_dict() == {"a": 2, "T-TAME": 1}
 
 
 def test_methods_that_lack_photos_are_not_complete() -> None:
@@ -89,8 +98,7 @@ def test_every_method_was_measured_on_the_photos_that_its_header_lists(photos: P
         if "photos" in header["config"]:
             assert list(records["photo"].unique()) == header["config"]["photos"]
             assert set(records["method"]) == set(header["config"]["methods"])
-    full = found.passes["photos"].max()
-    assert (found.passes["photos"] == full).sum() >= len(found.passes) - 1
+    assert common_photos(found) == (160 if photos == "other kinds" else 120)
 
 
 # What the README, the first page and chapter 6 say, computed anew.

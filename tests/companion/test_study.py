@@ -160,12 +160,12 @@ TINY = Budget("tf_efficientnet_lite0", 1, batch_size=4, held_out=2, size=64,
 
 @pytest.mark.slow
 def test_a_run_leaves_one_record(photos: PhotoList, tmp_path: Path) -> None:
-    run = Run(Variant("size", "small", size=32), 3, "all", TINY)
+    run = Run(Variant("size", "small", size=96), 3, "all", TINY)
     path = carry_out(run, photos, photos, tmp_path / "out", tmp_path / "w")
-    assert path == tmp_path / "out" / "size-32_seed3.json"
+    assert path == tmp_path / "out" / "size-96_seed3.json"
     found = read_runs(tmp_path / "out")
     assert list(found["photo"]) == list(photos.sample(2).names)
-    assert set(found["run"]) == {"size-32_seed3"} and set(found["seed"]) == {3}
+    assert set(found["run"]) == {"size-96_seed3"} and set(found["seed"]) == {3}
     assert (
         found[["probability", "masked_100", "masked_15"]].map(lambda p: 0 <= p <= 1).all(axis=None)
     )

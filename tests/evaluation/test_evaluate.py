@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 
 import ttame
 from tests.conftest import IMAGENET
+from tests.helpers.toy_training import toy_explainer
+from ttame.attention import AttentionConfig
 from ttame.data import PhotoDataset, PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import masked_probabilities
@@ -28,6 +32,7 @@ from ttame.evaluation.faithfulness import (
 )
 from ttame.evaluation.tables import measured as without_skipped
 from ttame.evaluation.tables import scores, summary
+from ttame.evaluation.workers import in_order
 from ttame.explainer import Explainer
 from ttame.methods import Method, build, ttame_method
 from ttame.methods.rise import rise_method
@@ -484,3 +489,59 @@ def test_a_tapped_convolution_gives_the_maps_of_the_classifier_as_it_is(
     )
     for column in ("masked_100", "masked_50", "masked_15"):
         assert found[column].tolist() == pytest.approx(expected[column].tolist(), abs=1e-3)
+
+
+# Several processes
+
+
+@pytest.fixture
+def sendable() -> Explainer:
+    """An explainer of a classifier whose class other processes can import."""
+    return toy_explainer(AttentionConfig()).eval()
+
+
+def test_several_processes_measure_what_one_does(
+    sendable: Explainer, damaged: PhotoList, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"methods": METHODS, "batch_size": 2, "skip_bad": True}
+    one = evaluate(sendable, damaged, tmp_path / "one.jsonl", **given)
+    seen: list[int] = []
+    two = evaluate(
+        sendable, damaged, tmp_path / "two.jsonl", workers=2,
+        progress=lambda done, _: seen.append(done), **given,
+    )  # fmt: skip
+    assert seen == [2, 4, 6, 7]
+    assert measured(two).equals(measured(one))
+    assert read_results(two)[0]["config"] == read_results(one)[0]["config"]
+
+
+@pytest.mark.slow
+def test_several_processes_keep_what_came_before_a_bad_photo_and_one_goes_on(
+    sendable: Explainer, damaged: PhotoList, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.jsonl"
+    given: dict[str, Any] = {"methods": METHODS, "batch_size": 2}
+    with pytest.raises(TTameError, match=r"03.jpg.*run.jsonl.partial.*--skip-bad"):
+        evaluate(sendable, damaged, out, workers=2, **given)
+    kept = out.with_name("run.jsonl.partial").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["photo"] for line in kept[1:]] == ["00.jpg"] * 3 + ["01.jpg"] * 3
+    seen: list[int] = []
+    evaluate(
+        sendable, damaged, out, skip_bad=True, progress=lambda done, _: seen.append(done), **given
+    )
+    assert seen == [4, 6, 7]
+
+
+def test_what_cannot_be_sent_is_named(
+    sendable: Explainer, photos: PhotoList, tmp_path: Path
+) -> None:
+    own: dict[str, Method] = {"mine": lambda images, targets: images[:, :1]}
+    with pytest.raises(TTameError, match=r"workers=2: .*lambda.*use workers=1"):
+        evaluate(sendable, photos, tmp_path / "run.jsonl", methods=own, workers=2)
+    with pytest.raises(TTameError, match="workers=0"):
+        evaluate(sendable, photos, tmp_path / "run.jsonl", workers=0)
+
+
+def test_a_process_that_dies_is_told() -> None:
+    with pytest.raises(TTameError, match=r"workers=1: a process ended .*memory"):
+        list(in_order(partial(partial, os._exit), [1], 1))

@@ -34,9 +34,8 @@ def test_extras_of_the_install_cell_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_quickstart_runs_freshly_installed_and_a_failure_is_named(tmp_path: Path) -> None:
-    (wanted,) = {requirement(path) for path in NOTEBOOKS}
-    programs = make_environment(tmp_path, wanted, offline=True)
     quickstart = ROOT / "notebooks" / "01_quickstart.ipynb"
+    programs = make_environment(tmp_path, requirement(quickstart), offline=True)
     assert run_notebook(quickstart, programs, tmp_path / "run") is None
     broken = written(tmp_path / "broken.ipynb", "import ttame", "import papermill  # an extra")
     failure = run_notebook(broken, programs, tmp_path / "run")

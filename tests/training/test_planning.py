@@ -33,10 +33,10 @@ from ttame.training.planning import (
     check_launched,
     launch_command,
     measure_throughput,
+    module_at_start,
     plan_training,
     slurm_command,
     step_function,
-    training_module,
 )
 from ttame.training.recipes import published
 
@@ -194,7 +194,7 @@ def test_a_classifier_is_measured_in_a_process_of_its_own() -> None:
 def test_the_measured_step_trains_with_clipped_gradients() -> None:
     config = TrainingConfig.of(batch_size=4, gradient_clip=1e-3, retain=(1.0,))
     images = torch.randn(4, 3, 32, 32)
-    module = training_module(
+    module = module_at_start(
         toy_explainer(AttentionConfig()), images[:1], config, torch.device("cpu")
     )
     before = module.explainer.mechanism.fusion.weight.clone()

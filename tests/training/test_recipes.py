@@ -17,6 +17,7 @@ from ttame.training.recipes import RECIPES, layers, open_recipe
         ("published", "auto"),
         ("lcam-img", "blocks.6"),
         ("lcam-fm", "blocks.6"),
+        ("shapley", "auto"),
     ],
 )
 def test_the_layers_of_a_recipe(recipe: str, read: str) -> None:

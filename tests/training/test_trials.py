@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
@@ -53,6 +54,15 @@ def test_maps_move_both_ways_and_the_loss_goes_to_the_better() -> None:
     assert odds.grad is not None
     # -(0.9 - 0.5) · noise / deviation, a mean of four places, over 2 · 0.5
     assert torch.allclose(odds.grad, -0.4 * noise / deviation / 4)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_one_photo_at_least_learns_by_gradients(
+    explainer: Explainer, images: Tensor, count: int
+) -> None:
+    module = ExplainerModule(explainer, ours(tried=0.9, fusion="free"), 10)
+    parts = module.step_parts(images[:count], torch.arange(count), 0)
+    assert bool(parts.total.isfinite()) and (parts.trials is None) == (count == 1)  # type: ignore[attr-defined]
 
 
 def test_ranks_are_found_without_gradients() -> None:

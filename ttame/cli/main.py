@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from ttame.cli.demo import demo
+from ttame.cli.export import export
 from ttame.cli.measure import diagnose, evaluate, mosaics, study
 from ttame.cli.terminal import (
     DEFAULT,
@@ -194,7 +196,7 @@ def data(
     console.print(f"{'drawn' if name == 'drawn' else 'fetched'}: {fetch[name]()}")
 
 
-for command in (train, evaluate, mosaics, diagnose, study):
+for command in (train, evaluate, mosaics, diagnose, study, export, demo):
     app.command()(command)
 
 

@@ -68,6 +68,12 @@ def evaluate(
         bool, typer.Option("--skip-bad", help="Skip photos that cannot be read.")
     ] = False,
     device: DEVICE = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Number of processes, each with OMP_NUM_THREADS threads; same results.", min=1
+        ),
+    ] = 1,
     seed: SEED = 0,
 ) -> None:
     """Score methods side by side on the same photos; a killed run is resumed."""
@@ -83,7 +89,7 @@ def evaluate(
             opened, photos, out, methods=names, batch_size=batch_size, seed=seed,
             metrics=_metrics(metrics),
             settings={"RISE": {"masks": rise_masks}} if "RISE" in names else None,
-            skip_bad=skip_bad, steps=steps, grid=grid, curve_limit=curve_limit,
+            skip_bad=skip_bad, workers=workers, steps=steps, grid=grid, curve_limit=curve_limit,
             progress=lambda done, total: shown.update(task, completed=done, total=total),
         )  # fmt: skip
     _summarise(out)

@@ -1,18 +1,17 @@
 """An interactive page of explanations: readers choose photo, class, method and retained pixels.
 
-Everything is computed beforehand. The page holds the photos, the maps and the measured
-probabilities; its script (`exploration.html`, beside this module) only draws them, so that the page
-works as a file, without a server or a network.
+What is shown first is computed beforehand: the page holds the photos, the maps and the measured
+probabilities. With a `Network` it also explains its reader's own photos, in the browser. Style and
+script are the files of `ttame.companion.page`; the page works as a file, without a server, and asks
+no other machine for anything.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +23,8 @@ from torch import Tensor
 from ttame.classifiers.classes import ClassLike
 from ttame.classifiers.specs import BackboneSpec, masked_probabilities
 from ttame.classifiers.weights import input_like
+from ttame.companion.page.assembly import document, widget
+from ttame.companion.page.network import METHOD, Network, linked
 from ttame.errors import TTameError, require
 from ttame.explainer import Explainer
 from ttame.explanation import Explanation
@@ -37,26 +38,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHARES = (100, 75, 50, 30, 15, 5)
-_TEMPLATE = Path(__file__).with_suffix(".html")
-_PLACE = "{{ data }}"
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ max-width: 56rem; margin: 1.5rem auto; padding: 0 1rem;
-  background: light-dark(#ffffff, #14181e); font: 1rem/1.5 system-ui, sans-serif; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -71,6 +52,7 @@ class Exploration:
             method, `(N, T, S)`.
         shares: S shares of retained pixels, percent, descending.
         spec: Facts of the classifier.
+        network: What the page runs when it is asked to; `None` shows what was computed beforehand.
     """
 
     explanation: Explanation
@@ -79,6 +61,7 @@ class Exploration:
     probabilities: Mapping[str, Tensor]
     shares: tuple[int, ...]
     spec: BackboneSpec
+    network: Network | None = None
 
     def __repr__(self) -> str:
         photos, classes = self.explanation.targets.shape
@@ -91,7 +74,7 @@ class Exploration:
         zlib-compressed differences between neighbours.
         """
         height, width = self.explanation.images.shape[-2:]
-        table = colorize((torch.arange(256) / 256)[None])[:, 0].T
+        steps = (torch.arange(256) / 256)[None]
         mean = torch.tensor(self.spec.mean).view(-1, 1, 1)
         fill = render(torch.zeros_like(mean) if self.spec.space == "raw" else mean).flatten()
         return {
@@ -101,12 +84,23 @@ class Exploration:
             # Counted here as in `masking.keep_top`: JavaScript rounds halves differently.
             "kept": [round(share / 100 * height * width) for share in self.shares],
             "fill": [255 * value for value in fill.tolist()],  # colour of masked pixels
-            "colors": b64encode(_bytes(table)).decode(),
+            "colors": _table(colorize(steps)),
+            "signed": _table(colorize(steps, signed=True)),
+            "top": self.explanation.targets.shape[1],  # classes listed for a photo
+            "note": _note(self.spec, height, width),
+            "live": None if self.network is None else self.network.facts,
             "photos": [
-                {"name": name, "jpeg": _jpeg(image), "classes": labels, "whole": whole}
-                for name, image, labels, whole in zip(
+                {
+                    "name": name,
+                    "webp": _webp(image),
+                    "targets": targets,
+                    "classes": labels,
+                    "whole": whole,
+                }
+                for name, image, targets, labels, whole in zip(
                     self.names,
                     render(self.explanation.images),
+                    self.explanation.targets.tolist(),
                     self.explanation.names(),
                     self.explanation.probabilities().tolist(),
                     strict=True,
@@ -158,18 +152,25 @@ class Exploration:
         Raises:
             TTameError: If the file cannot be written, or its name has another suffix.
         """
-        path = Path(path)
-        if path.suffix not in (".html", ".htm"):
-            raise TTameError(f"an interactive page's file ends in .html, got {path.name!r}")
-        page = _PAGE.format(title=escape(title), body=self._repr_html_())
+        path = check_page(path)
         with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+            temporary.write_text(document(title, self._repr_html_()), encoding="utf-8")
         return path
 
     def _repr_html_(self) -> str:
-        # No "<" in the data: neither a tag nor a comment can begin or end inside the script.
-        text = json.dumps(self.data(), separators=(",", ":")).replace("<", "\\u003c")
-        return _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, text)
+        return ("" if self.network is None else self.network.elements) + widget(self.data())
+
+
+def check_page(path: Path | str) -> Path:
+    """Return the path of a page that is to be written.
+
+    Raises:
+        TTameError: If its name has another suffix than `.html` or `.htm`.
+    """
+    path = Path(path)
+    if path.suffix not in (".html", ".htm"):
+        raise TTameError(f"an interactive page's file ends in .html, got {path.name!r}")
+    return path
 
 
 def explore(
@@ -180,6 +181,7 @@ def explore(
     methods: Sequence[str] | None = None,
     shares: Sequence[int] = SHARES,
     names: Sequence[str] | None = None,
+    live: Network | str | None = None,
     seed: int = 0,
 ) -> Exploration:
     """Explain photos by several methods, for an interactive page.
@@ -196,6 +198,9 @@ def explore(
             `ttame[evaluate]` is installed.
         shares: Shares of retained pixels, percent.
         names: Names of the photos; default: their file names.
+        live: Let the page run the network, too: where the scripts lie that
+            `ttame.companion.page.network.write_parts` made, as seen from the page, or a `Network`.
+            `ttame.demo` makes such a page in one file.
         seed: Tie-break seed for pixels of equal value.
 
     Raises:
@@ -220,10 +225,11 @@ def explore(
         raise TTameError("got no methods; name at least one, such as 'T-TAME'")
     if names is not None and len(names) != len(items):
         raise TTameError(f"got {len(names)} names for {len(items)} photos; give one each")
-    bound = {
-        name: build(name, explainer)
-        for name in ([methods] if isinstance(methods, str) else methods)
-    }
+    chosen = [methods] if isinstance(methods, str) else list(methods)
+    if live is not None and METHOD not in chosen:
+        raise TTameError(f"a live page shows {METHOD!r}, got methods={chosen}; name it as well")
+    network = linked(explainer, live) if isinstance(live, str) else live
+    bound = {name: build(name, explainer) for name in chosen}
     percentages = tuple(sorted(set(shares), reverse=True))
     if isinstance(classes, int):
         explanation = explainer.explain(items, top_k=classes)
@@ -249,6 +255,19 @@ def explore(
         probabilities={name: torch.stack(found) for name, found in measured.items()},
         shares=percentages,
         spec=explainer.spec,
+        network=network,
+    )
+
+
+def _note(spec: BackboneSpec, height: int, width: int) -> str:
+    """Say how the numbers of a page come about."""
+    fill = "black" if spec.space == "raw" else "the mean colour"
+    return (
+        f"{spec.name} sees {height} × {width} pixels. A map is scaled to its own range and "
+        "enlarged bilinearly; exactly the chosen share of pixels keeps its value, all others are "
+        f"set to 0. The classifier then gets the photo multiplied by the map, {fill} where it is "
+        "0, so at 100\u202f% every pixel is kept, but dimmed by its value. All probabilities are "
+        "measured; none is interpolated."
     )
 
 
@@ -256,6 +275,11 @@ def _title(item: ImageLike, place: int) -> str:
     if isinstance(item, (str, Path)):
         return Path(item).stem.replace("_", " ")
     return f"photo {place + 1}"
+
+
+def _table(colors: Tensor) -> str:
+    """Pack a row of colours, `(3, 1, N)`, for the script."""
+    return b64encode(_bytes(colors[:, 0].T)).decode()
 
 
 def _bytes(values: Tensor) -> bytes:
@@ -268,9 +292,10 @@ def _packed(values: Tensor) -> str:
     return b64encode(zlib.compress(steps.numpy().tobytes(), level=9)).decode()
 
 
-def _jpeg(image: Tensor) -> str:
+def _webp(image: Tensor) -> str:
+    """Pack a photo without loss, so that the page's network sees what the classifier saw."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     buffer = BytesIO()
-    to_pil_image(image).save(buffer, format="JPEG", quality=90)
+    to_pil_image(image.mul(255).round().to(torch.uint8)).save(buffer, "WEBP", lossless=True)
     return b64encode(buffer.getvalue()).decode()

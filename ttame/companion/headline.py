@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
         headers: Headers of the results files by file name, without `.gz`, mosaics last.
         long: One row per photo, method and score: columns photo, method, score (of `SCORES`) and
             value, percent. Of mosaics `photo` is the mosaic, since its cells are not independent.
-        passes: Columns forward, backward and photos, one row per method.
+        passes: Columns forward and backward, one row per method.
     """
 
     headers: dict[str, dict[str, Any]]
@@ -76,9 +76,14 @@ def read_comparison(photos: Photos) -> Comparison:
     long = pd.concat(pieces, ignore_index=True)
     long = long[long["score"].isin(SCORES)]
     long = long.sort_values("score", key=lambda names: names.map(SCORES.index), kind="stable")
-    by_method = records.groupby("method")
-    passes = by_method[["forward", "backward"]].mean().assign(photos=by_method["photo"].nunique())
+    passes = records.groupby("method")[["forward", "backward"]].mean()
     return Comparison(headers, long.reset_index(drop=True), passes)
+
+
+def common_photos(comparison: Comparison) -> int:
+    """Count the photos that all methods saw, mosaics apart."""
+    long = comparison.long[comparison.long["score"] == GAP]
+    return int((long.groupby("photo")["method"].nunique() == long["method"].nunique()).sum())
 
 
 def headline(comparison: Comparison) -> pd.DataFrame:
@@ -89,15 +94,18 @@ def headline(comparison: Comparison) -> pd.DataFrame:
 
     Returns:
         One row per method, best mean rank first (`ttame.evaluation.agreement.mean_ranks`): its
-        means by `MEASURES`, percent, NaN where a method was not measured; then its passes,
-        forward and backward, and photos. Methods that were measured on mosaics alone are left out.
+        means by `MEASURES`, percent, over the photos that all methods saw, NaN where a method was
+        not measured; then its passes, forward and backward. Methods that were measured on mosaics
+        alone are left out.
     """
-    long = comparison.long
-    looking = comparison.passes.index.difference(list(BLIND))
+    long, passes = comparison.long, comparison.passes
+    looking = passes.index.difference(list(BLIND))
     chosen = long[long["score"].isin(MEASURES) & long["method"].isin(looking)]
-    means = chosen.pivot_table(index="method", columns="score", values="value")
+    by_score = chosen.groupby("score")["method"].transform("nunique")
+    common = chosen[chosen.groupby(["score", "photo"])["method"].transform("nunique") == by_score]
+    means = common.pivot_table(index="method", columns="score", values="value")
     means = means[[name for name in MEASURES if name in means]].rename_axis(None, axis=1)
-    return means.loc[mean_ranks(means).index].join(comparison.passes)
+    return means.loc[mean_ranks(means).index].join(passes)
 
 
 def worth_showing(table: pd.DataFrame, method: str = "T-TAME") -> pd.DataFrame:

@@ -13,7 +13,10 @@ from ttame.errors import TTameError
 from ttame.files import shipped
 from ttame.records import read_record
 
-Benchmark = Literal["explaining", "training", "scaling", "families", "transfer", "refinement"]
+Benchmark = Literal[
+    "explaining", "training", "scaling", "families", "transfer", "refinement", "export", "storage",
+    "runtime",
+]  # fmt: skip
 # Format, version and command of the record that `python -m benchmarks NAME` writes.
 BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
     "explaining": ("ttame-benchmark", 3, "make bench"),
@@ -22,6 +25,9 @@ BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
     "families": ("ttame-families", 1, "make families"),
     "transfer": ("ttame-transfer", 1, "python -m benchmarks transfer"),
     "refinement": ("ttame-refinement", 1, "python -m benchmarks refinement"),
+    "export": ("ttame-export-families", 1, "python -m benchmarks export"),
+    "storage": ("ttame-storage", 1, "python -m benchmarks storage"),
+    "runtime": ("ttame-runtime", 1, "make bench"),
 }
 
 

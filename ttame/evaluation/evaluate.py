@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ttame.evaluation.faithfulness import (
 from ttame.evaluation.insertion import STEPS, insertion_deletion
 from ttame.evaluation.maps import bind, facts, make_maps
 from ttame.evaluation.road import road
+from ttame.evaluation.workers import in_order
 from ttame.explainer import Explainer
 from ttame.methods import DEFAULT_METHODS, Method
 from ttame.records import ResultsFile, provenance
@@ -51,6 +53,7 @@ def evaluate(
     seed: int = 0,
     skip_bad: bool = False,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    workers: int = 1,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -85,6 +88,8 @@ def evaluate(
         skip_bad: Record a photo that cannot be read as skipped and go on, instead of stopping.
         settings: Settings of methods by name, `{"RISE": {"masks": 1000}}`; recorded, and
             compared on resuming.
+        workers: Number of processes that measure batches; results do not depend on it. Each works
+            with as many threads as this process (`OMP_NUM_THREADS`).
         command: Recorded command; default: this process's.
         progress: Called with (photos done, photos in all).
 
@@ -93,14 +98,14 @@ def evaluate(
 
     Raises:
         TTameError: An unknown method or metric, a method or metric that does not apply to the
-            classifier (before anything is measured), an unreadable photo, a file of another run.
+            classifier (before anything is measured), an unreadable photo, a file of another run,
+            what cannot be sent to worker processes.
     """
-    _check(metrics, batch_size, steps)
+    _check(metrics, batch_size, steps, workers)
     if "SDS" in metrics:
         check_grid(explainer.spec.input_size, grid)
     if "SaCo" in metrics:
         check_groups(explainer.spec.input_size, groups)
-    working, bound = bind(explainer, methods, settings or {})
     config = {
         **facts(explainer),
         "data": photos.name,
@@ -117,42 +122,83 @@ def evaluate(
         **({"grid": grid} if "SDS" in metrics else {}),
         **({"groups": groups} if "SaCo" in metrics else {}),
     }
+    make = partial(_Batches, explainer, photos, methods, config, skip_bad, f"{out}.partial")
+    measure = make()  # refuses methods before anything is written
     # Whole batches count as done, so that a resumed run forms the same batches.
-    results = ResultsFile(out, config, provenance(seed, command), group=len(bound) * batch_size)
-    dataset = PhotoDataset(photos, explainer.spec)
-    for start in range(len(results.records) // len(bound), len(photos), batch_size):
-        indices = range(start, min(start + batch_size, len(photos)))
-        images, skipped = _read(dataset, indices, skip_bad, results.partial)
-        rows: dict[int, list[dict[str, Any]]] = {
-            index: [{"method": name, "skipped": reason} for name in bound]
-            for index, reason in skipped.items()
-        }
-        if images:
-            batch = torch.stack(list(images.values())).to(input_like(working.classifier))
-            curves = curve_limit is None or start < curve_limit
-            wanted = [name for name in metrics if curves or name == "AD/IC"]
-            with own_precision(batch.device):
-                found = _measure(working, explainer.classifier, bound, batch, wanted, config)
-            rows |= dict(zip(images, found, strict=True))
-        results.append({"photo": photos.names[i], **row} for i in indices for row in rows[i])
+    results = ResultsFile(
+        out, config, provenance(seed, command), group=len(measure.bound) * batch_size
+    )
+    starts = range(len(results.records) // len(measure.bound), len(photos), batch_size)
+    found = map(measure, starts) if workers == 1 else in_order(make, starts, workers)
+    for start, records in zip(starts, found, strict=True):
+        results.append(records)
         if progress:
-            progress(indices.stop, len(photos))
+            progress(min(start + batch_size, len(photos)), len(photos))
     return results.finish()
 
 
-def _check(metrics: Sequence[str], batch_size: int, steps: int) -> None:
+class _Batches:
+    """What measures one batch of photos, given its first; made once per process.
+
+    Args:
+        explainer: As for `evaluate`.
+        photos: As for `evaluate`.
+        methods: As for `evaluate`.
+        config: The configuration that the results file records.
+        skip_bad: As for `evaluate`.
+        kept: Where earlier batches are, for messages.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        photos: PhotoList,
+        methods: Sequence[str] | Mapping[str, Method],
+        config: Mapping[str, Any],
+        skip_bad: bool,
+        kept: str,
+    ) -> None:
+        self.original_classifier, self.config = explainer.classifier, config
+        self.working, self.bound = bind(explainer, methods, config["settings"])
+        self.dataset = PhotoDataset(photos, explainer.spec)
+        self.skip_bad, self.kept = skip_bad, kept
+
+    def __call__(self, start: int) -> list[dict[str, Any]]:
+        """Return the records of the batch, photo by photo, method by method."""
+        names = self.dataset.photos.names
+        indices = range(start, min(start + self.config["batch_size"], len(names)))
+        images, skipped = _read(self.dataset, indices, self.skip_bad, self.kept)
+        rows: dict[int, list[dict[str, Any]]] = {
+            index: [{"method": name, "skipped": reason} for name in self.bound]
+            for index, reason in skipped.items()
+        }
+        if images:
+            batch = torch.stack(list(images.values())).to(input_like(self.working.classifier))
+            limit = self.config["curve_limit"]
+            curves = limit is None or start < limit
+            wanted = [name for name in self.config["metrics"] if curves or name == "AD/IC"]
+            with own_precision(batch.device):
+                found = _measure(
+                    self.working, self.original_classifier, self.bound, batch, wanted, self.config
+                )
+            rows |= dict(zip(images, found, strict=True))
+        return [{"photo": names[i], **row} for i in indices for row in rows[i]]
+
+
+def _check(metrics: Sequence[str], batch_size: int, steps: int, workers: int) -> None:
     """Refuse what cannot be measured, before anything is."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
         raise TTameError(f"name at least one of the metrics {METRICS}, got {list(metrics)}")
-    if batch_size < 1 or steps < 1:
+    if min(batch_size, steps, workers) < 1:
         raise TTameError(
-            f"batch_size and steps must be 1 or more, got batch_size={batch_size}, steps={steps}"
+            f"batch_size, steps and workers must be 1 or more, got batch_size={batch_size}, "
+            f"steps={steps}, workers={workers}"
         )
 
 
 def _read(
-    dataset: PhotoDataset, indices: Sequence[int], skip_bad: bool, kept: Path
+    dataset: PhotoDataset, indices: Sequence[int], skip_bad: bool, kept: str
 ) -> tuple[dict[int, Tensor], dict[int, str]]:
     """Read photos by position; return them, and why the others could not be read."""
     images, skipped = {}, {}
@@ -162,7 +208,7 @@ def _read(
         except TTameError as error:
             if not skip_bad:
                 raise TTameError(
-                    f"{error}. What was measured before it is kept in {str(kept)!r}: mend the "
+                    f"{error}. What was measured before it is kept in {kept!r}: mend the "
                     "photo, or skip what cannot be read (--skip-bad), and start again to go on"
                 ) from error
             skipped[index] = str(error).replace(f"{dataset.photos.root}/", "")

@@ -47,6 +47,7 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
     "IIA": iia_method(),
     "L-CAM-Img": trained_method("lcam-img"),
     "L-CAM-Fm": trained_method("lcam-fm"),
+    "amortised Shapley": trained_method("shapley"),
     "attention rollout": attention_rollout,
     "Transformer attribution": transformer_attribution,
     "LeGrad": legrad,

@@ -5,7 +5,8 @@ many kinds, L-CAM's on Imagenette alone.
 L-CAM, the predecessor, is our mechanism on one layer with
 `AttentionConfig(branch=False)`: a 1x1 convolution from feature map to classes; its two kinds
 differ in what the mask multiplies in training (`TrainingConfig.masked`). P-TAME (`ptame`), the
-successor, reads the feature maps of an auxiliary network.
+successor, reads the feature maps of an auxiliary network. Amortised Shapley values are one more
+objective for our mechanism (`ttame.training.shapley`).
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def trained_method(recipe: str) -> Callable[[Explainer], Method]:
     """Make a factory for a mechanism that ships with `ttame` for the explainer's classifier.
 
     Args:
-        recipe: It was trained by: `"published"`, `"published_tied"`, `"ptame"`, `"lcam-img"` or `"lcam-fm"`.
+        recipe: It was trained by: `"published"`, `"published_tied"`, `"ptame"`, `"lcam-img"`,
+            `"lcam-fm"` or `"shapley"`.
 
     Raises:
         TTameError: From the factory, if none was trained for this classifier.

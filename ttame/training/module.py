@@ -200,7 +200,8 @@ class ExplainerModule(L.LightningModule):
             )
             images = with_mosaics(images, places)
         noise = None
-        if tried := round(self.config.mask.tried * len(images)):
+        # One photo at least learns by gradients.
+        if tried := min(round(self.config.mask.tried * len(images)), len(images) - 1):
             noise = draw_noise(seed, step, numbers[-tried:])
             noise = noise.to(images.device)
         return self.parts(images, retain, ranks, truth, noise)

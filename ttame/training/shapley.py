@@ -11,7 +11,7 @@ mechanism.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -163,7 +163,9 @@ class ShapleyModule(ExplainerModule):
     def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """A cycle for the surrogate over its steps, then one for the mechanism over the rest."""
         first, rest = self.surrogate_steps, self.total_steps - self.surrogate_steps
-        shapes = [partial(cycle, start=first, steps=rest) for _ in optimizer.param_groups]
+        shapes: list[Callable[[int], float]] = [
+            partial(cycle, start=first, steps=rest) for _ in optimizer.param_groups
+        ]
         if self.surrogate is not None:
             shapes[-1] = partial(cycle, start=0, steps=first)
         return torch.optim.lr_scheduler.LambdaLR(optimizer, shapes)

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Every number and its command
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/14_reproduce.ipynb)
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/15_reproduce.ipynb)
 #
 # **Shows** each table of this book and of the papers' kind: the command, the profile, the time it
 # took, our value, and an empty column for the published one, which a reader with the papers

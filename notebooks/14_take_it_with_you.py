@@ -1,0 +1,150 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Take it with you
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/14_take_it_with_you.ipynb)
+#
+# **Shows** how an explainer leaves Python: as one ONNX file that other runtimes read, and as a page
+# in which the network runs in its reader's browser.
+#
+# **Costs** about two minutes on a CPU; nothing is downloaded.
+#
+# **Data and model.** The sample photos that ship with `ttame`, and the shipped explainer of an
+# EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights.
+#
+# Methods that trace gradients back, or that ask the classifier hundreds of times, stay where
+# PyTorch is. A trained mechanism is a few more layers of a forward pass: whatever runs the
+# classifier runs its explanations, too.
+
+# %% tags=["remove-cell"]
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ttame[train,evaluate,export] @ git+https://github.com/ttame-companion/ttame"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% tags=["parameters"]
+profile = "quick"
+photo = "citrus_fruits"  # a sample photo
+live = None  # where the network's files lie; the book's build has them, None shows samples only
+
+# %% [markdown]
+# ## One file
+#
+# `export` writes classifier and mechanism together. Before the file takes its place it is run on
+# photos and held against PyTorch, and one that disagrees is not left behind.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import ttame
+from ttame.companion.notebook_profiles import open_profile
+from ttame.data import samples
+from ttame.images import to_raw
+from ttame.plotting import plot_grid
+
+setting = open_profile(profile)
+path = {path.stem: path for path in samples().paths}
+explainer = ttame.load(setting.backbone)
+folder = tempfile.TemporaryDirectory()
+file = Path(folder.name) / "explainer.onnx"
+
+agreement = explainer.export(file, storage="float16", preprocess=True)
+print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, compared on {agreement.photos} photos")
+print(f"largest difference: logits {agreement.logits:.1e}, maps {agreement.maps:.1e}")
+print(f"the same class is predicted for {agreement.same:.0%} of them")
+
+# %% [markdown]
+# The differences are relative to the largest value. `storage="float16"` halves the file: weights
+# are rounded, while the network computes in float32 as before. `preprocess=True` puts resizing,
+# cropping and normalising inside, so that the file takes the pixels of a photo as they are. On the
+# command line this is `ttame export explainer.onnx --storage float16 --preprocess`.
+#
+# ## Without PyTorch
+#
+# `ttame.Exported` needs onnxruntime, Pillow and numpy, and no other part of this library: it is one
+# file to copy.
+
+# %%
+exported = ttame.Exported(file)
+found = exported.explain(path[photo])
+shown = f"{found.name}, {found.probability:.1%}"
+plot_grid([[("photo", to_raw(found.image)), (shown, to_raw(found.overlay()))]])
+
+# %%
+expected = explainer.explain(path[photo])
+print(f"{expected.names()[0][0]}: {expected.probabilities()[0, 0]:.1%} in PyTorch")
+print(f"maps differ by {abs(found.map - expected.maps[0, 0].numpy()).max():.4f} at most")
+
+# %% [markdown]
+# *A sample photo as the classifier sees it, and the map of its predicted class laid over it, both
+# from the ONNX file. Below them, the same by PyTorch.*
+#
+# ## In a page
+#
+# `explainer.demo("demo.html")`, or `ttame demo demo.html`, writes a page in which the explainer
+# runs. It is one file to open, to put on any host of files or to send to a colleague, with the
+# network and ONNX Runtime inside. Nothing is sent anywhere: photos stay in the reader's browser.
+
+# %%
+page = explainer.demo(Path(folder.name) / "demo.html", path[photo])
+print(f"{page.name}: {page.stat().st_size / 1e6:.1f} MB")
+
+# %% [markdown]
+# The same page, here within the text. In the built book its network lies beside it and is loaded
+# when it is first asked for:
+
+# %%
+ttame.explore(explainer, path[photo], live=live)
+
+# %% [markdown]
+# *One sample photo, explained beforehand. Drop a photo of your own on it, or type the name of a
+# class.*
+#
+# ## Ten lines of JavaScript
+#
+# In a web application the exported file needs the npm package `onnxruntime-web` and a photo from
+# a file field. These lines are run by this project's tests.
+#
+# ```js
+# import * as ort from "onnxruntime-web/wasm";
+# const session = await ort.InferenceSession.create("explainer.onnx");
+# const bitmap = await createImageBitmap(file);
+# const canvas = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+# canvas.drawImage(bitmap, 0, 0);
+# const rgba = canvas.getImageData(0, 0, bitmap.width, bitmap.height).data;
+# const rgb = Uint8Array.from(rgba.filter((_, i) => i % 4 < 3));
+# const pixels = new ort.Tensor("uint8", rgb, [1, bitmap.height, bitmap.width, 3]);
+# const targets = new ort.Tensor("int64", BigInt64Array.of(-1n), [1]); // -1: the predicted class
+# const { logits, explained, maps } = await session.run({ pixels, targets });
+# ```
+#
+# `maps` holds one value per cell; scale it to its own range and enlarge it over the photo's central
+# part. Class names, the size of that part and everything else that the network expects stand in
+# the file's metadata, as JSON under the key `ttame`.
+#
+# ## Limits
+#
+# - The page runs the network on one core, as more need headers that a file on a disk cannot send:
+#   here a few tenths of a second per pass.
+# - A browser without WebAssembly, or with too little memory, says so; photos that were explained
+#   beforehand are shown all the same.
+# - Rounding moves a few pixels across the threshold of a mask, so that single answers to masked
+#   photos differ from PyTorch's by a few percentage points, and by less than one on average.
+# - Layers that depend on the values of an image cannot be exported; the error names the module.
+
+# %%
+folder.cleanup()

@@ -1,0 +1,1 @@
+"""Export: classifier and mechanism in one file that runs without this library."""

@@ -1,0 +1,108 @@
+"""Graphs: from a traced program to ONNX, and from ONNX to a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ttame.errors import TTameError
+from ttame.export.program import INPUTS, OUTPUTS
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch.export import ExportedProgram
+
+OPSET = 20  # the first that has GELU
+# What torch's messages say of a node without a translation.
+_OPERATION = re.compile(r"OpOverload\(op='([\w.]+)'")
+_NODE = re.compile(r"translating node %(\w+)")
+
+
+def to_onnx(program: ExportedProgram, name: str) -> ModelProto:
+    """Translate a traced program.
+
+    Args:
+        program: As `ttame.export.program.trace` makes it.
+        name: Name of the network, for messages.
+
+    Raises:
+        TTameError: If ONNX has no such operation, naming it and its module.
+    """
+    from onnxscript import optimizer
+
+    try:
+        # Runtimes search for patterns themselves when they load a file; here it takes minutes.
+        found = torch.onnx.export(
+            program, input_names=INPUTS, output_names=OUTPUTS, opset_version=OPSET, verbose=False,
+            optimize=False,
+        )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        operation, where = _culprit(program, error)
+        raise TTameError(
+            f"{name} cannot be exported: ONNX has nothing for {operation} in module {where!r}; "
+            "exchange that module for one of other operations, or write a program of torch.export "
+            "(.pt2)"
+        ) from error
+    assert found is not None
+    optimizer.fold_constants(found.model)
+    optimizer.remove_unused_nodes(found.model)
+    model: ModelProto = found.model_proto
+    _clean(model)
+    return model
+
+
+def _culprit(program: ExportedProgram, error: BaseException) -> tuple[str, str]:
+    """Find the operation and the module of a node that was not translated."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    text = " ".join(str(cause) for cause in causes)
+    operation, node = _OPERATION.search(text), _NODE.search(text)
+    name = node[1] if node else ""
+    where = ""
+    for graph in (program.graph, program.run_decompositions().graph):
+        for found in graph.nodes:
+            if found.name == name and (stack := found.meta.get("nn_module_stack")):
+                where = list(stack.values())[-1][0]
+    return (
+        operation[1] if operation else name or str(causes[-1])[:120],
+        where.removeprefix("explainer.classifier."),
+    )
+
+
+def _clean(model: ModelProto) -> None:
+    """Take out notes on the trace, among them paths of this machine, and name the free axis."""
+    graph = model.graph
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if first.dim_param:
+            first.dim_param = "batch"
+
+
+def open_graph(file: Path | bytes) -> Callable[..., Sequence[np.ndarray]]:
+    """Open an ONNX file, or its bytes, in onnxruntime, with as many threads as torch.
+
+    Returns:
+        A function of the inputs, in order.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # more would wait for each other
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
+        found: Sequence[np.ndarray] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return found
+
+    return run
