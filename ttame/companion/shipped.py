@@ -128,6 +128,24 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"provenance": known})
 
 
+def provenances(headers: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """List where the numbers of several files come from; what they share is said once, first.
+
+    Args:
+        headers: As for `provenance_table`, by the name of the file.
+
+    Returns:
+        One column `provenance`; rows by file, `"all"` for what is the same in every one, and fact.
+    """
+    tables = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
+    joined = pd.concat(tables, axis=1)
+    shared = joined.nunique(axis=1, dropna=False) == 1
+    rows = {("all", fact): value for fact, value in joined.loc[shared].iloc[:, 0].items()}
+    for name, found in tables.items():
+        rows |= {(name, fact): value for fact, value in found.items() if not shared[fact]}
+    return pd.Series(rows).to_frame("provenance")
+
+
 def _find(kind: str, name: str) -> Path:
     path = shipped(kind) / name
     if not path.is_file():
