@@ -142,7 +142,8 @@ def provenances(headers: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     shared = joined.nunique(axis=1, dropna=False) == 1
     rows = {("all", fact): value for fact, value in joined.loc[shared].iloc[:, 0].items()}
     for name, found in tables.items():
-        rows |= {(name, fact): value for fact, value in found.items() if not shared[fact]}
+        rows |= {(name, fact): value for fact, value in found.items()
+                 if not shared[str(fact)]}  # fmt: skip
     return pd.Series(rows).to_frame("provenance")
 
 
