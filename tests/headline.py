@@ -14,7 +14,7 @@ import pandas as pd
 
 from ttame.evaluation.confidence import higher_is_better
 from ttame.evaluation.tables import summary
-from ttame.records import read_results
+from ttame.records import read_results, results_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -34,7 +34,7 @@ SCORES = [*MASKED, "ROAD MoRF", "ROAD LeRF", "insertion", "deletion"]
 
 def table(files: str) -> str:
     """The table of some records in Markdown: a row per method, the best of each column bold."""
-    paths = sorted((ROOT / "data" / "results").glob(files))
+    paths = results_paths(ROOT / "data" / "results", files)
     records = pd.concat([read_results(path)[1] for path in paths], ignore_index=True)
     scores = summary(records).drop(index=BASELINES, errors="ignore")
     best = {

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tests.headline import END, README, TABLES, table
 from ttame.cli.main import app
+from ttame.companion.shipped import reference
 from ttame.records import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ def test_headline_table_is_what_the_records_say() -> None:
 
 
 def test_headline_command_is_that_of_the_records() -> None:
-    header, _ = read_results(ROOT / "data" / "results" / "imagenette_val.jsonl")
+    header, _ = read_results(reference("imagenette_val.jsonl"))
     command = header["command"].replace("data/results/imagenette_val", "results")
     assert f"$ {command}\n" in README.read_text(encoding="utf-8")
 
