@@ -36,7 +36,7 @@ FLAGS = [
     "--disable-quic",
 ]
 VIEWS = [("light", 390), ("dark", 1280)]  # theme, and width of the screen in pixels
-QUERY = "average+drop"
+QUERIES = ("average+drop", "how+to+train+on+my+own+data")
 INSPECT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 COLAB = "https://colab.research.google.com"
@@ -200,16 +200,16 @@ class Reader:
             page.wait_for_url(lambda url: url != path.as_uri())
             self.links[path, page.url] = view
 
-    def search(self, context: BrowserContext, view: str) -> None:
+    def search(self, context: BrowserContext, view: str, query: str) -> None:
         """Check that the book's own search finds something, and that its finds exist."""
         from playwright.sync_api import TimeoutError
 
         path = self.site / "search.html"
-        with self.opened(context, path, view, f"?q={QUERY}") as page:
+        with self.opened(context, path, view, f"?q={query}") as page:
             try:
                 page.wait_for_selector("#search-results li a", timeout=1000 * self.patience)
             except TimeoutError:
-                self.note(path, view, f"the search finds nothing for {QUERY}")
+                self.note(path, view, f"the search finds nothing for {query}")
             page.wait_for_timeout(500)  # for what the results fetch by themselves
             self.judge(path, page.evaluate(INSPECT), view)
 
@@ -266,7 +266,8 @@ def check(running: Browser, site: Path, repository: Path = ROOT, patience: float
         for path in pages:
             sends_on = redirect.search(path.read_text(encoding="utf-8"))
             (reader.follow_redirect if sends_on else reader.read)(context, path, view)
-        reader.search(context, view)
+        for query in QUERIES:
+            reader.search(context, view, query)
         context.close()
     reader.follow()
     return [f"{problem} ({view})" for problem, view in sorted(reader.problems.items())]

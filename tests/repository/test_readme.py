@@ -1,6 +1,7 @@
 """The README and the book's pages: what they tell a reader to run does run."""
 
 import re
+import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.headline import END, README, TABLES, table
+from tests.helpers.reader import QUERIES
 from ttame.cli.main import app
 from ttame.companion.shipped import reference
 from ttame.records import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "book/reproduce.md", "data/README.md"]
+PAGES = ["README.md", "book/recipes.md", "book/reproduce.md", "data/README.md"]
+RECIPES = (ROOT / "book" / "recipes.md").read_text(encoding="utf-8")
 
 
 def test_python_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +29,29 @@ def test_python_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
     plt.close("all")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.split("\n## … want to ")[1:], ids=lambda it: it[:12])
+def test_recipes_are_short_and_run(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    examples = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+    commands = re.findall(r"```console\n(.*?)```", recipe, re.DOTALL)
+    assert examples or commands
+    (tmp_path / "photos").mkdir()
+    for name in ("cat", "german_shepherd", "honey_bee"):
+        shutil.copy(ROOT / "data" / "samples" / f"{name}.jpg", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        code = [line for line in example.splitlines() if line and "import" not in line.split()]
+        assert len(code) <= 10, recipe
+        exec(compile(example, "recipes.md", "exec"), {})
+
+
+def test_search_finds_how_to_train_on_my_own_data() -> None:
+    """Sphinx asks for every word of more than two letters; the reader's check asks Sphinx."""
+    assert {"how", "train", "own", "data"} <= set(re.findall(r"\w+", RECIPES.lower()))
+    assert "how+to+train+on+my+own+data" in QUERIES
 
 
 @pytest.mark.parametrize("page", PAGES)
