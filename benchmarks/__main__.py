@@ -334,8 +334,8 @@ def transfer(
 
 
 def parts(
-    out: Annotated[Path, typer.Option(help="Results file, .jsonl.")] = Path(
-        "data/results/drawn_val_parts.jsonl"
+    out: Annotated[Path, typer.Option(help="Results file, .jsonl or .jsonl.gz.")] = Path(
+        "data/results/drawn_val_parts.jsonl.gz"
     ),
     explainer: EXPLAINER = "drawn_cnn",
     methods: Annotated[str, typer.Option(help="Methods, with commas.")] = ",".join(

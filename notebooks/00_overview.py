@@ -18,6 +18,8 @@
 # An image classifier says *what* it sees. T-TAME {cite}`ttame`, like TAME {cite}`tame` before it,
 # shows *where*: a small attention mechanism, trained once beside the frozen classifier, turns its
 # feature maps into one map per class, in the same forward pass that makes the prediction.
+#
+# [**Try it in your browser**](11_explore.ipynb), with photos of your own.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -29,13 +31,17 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters", "remove-cell"]
 profile = "quick"
-shown = "honey_bee"  # a sample photo
+shown = ["german_shepherd", "giant_panda", "scarlet_macaw"]  # sample photos
+compared_on = ["honey_bee", "ring_tailed_lemurs"]  # more of them, for the methods side by side
 
 # %% tags=["remove-cell"]
 import pandas as pd
 from IPython.display import Markdown
 
 import ttame
+from ttame.companion.claims import claims
+from ttame.companion.figures.architecture import plot_architecture
+from ttame.companion.figures.masked import plot_masked
 from ttame.companion.headline import (
     MEASURES,
     common_photos,
@@ -44,22 +50,75 @@ from ttame.companion.headline import (
     worth_showing,
 )
 from ttame.companion.notebook_profiles import open_profile
-from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
+from ttame.companion.shipped import provenances, read_benchmark, reference, training_record
 from ttame.data import samples
+from ttame.images import normalize
+from ttame.methods import build
+from ttame.plotting import plot_methods
 
-setting = open_profile(profile)
-(photo,) = [path for path in samples().paths if path.stem == shown]
+open_profile(profile)
+path = {path.stem: path for path in samples().paths}
+photos = [path[name] for name in [*shown, *compared_on]]
 
 # %%
-ttame.load(setting.backbone).explain(photo).plot()
+explainer = ttame.load("tf_efficientnet_lite0")
+explanation = explainer.explain(photos)
+images, targets = normalize(explanation.images, explainer.spec), explanation.targets[:, 0]
+few = slice(len(shown))
+plot_masked(explainer, images[few], targets[few], {"T-TAME": explanation.maps[few]}, [15])
 
 # %% [markdown]
-# *A photo as the classifier sees it, and the explanation map of the class that it predicts, laid
-# over it. Bright places support that class; the number is its probability.*
+# *Photos with the class that the classifier predicts and its probability p; the explanation map,
+# laid over them; and the 15 % of the pixels that the map ranks highest, with what is left of the
+# probability, p'. The dog and the panda are still recognised. The macaw is not: it is spread over
+# more of the photo than 15 % show.*
+#
+# ## Three claims
+
+# %% tags=["remove-input"]
+Markdown(claims())
+
+# %% [markdown]
+# ## How it works
+
+# %% tags=["hide-input"]
+plot_architecture(ttame.load("tf_efficientnet_lite0_published_tied"), path["giant_panda"])
+
+# %% [markdown]
+# *The mechanism as published, on three layers of an EfficientNet-Lite0 {cite}`efficientnet`, with
+# class rows that are tied to the classifier's own. Only branches and fusion are trained. Heat:
+# the channel that adds most to the class, before and after its branch; red speaks for the class,
+# blue against it. Shapes are channels × height × width. The explainer of the first figure reads
+# the deepest layer alone, without a branch, and hands the fused map to a small decoder. [The
+# attention mechanism](03_attention_mechanism.ipynb) goes through every step.*
 #
 # The mechanism learns from one question: does the classifier keep its answer when it sees only
 # what the map lets through? Its own answers are the labels, so photos are all that training
 # needs. It works for convolutional networks and Vision Transformers alike.
+#
+# ## Beside other methods
+
+# %%
+methods = ["T-TAME", "T-TAME (published)", "Grad-CAM", "Layer-CAM", "L-CAM-Fm", "random"]
+maps = {name: build(name, explainer)(images, targets) for name in methods}
+plot_methods(explanation.images, maps, [names[0] for names in explanation.names()])
+
+# %% [markdown]
+# *The same photos and classes under the maps of several methods. `T-TAME (published)` and
+# `L-CAM-Fm` have a free row of weights for each class, and training showed these classes rarely or
+# never.*
+#
+# ## In three lines
+#
+# ```python
+# import ttame
+#
+# explanation = ttame.load("tf_efficientnet_lite0").explain("cat.jpg")
+# explanation.plot()
+# ```
+#
+# [For people who …](../book/recipes.md) has ten lines each for explaining a classifier of your own,
+# training on your photos, comparing methods and reproducing a table.
 #
 # ## How good the maps are
 
@@ -111,6 +170,7 @@ Markdown(
 # %% [markdown]
 # ## Where to go next
 #
+# - [For people who …](../book/recipes.md) have a task: ten lines for each.
 # - [Quickstart](01_quickstart.ipynb): explain a photo in one line, any class, many photos.
 # - [The method](../book/method.md): mechanism, objective and scores, with every equation.
 # - Ablations of [the mechanism](08_ablations_mechanism.ipynb) and of [objective and
@@ -134,7 +194,5 @@ Markdown(
 # number in this book is measured while the book is built, or read from a result file that names
 # the command, the data and the commit it comes from. Those of this page:
 
-# %% tags=["hide-input"]
-headers = {**comparison.headers, "benchmark.json": benchmark, "training record": record}
-origins = [provenance_table(header)["provenance"] for header in headers.values()]
-pd.concat(origins, axis=1, keys=list(headers)).style.format(na_rep="–")
+# %% tags=["hide-cell"]
+provenances({**comparison.headers, "benchmark.json": benchmark, "training record": record})

@@ -49,7 +49,7 @@ import pandas as pd
 
 import ttame
 from ttame.companion.notebook_profiles import open_profile
-from ttame.companion.shipped import provenance_table, read_benchmark, reference
+from ttame.companion.shipped import provenance_table, provenances, read_benchmark, reference
 from ttame.data import samples
 from ttame.evaluation.tables import read_together, summary
 from ttame.plotting import plot_grid
@@ -196,4 +196,4 @@ headers, records = read_together(*[reference(name) for name in committed])
 summary(records).filter(regex="AD|IC|photos").round(1)
 
 # %%
-pd.concat([provenance_table(header) for header in headers], axis=1, keys=committed).style
+provenances(dict(zip(committed, headers, strict=True)))

@@ -65,7 +65,13 @@ from ttame.companion.figures.maps import plot_feature_maps, plot_layers
 from ttame.companion.figures.scores import plot_differences
 from ttame.companion.figures.training import plot_curves
 from ttame.companion.notebook_profiles import open_profile
-from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
+from ttame.companion.shipped import (
+    provenance_table,
+    provenances,
+    reference,
+    training_curves,
+    training_record,
+)
 from ttame.evaluation.comparison import in_words, paired_differences
 from ttame.evaluation.confidence import higher_is_better
 from ttame.evaluation.tables import curves, per_sample, read_together, scores, summary
@@ -205,11 +211,10 @@ name = "vit_imagenette_val_cls.jsonl"  # the same method by another explainer
 header, multiplied = read_results(reference(name))
 records = pd.concat([records, multiplied.assign(method="T-TAME, multiplied")], ignore_index=True)
 names, headers = (*names, name), [*headers, header]
-origins = [provenance_table(header)["provenance"] for header in headers]
-pd.concat(origins, axis=1, keys=names).style.format(na_rep="–")
+provenances(dict(zip(names, headers, strict=True)))
 
 # %% [markdown]
-# *Where the results come from, a file a column.*
+# *Where the results come from: what all files share, then what each has of its own.*
 
 # %%
 known = list(METHODS)

@@ -93,8 +93,12 @@ plot_removals(explainer, drawings)
 # %%
 header, records = read_results(reference("drawn_val_parts.jsonl"))
 once = records.drop_duplicates("photo")
-kinds = {"a part": "importance", "two parts": "pairs", "a piece of clutter": "clutter",
-         "all clutter": "background"}  # fmt: skip
+kinds = {
+    "a part": "importance",
+    "two parts": "pairs",
+    "a piece of clutter": "clutter",
+    "all clutter": "background",
+}
 changes = {name: once[column].explode().astype(float).abs() for name, column in kinds.items()}
 table = pd.DataFrame({name: values.describe() for name, values in changes.items()})
 table.loc[["mean", "50%", "max"]].T.round(2)

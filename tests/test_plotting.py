@@ -56,7 +56,7 @@ def test_photos_become_jpeg_and_flat_maps_stay_exact() -> None:
     photo = torch.nn.functional.interpolate(noise[None], (224, 224), mode="bicubic")[0]
     photo += 0.05 * torch.rand(3, 224, 224)  # smooth with grain, as photos are
     flat = torch.eye(4)
-    picture = plot_grid([[("photo", photo), ("map", flat)]])
+    picture = plot_grid([[("photo", photo), ("map", flat)]], bar=False)
     assert isinstance(picture, Picture)
     assert re.findall(r"data:image/(\w+);base64", picture.svg()) == ["jpeg", "png"]
 

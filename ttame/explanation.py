@@ -217,7 +217,7 @@ class Explanation:
             titles = [f"{name}\n{value:.1%}" for name, value in zip(names, values, strict=True)]
             rows.append([("photo\n", image), *zip(titles, overlays, strict=True)])
         what = "Photos, each followed by its explanation maps laid over it"
-        return register(plot_grid(rows, what=what))
+        return register(plot_grid(rows, what=what, bar=True))
 
     def save(
         self,

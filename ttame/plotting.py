@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import textwrap
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -28,6 +31,8 @@ MAP_COLORS = "inferno"  # perceptually uniform: lightness rises evenly with the 
 SIGNED_COLORS = "RdBu_r"  # lightest at zero, so that strength shows without the hue
 PALETTE = "colorblind"  # seaborn's ten colours for categories
 MARK_COLOR = "#0072B2"  # marks one item among grey ones
+PAGE_WIDTH = 7.0  # inches: the book's column, so that figures are shown as large as they are drawn
+LETTERING = 7.5  # points, 10 pixels on the page
 PRINT_DPI = 200  # resolution of what an SVG embeds as pixels: photos and maps
 _CELL = 2.2  # inches per picture
 _REGISTERED = 20  # figures that pyplot keeps for plt.show(), at most
@@ -94,25 +99,33 @@ def plot_grid(
     cell: float = _CELL,
     signed: bool = False,
     what: str = "Pictures",
+    bar: bool | None = None,
 ) -> Figure:
-    """Plot a grid of titled pictures.
+    """Plot a grid of titled pictures, at most as wide as a page.
 
     Args:
         rows: Titles and pictures: photos `(C, H, W)` in [0, 1], as `render` shows them, or maps
             `(h, w)`, which are scaled to their own range.
-        cell: Size of each picture, in inches.
+        cell: Size of each picture, in inches; less where a row would not fit the page. Titles are
+            wrapped to it.
         signed: Colour maps by sign: zero white, positive red, negative blue.
         what: What the pictures are, in a few words; the alternative text adds the titles.
+        bar: Show which colour is low and which is high; default: where there is a map `(h, w)`.
     """
     columns = max(len(row) for row in rows)
     alt = describe_grid(what, [[title for title, _ in row] for row in rows])
-    size = (cell * columns, (cell + 0.45) * len(rows))
-    figure = Picture(figsize=size, layout="constrained", alt=alt)
+    cell = min(cell, PAGE_WIDTH / columns)
+    titles = [[_wrapped(title, cell) for title, _ in row] for row in rows]
+    lines = sum(max(title.count("\n") + 1 for title in row) for row in titles)
+    if bar is None:
+        bar = any(picture.ndim == 2 for row in rows for _, picture in row)
+    height = (cell + 0.12) * len(rows) + 1.25 * LETTERING / 72 * lines + 0.4 * bar
+    figure = Picture(figsize=(cell * columns, height), layout="constrained", alt=alt)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for line, row in zip(axes, rows, strict=True):
-        for axis, (title, picture) in zip(line, row, strict=False):
+    for line, row, named in zip(axes, rows, titles, strict=True):
+        for axis, (_, picture), title in zip(line, row, named, strict=False):
             values = picture.detach().cpu().float()
             if values.ndim == 3:
                 axis.imshow(render(values).permute(1, 2, 0).clamp(0, 1).numpy())
@@ -122,8 +135,29 @@ def plot_grid(
                 if signed:
                     limit = float(values.abs().max())
                     shown.set_clim(-limit, limit)
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=LETTERING)
+    if bar:
+        _colour_bar(figure, list(axes.flat), signed)
     return figure
+
+
+def _wrapped(title: str, width: float) -> str:
+    """Break the lines of a title that would be wider than `width` inches."""
+    limit = max(int(72 * width / (0.56 * LETTERING)), 1)
+    lines = (textwrap.fill(line, limit, break_long_words=False) for line in title.split("\n"))
+    return "\n".join(lines)
+
+
+def _colour_bar(figure: Figure, axes: Sequence[Axes], signed: bool) -> None:
+    """Say what the colours of all maps of a figure mean; each map has its own range."""
+    colors = mpl.colormaps[SIGNED_COLORS if signed else MAP_COLORS]
+    bar = figure.colorbar(ScalarMappable(cmap=colors), ax=axes, location="bottom", fraction=0.03,
+                          aspect=24, shrink=min(0.4 * PAGE_WIDTH / figure.get_figwidth(), 0.8),
+                          pad=0.02)  # fmt: skip
+    words = ["negative", "0", "positive"] if signed else ["low", "high"]
+    bar.set_ticks(np.linspace(0, 1, len(words)).tolist(), labels=words)
+    bar.ax.tick_params(labelsize=LETTERING, length=0)
+    bar.outline.set_visible(False)
 
 
 def register(figure: Figure) -> Figure:
@@ -167,7 +201,8 @@ def plot_methods(
         [(names[index], image), *((method, laid[index]) for method, laid in shown.items())]
         for index, image in enumerate(images)
     ]
-    return plot_grid(rows, what="Photos, each followed by its map of several methods laid over it")
+    what = "Photos, each followed by its map of several methods laid over it"
+    return plot_grid(rows, what=what, bar=True)
 
 
 def describe_grid(what: str, titles: Sequence[Sequence[str]]) -> str:

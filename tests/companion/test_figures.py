@@ -21,12 +21,13 @@ from ttame.companion.figures.curves import (
     plot_probabilities,
     plot_road,
 )
+from ttame.companion.figures.panels import panels
 from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
 from ttame.companion.figures.training import plot_curves, plot_learning_rates
 from ttame.companion.shipped import read_benchmark
 from ttame.errors import TTameError
 from ttame.evaluation.tables import curves, per_sample
-from ttame.plotting import plot_grid
+from ttame.plotting import PAGE_WIDTH, plot_grid
 
 MANY = ["T-TAME", "random", *(f"method {index}" for index in range(10))]
 
@@ -46,7 +47,7 @@ def test_figures_show_themselves_without_pyplot() -> None:
     figure = plot_grid([[("map", torch.rand(4, 4)), ("photo", torch.rand(3, 4, 4))]])
     shown, _ = figure._repr_mimebundle_()  # type: ignore[attr-defined]
     assert "<svg" in shown["image/svg+xml"]
-    assert [axis.get_title() for axis in figure.axes] == ["map", "photo"]
+    assert [axis.get_title() for axis in figure.axes] == ["map", "photo", ""]  # the colour bar
 
 
 def test_signed_maps_are_centred_on_zero() -> None:
@@ -289,3 +290,28 @@ def test_sanity_check_is_drawn_stage_by_stage() -> None:
     legend_ = axis.get_legend()
     assert legend_ is not None
     assert [text.get_text() for text in legend_.get_texts()] == ["Grad-CAM", "T-TAME"]
+
+
+# Width of the page
+
+
+def test_no_figure_is_wider_than_the_page_and_titles_are_wrapped_to_their_picture() -> None:
+    row = [(f"a title of many words, number {index}", torch.rand(3, 4, 4)) for index in range(8)]
+    figure = plot_grid([row])
+    assert figure.get_figwidth() == PAGE_WIDTH
+    figure.draw_without_rendering()
+    boxes = [axis.title.get_window_extent() for axis in figure.axes]
+    for first, second in combinations(boxes, 2):
+        assert not first.overlaps(second)
+    for axis in figure.axes:
+        assert axis.title.get_fontsize() * 96 / 72 >= 9  # pixels
+
+
+def test_panels_that_do_not_fit_go_to_further_lines() -> None:
+    figure, axes = panels(5, (13, 2), "Five.", columns=5)
+    assert figure.get_figwidth() == PAGE_WIDTH
+    assert len(axes) == 5
+    assert figure.get_figheight() == 4  # 2.6 inches each: three a line, and two lines of 2
+    assert len({axis.get_subplotspec().colspan.start for axis in axes}) == 3
+    narrow, _ = panels(2, (5, 2), "Two.")
+    assert tuple(narrow.get_size_inches()) == (5, 2)

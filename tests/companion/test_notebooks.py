@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from ttame.companion.notebooks import (
     NotebookError,
+    _memory,
     app,
     convert,
     execute,
@@ -201,3 +204,11 @@ def test_install_cell_does_nothing_outside_colab(source: Path) -> None:
     assert isinstance(last, ast.If)
     assert not last.orelse
     assert ast.unparse(last.test) == "'google.colab' in sys.modules"
+
+
+def test_memory_that_a_process_took_is_said() -> None:
+    code = "b = bytearray(300_000_000); b[::4096] = b'1' * len(b[::4096])"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    said = re.fullmatch(r", at most (\d+\.\d) GB of memory", _memory())
+    assert said
+    assert float(said[1]) >= 0.3

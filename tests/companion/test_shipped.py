@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ttame.companion.shipped import provenance_table, reference, training_curves, training_record
+from ttame.companion.shipped import (
+    provenance_table,
+    provenances,
+    reference,
+    training_curves,
+    training_record,
+)
 from ttame.errors import TTameError
 from ttame.records import read_results
 
@@ -15,6 +21,20 @@ def test_reference_results_say_where_they_come_from() -> None:
     assert table["photos"] == f"{records['photo'].nunique():,}"
     assert table["command"].startswith("ttame evaluate")
     assert {"classifier", "explainer", "data", "commit", "date", "machine"} <= set(table.index)
+
+
+def test_what_files_share_is_said_once_and_nothing_is_left_empty() -> None:
+    headers = {
+        "a": {"command": "ttame one", "commit": "abc", "seed": 0},
+        "b": {"command": "ttame two", "commit": "abc", "seed": 0, "hardware": "a CPU"},
+    }
+    assert provenances(headers)["provenance"].to_dict() == {
+        ("all", "commit"): "abc",
+        ("all", "seed"): "0",
+        ("a", "command"): "ttame one",
+        ("b", "command"): "ttame two",
+        ("b", "machine"): "a CPU",
+    }
 
 
 def test_training_record_describes_the_shipped_explainer() -> None:

@@ -23,6 +23,10 @@ async () => {
     }
     return null;
   };
+  // What pandas writes where there is no number.
+  const lacking = [...document.querySelectorAll("td, th")]
+    .filter((cell) => /^(nan|nat|<na>)$/i.test(cell.textContent.trim()))
+    .map((cell) => `${cell.textContent.trim()} in ${name(cell.parentElement)}`);
   const images = [...document.images];
   for (const image of images) image.loading = "eager";
   await Promise.all(images.map((image) => image.decode().catch(() => null)));
@@ -37,5 +41,6 @@ async () => {
     formulas: [...document.querySelectorAll("[data-mjx-error]")].map((each) => each.dataset.mjxError),
     theme: document.documentElement.dataset.theme ?? null,
     wide: wide(),
+    lacking: [...new Set(lacking)],
   };
 }

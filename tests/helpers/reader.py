@@ -186,6 +186,7 @@ class Reader:
             if not image["decoration"] and image["alt"].strip() in ("", image["source"]):
                 self.note(path, view, f"image without alternative text: {source}")
         self.note(path, view, *(f"formula not understood: {each}" for each in seen["formulas"]))
+        self.note(path, view, *(f"table without a number: {each}" for each in seen["lacking"]))
         if seen["theme"] is not None and not view.startswith(seen["theme"]):
             self.note(path, view, f"the theme is {seen['theme']!r}, not the one asked for")
         if wide := seen["wide"]:

@@ -16,6 +16,8 @@ import torch
 import typer
 import yaml
 
+import ttame
+from tests.helpers.reader import NAMES as BROWSERS
 from ttame.cli.main import app
 from ttame.plotting import Picture, plot_grid
 
@@ -103,11 +105,31 @@ def test_conda_environment_is_that_of_the_lock_file() -> None:
     assert conda == [f"python={compiled[1]}", "pip"]
 
 
+def test_container_has_what_the_two_commands_need() -> None:
+    text = (ROOT / "Containerfile").read_text(encoding="utf-8")
+    compiled = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text("utf-8"))
+    assert compiled
+    assert f"FROM python:{compiled[1]}-slim" in text
+    packages = re.search(r"apt-get install (?:--\S+ )*(.+?) \\", text)
+    assert packages
+    assert {"git", "make"} <= set(packages[1].split())
+    assert set(packages[1].split()) & set(BROWSERS)
+    assert 'CMD ["make", "book"]' in text
+    left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {".venv", "_build", ".snakemake"} <= set(left_out)
+    kept = {path.relative_to(ROOT).as_posix() for path in project_files()}
+    for line in (line for line in left_out if not line.startswith(("#", "**"))):
+        assert not any(name == line or name.startswith(f"{line}/") for name in kept), line
+
+
 def test_citation_names_the_software_and_both_papers() -> None:
     """What the Citation File Format 1.2.0 requires of the fields that are used here."""
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()
     assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
+    assert cited["version"] == ttame.__version__
+    assert re.fullmatch(r"10\.\d{4,9}/\S+", cited.get("doi", "10.1234/to-come"))
+    assert ("doi" in cited) == ("date-released" in cited)  # an archive gives both
     kinds = {reference["type"] for reference in cited["references"]}
     assert kinds == {"conference-paper", "article"}
     for work in [cited, *cited["references"]]:

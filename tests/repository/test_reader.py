@@ -52,6 +52,10 @@ DEFECTS = {
     "sphinx": (f"<img alt='{PIXEL}' src='{PIXEL}'>", "image without alternative text: data:"),
     "broken": ("<img alt='x' src='data:image/png;base64,AAAA'>", "image does not load: data:im"),
     "wide": ("<p class='long' style='width: 500px'>long</p>", "body is too wide for the screen"),
+    "desk": (
+        "<style>@media (min-width: 1000px) {.far {width: 2000px}}</style><p class='far'>far</p>",
+        "body is too wide for the screen",
+    ),
     "box": (
         "<div class='main' style='overflow-x: auto'><h1>x</h1><pre style='width: 2000px'></div>",
         "div.main is ",
@@ -66,6 +70,10 @@ DEFECTS = {
         "opens what is not in the repository: ",
     ),
     "formula": ("<p data-mjx-error='Missing brace'>x</p>", "formula not understood: Missing brace"),
+    "lacking": (
+        "<table><tr><th>AD</th><td>nan</td></tr><tr><th>Nan's bread</th><td>1.0</td></tr></table>",
+        'table without a number: nan in tr "ADnan"',
+    ),
     "theme": ("<script>document.documentElement.dataset.theme = 'dark'</script>", "the theme is"),
 }
 
@@ -124,6 +132,7 @@ def test_only_pages_with_defects_are_reported(problems: dict[str, list[str]]) ->
 
 def test_view_and_culprit_are_named(problems: dict[str, list[str]]) -> None:
     assert problems["wide.html"][0].endswith('screen: p.long "long" (light, 390 px)')
+    assert problems["desk.html"][0].endswith('screen: p.far "far" (dark, 1280 px)')
     assert problems["theme.html"][0].endswith("(light, 390 px)")
 
 

@@ -261,8 +261,20 @@ class CellProgress:
         print(f"{self.name}: cell {self.step} of {len(self.headings)}, {heading}{rest}", flush=True)
 
     def finished(self) -> None:
-        """Report the end."""
-        print(f"{self.name}: done in {_duration(time.monotonic() - self.began)}", flush=True)
+        """Report the end; called once the kernel has ended."""
+        spent = _duration(time.monotonic() - self.began)
+        print(f"{self.name}: done in {spent}{_memory()}", flush=True)
+
+
+def _memory() -> str:
+    """Say what the largest process that ran for this one took of memory, where that is known."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # of Unix alone
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    return f", at most {most / 1e9:.1f} GB of memory"
 
 
 def _duration(seconds: float) -> str:

@@ -158,9 +158,9 @@ def mean_ranks(means: pd.DataFrame) -> pd.Series[float]:
         By method, best first.
     """
     signed = means * [_sign(str(score)) for score in means]
-    places = (signed.rank(ascending=False) - 1) / (signed.notna().sum() - 1)
-    found: pd.Series[float] = places.mean(axis=1).sort_values(kind="stable")
-    return found
+    places = signed.rank(ascending=False) - 1
+    mean: pd.Series[float] = (places / (signed.notna().sum() - 1)).mean(axis=1)
+    return mean.sort_values(kind="stable")
 
 
 def _values(long: pd.DataFrame) -> dict[str, pd.DataFrame]:

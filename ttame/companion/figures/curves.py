@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from ttame.companion.figures.panels import COLORS, listed, panels
 from ttame.errors import TTameError
-from ttame.plotting import PALETTE
+from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE
 
 _COLORS = [color for index, color in enumerate(COLORS) if index != 7]  # no grey
 _MARKERS = "osD^vPX*<"
@@ -144,7 +144,7 @@ def _plot_shares(
     styles = _styles(curves, highlight)
     alt = describe_shares(curves, titles, values, _colored(styles))
     columns = [(*item, xlabel) for item, xlabel in zip(titles.items(), xlabels, strict=True)]
-    count, size = len(values) * len(columns), (11, 3.3 * len(values))
+    count, size = len(values) * len(columns), (PAGE_WIDTH, 2.9 * len(values))
     figure, axes = panels(count, size, alt, columns=len(columns), sharey="row")
     places = product(values.items(), columns)
     for axis, ((value, ylabel), (curve, title, xlabel)) in zip(axes, places, strict=True):
@@ -194,9 +194,9 @@ def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
     handles = [Line2D([], [], label=name, **styles[name]) for name in _colored(styles)]
     others = [name for name, style in styles.items() if "marker" not in style]
     if others:
-        names = textwrap.fill(f"others: {', '.join(others)}", 28, break_on_hyphens=False)
+        names = textwrap.fill(f"others: {', '.join(others)}", 24, break_on_hyphens=False)
         handles.append(Line2D([], [], label=names, **styles[others[0]]))
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=LETTERING)
 
 
 def describe_metrics(long: pd.DataFrame) -> str:

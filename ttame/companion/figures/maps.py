@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ttame.plotting import MARK_COLOR, Picture, plot_grid
+from ttame.plotting import LETTERING, MARK_COLOR, PAGE_WIDTH, Picture, plot_grid
 
 if TYPE_CHECKING:
     from ttame.classifiers.layers import LayerInfo
@@ -41,7 +41,7 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
     """
     columns = min(len(networks), 2)
     rows = -(-len(networks) // columns)
-    size = (5.2 * columns, 3.1 * rows)
+    size = (min(5.2 * columns, PAGE_WIDTH), 3.1 * rows)
     figure = Picture(figsize=size, layout="constrained", alt=describe_layers(networks))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, found) in zip(axes, networks.items(), strict=False):
@@ -61,14 +61,16 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
             axis.annotate(
                 f"{row.name}\n{row.channels} × {row.size[0]} × {row.size[1]}",
                 (place, row.stride), xytext=(4 if left else -4, -9 - 26 * turn * level),
-                fontsize=7, textcoords="offset points", ha="left" if left else "right", va="top",
+                fontsize=LETTERING, textcoords="offset points",
+                ha="left" if left else "right", va="top",
             )  # fmt: skip
         axis.set_yscale("log", base=2)
         low, high = (pick(row.stride for row in found) for pick in (min, max))
         axis.set_ylim(high * 2.2, low / 1.6)
         axis.set_title(title, fontsize=9)
-        axis.set_xlabel("module, in order of execution")
-        axis.set_ylabel("stride (pixels per cell)")
+        axis.set_xlabel("module, in order of execution", fontsize=8)
+        axis.set_ylabel("stride (pixels per cell)", fontsize=8)
+        axis.tick_params(labelsize=LETTERING)
     for axis in axes[len(networks) :]:
         axis.set_visible(False)
     return figure

@@ -179,7 +179,7 @@ def plot_masked(
     what = (
         "Photos with the class that is explained, its map, and the masked photo with what is left"
     )
-    return plot_grid(rows, cell=_MASKED_CELL, what=what)
+    return plot_grid(rows, cell=_MASKED_CELL, what=what, bar=True)
 
 
 def _short(name: str, length: int = 20) -> str:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from ttame.plotting import PALETTE, Picture
+from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE, Picture
 
 COLORS = sns.color_palette(PALETTE)
+_FONTS: dict[Any, Any] = {
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": LETTERING,
+    "ytick.labelsize": LETTERING,
+}
+_NARROWER = 0.8  # of the width that a panel asks for, before it goes to the next line
 _LOOKS = {"better": (COLORS[0], "o"), "worse": (COLORS[3], "s"), "open": ("0.5", "D")}
 
 
@@ -20,23 +28,29 @@ def panels(
     count: int, size: tuple[float, float], alt: str, columns: int | None = None,
     sharex: bool = False, sharey: bool | Literal["row"] = False,
 ) -> tuple[Picture, list[Axes]]:  # fmt: skip
-    """Make a figure of panels, filled line by line.
+    """Make a figure of panels, filled line by line, at most as wide as a page.
 
     Args:
         count: Number of panels.
-        size: Width and height of the figure, inches.
+        size: Width and height of the figure, inches. Where that is wider than a page, panels get
+            somewhat narrower or go to further lines, which are as high as the others.
         alt: Alternative text.
-        columns: Panels in a line; default: all.
+        columns: Panels in a line, at most; default: all.
         sharex: Share the horizontal axis.
         sharey: Share the vertical axis, of all panels or of those in a `"row"`.
 
     Returns:
         The figure and its panels.
     """
-    columns = columns or count
-    figure = Picture(figsize=size, layout="constrained", alt=alt)
+    asked = columns or count
+    each, height = size[0] / asked, size[1] / -(-count // asked)
+    columns = min(asked, max(int(PAGE_WIDTH / (_NARROWER * each)), 1))
     lines = -(-count // columns)
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey).flatten()
+    size = (min(each * columns, PAGE_WIDTH), height * lines)
+    figure = Picture(figsize=size, layout="constrained", alt=alt)
+    with mpl.rc_context(_FONTS):
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    axes = axes.flatten()
     for axis in axes[count:]:
         axis.remove()
     sns.despine(fig=figure)
