@@ -173,7 +173,8 @@ looking = [name for name in complete if name not in blind]
 # *Means over the photos, in percent, in the papers' layout: T-TAME first, then the others by
 # family, at the end the maps that look at nothing. `T-TAME` is the explainer that ships, by our
 # recipe; `T-TAME (published)` is the papers' mechanism with free rows and their objective, trained
-# on the same photos, by AdamW because SGD would need many more steps; `T-TAME (refined)` takes
+# on the same photos, by AdamW because SGD would need many more steps, and `with tied rows` the same
+# but for its rows; `T-TAME (refined)` takes
 # four gradient steps per photo from T-TAME's own map. Bold: the best
 # mean of a column among methods that look at the photo. ROAD: area under the curve of the share of
 # photos that keep their class. `forward` and `backward` count the passes of the classifier that a
