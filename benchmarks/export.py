@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.families import build_member, families, member
+from benchmarks.families import build_member, member
 from ttame.data import samples
 from ttame.errors import TTameError
 from ttame.loading import attach
@@ -60,20 +59,3 @@ def check_export(family: str) -> dict[str, Any]:
         record["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
     record["seconds"] = round(time.perf_counter() - start, 2)
     return record
-
-
-def check_exports(
-    names: Sequence[str] | None = None, progress: Callable[[dict[str, Any]], None] | None = None
-) -> list[dict[str, Any]]:
-    """Check families one after the other.
-
-    Args:
-        names: In `families`; default: all.
-        progress: Called with every record.
-    """
-    rows = []
-    for family in names or families():
-        rows.append(check_export(family))
-        if progress:
-            progress(rows[-1])
-    return rows

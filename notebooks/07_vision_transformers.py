@@ -307,8 +307,9 @@ tables = {name: summary(found) for name, (_, found) in measured.items()}
 pd.concat(tables).filter(regex="^(AD|IC|ROAD)|tion|photos").round(1)
 
 # %% [markdown]
-# *Means in percent, as above; ROAD, insertion and deletion on the first 40 photos of each set. The
-# explainer was trained by the same recipe, for one pass.* In words, from paired intervals:
+# *Means in percent, as above; ROAD, insertion and deletion on the first 20 photos of Imagenette and
+# the first 40 of the others. The explainer was trained by the same recipe, for one pass.* In words,
+# from paired intervals:
 
 # %%
 words = ""

@@ -76,7 +76,7 @@ for title, pattern in patterns.items():
 # notebook](06_evaluation.ipynb) and in [that on transformers](07_vision_transformers.ipynb).
 
 # %% tags=["hide-input"]
-evaluation_table(list(patterns.values()))
+evaluation_table([*patterns.values(), "every_metric/*.jsonl"])
 
 # %% [markdown]
 # ## What training took

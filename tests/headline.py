@@ -2,67 +2,55 @@
 
     python tests/headline.py
 
-They have T-TAME, in our recipe and as published, Grad-CAM, with its own values and saturated ones,
-and whichever method is ahead in a column.
+They have T-TAME in its variants, Grad-CAM, and every method that is ahead of T-TAME in a measure.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
-from ttame.evaluation.confidence import higher_is_better
-from ttame.evaluation.tables import summary
-from ttame.records import read_results
+from ttame.companion.headline import (
+    MEASURES,
+    SETS,
+    Photos,
+    headline,
+    read_comparison,
+    worth_showing,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 END = "<!-- end of the headline table -->"
-# The marker before each table, and the records that it is made from.
-TABLES = {
-    "<!-- headline table of Imagenette: make readme -->\n": "imagenette_val*.jsonl",
-    "<!-- headline table of many kinds: make readme -->\n": "kinds_val*.jsonl",
+# The marker before each table, by the photos that it is made from.
+BEGIN: dict[Photos, str] = {
+    photos: f"<!-- headline table, {photos}: make readme -->\n" for photos in SETS
 }
 NAMES = {"T-TAME": "T-TAME (our recipe)", "T-TAME (published)": "T-TAME (as published)"}
-SHOWN = [*NAMES, "Grad-CAM", "Grad-CAM (saturated)"]
-# Their maps say nothing of the photo's class; the book shows where they lead, and why.
-BASELINES = ["random", "all ones", "centre Gaussian", "Fake-CAM"]
-MASKED = [f"{score} {share}%" for score in ("AD", "IC") for share in (100, 50, 15)]
-SCORES = [*MASKED, "ROAD MoRF", "ROAD LeRF", "insertion", "deletion"]
 
 
-def table(files: str) -> str:
-    """The table of some records in Markdown: a row per method, the best of each column bold."""
-    paths = sorted((ROOT / "data" / "results").glob(files))
-    records = pd.concat([read_results(path)[1] for path in paths], ignore_index=True)
-    scores = summary(records).drop(index=BASELINES, errors="ignore")
-    best = {
-        name: scores[name].idxmax() if higher_is_better(name) else scores[name].idxmin()
-        for name in SCORES
-    }
-    others = scores.index[scores.index.isin(list(best.values()))].difference(SHOWN)
+def table(photos: Photos) -> str:
+    """Write a headline table in Markdown: a row per method, the best of each measure bold."""
+    shown = worth_showing(headline(read_comparison(photos)))
+    measures = [name for name in MEASURES if name in shown]
+    best = shown[measures].max()
     lines = []
-    for method in [*SHOWN, *others]:
-        row = scores.loc[method]
-        cells = [
-            f"**{row[name]:.1f}**" if best[name] == method else f"{row[name]:.1f}"
-            for name in SCORES
-        ]
+    for method, row in shown.iterrows():
+        cells = [f"**{row[name]:.1f}**" if row[name] == best[name] else f"{row[name]:.1f}"
+                 for name in measures]  # fmt: skip
         passes = f"{row['forward']:.0f} + {row['backward']:.0f}"
-        lines.append([NAMES.get(method, str(method)), *cells, passes, f"{row['photos']:.0f}"])
-    arrows = [f"{name} {'↑' if higher_is_better(name) else '↓'}" for name in SCORES]
-    head = ["method", *arrows, "passes", "photos"]
+        lines.append([NAMES.get(str(method), str(method)), *cells, passes])
+    head = ["method", *(f"{name} ↑" for name in measures), "passes"]
     rule = ["---", *["---:"] * (len(head) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, rule, *lines])
+    text = "".join(f"| {' | '.join(cells)} |\n" for cells in [head, rule, *lines])
+    return text.replace("| nan |", "| – |")
 
 
 def write() -> None:
     """Put the tables between the README's markers."""
     text = README.read_text(encoding="utf-8")
-    for begin, files in TABLES.items():
+    for photos, begin in BEGIN.items():
         before, rest = text.split(begin)
-        text = before + begin + table(files) + END + rest.split(END, 1)[1]
+        text = before + begin + table(photos) + END + rest.split(END, 1)[1]
     README.write_text(text, encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ttame.records import (
     ResultsFile,
     provenance,
     read_results,
+    results_paths,
     write_first,
 )
 
@@ -222,3 +224,44 @@ def test_provenance_says_how_a_result_was_made(monkeypatch: pytest.MonkeyPatch) 
     assert set(made["versions"]) >= {"python", "torch", "ttame", "timm"}
     assert set(made) == {"command", "commit", "seed", "versions", "hardware", "date"}
     assert provenance(0, "make results")["command"] == "make results"
+
+
+# Compressed
+
+
+def test_a_compressed_file_holds_the_same_and_is_made_alike(path: Path) -> None:
+    begin(path, 4).finish()
+    packed, again = path.with_name("run.jsonl.gz"), path.with_name("again.jsonl.gz")
+    results = begin(packed, 2)
+    assert results.partial.read_text(encoding="utf-8").startswith("{")  # plain while it grows
+    begin(again, 4).finish()
+    resumed = ResultsFile(packed, CONFIG, MADE, 2)
+    resumed.append([record(2), record(3)])
+    assert resumed.finish() == packed and not resumed.partial.exists()
+    assert gzip.decompress(packed.read_bytes()) == path.read_bytes()
+    assert packed.read_bytes() == again.read_bytes()
+    header, records = read_results(packed)
+    plain = read_results(path)
+    assert header == plain[0] and records.equals(plain[1])
+    with pytest.raises(TTameError, match=r"run\.jsonl\.gz' exists already"):
+        begin(packed, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", gzip.compress(b"{}" * 99)[:20]])
+def test_a_damaged_compressed_file_is_named(path: Path, content: bytes) -> None:
+    packed = path.with_name("run.jsonl.gz")
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(content)
+    with pytest.raises(TTameError, match=r"run\.jsonl\.gz' is "):
+        read_results(packed)
+
+
+def test_results_are_found_either_way_but_not_both(path: Path) -> None:
+    begin(path, 2).finish()
+    begin(path.with_name("other.jsonl.gz"), 2).finish()
+    names = [found.name for found in results_paths(path.parent, "*.jsonl")]
+    assert names == ["other.jsonl.gz", "run.jsonl"]
+    assert results_paths(path.parent, "none.jsonl") == []
+    begin(path.with_name("run.jsonl.gz"), 2).finish()
+    with pytest.raises(TTameError, match="compressed, too"):
+        results_paths(path.parent, "run.jsonl")

@@ -157,7 +157,7 @@ def _colour_bar(figure: Figure, axes: Sequence[Axes], signed: bool) -> None:
     words = ["negative", "0", "positive"] if signed else ["low", "high"]
     bar.set_ticks(np.linspace(0, 1, len(words)).tolist(), labels=words)
     bar.ax.tick_params(labelsize=LETTERING, length=0)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def register(figure: Figure) -> Figure:

@@ -20,7 +20,7 @@ from ttame.companion.shipped import training_curves
 from ttame.data import image_folder
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import summary
-from ttame.records import read_results
+from ttame.records import read_results, results_paths
 from ttame.training.config import TrainingConfig
 from ttame.training.fit import fit
 
@@ -103,7 +103,7 @@ def test_shipped_explainers_and_their_records_load(name: str) -> None:
 
 
 def test_shipped_results_load() -> None:
-    files = sorted((DATA / "results").glob("*.jsonl"))
+    files = results_paths(DATA / "results", "*.jsonl")
     assert files
     for path in files:
         header, records = read_results(path)

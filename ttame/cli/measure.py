@@ -24,7 +24,8 @@ METRICS = Annotated[
     ),
 ]
 OUT = Annotated[
-    Path, typer.Option(help="Results file, .jsonl; a summary .csv is written beside it.")
+    Path,
+    typer.Option(help="Results file, .jsonl or .jsonl.gz; a summary .csv is written beside it."),
 ]
 REGISTERED = Annotated[
     str | None, typer.Option(help="Registered backbone; default: the explainer's.")
@@ -153,12 +154,17 @@ def _open(
     return opened, names
 
 
+def _beside(out: Path, ending: str) -> Path:
+    """Name a table after a results file, whether compressed or not."""
+    return Path(str(out).removesuffix(".gz")).with_suffix(ending)
+
+
 def _summarise(out: Path) -> None:
     """Write the means with intervals beside a results file and print its summary."""
     from ttame.evaluation.tables import intervals, summary, write_table
     from ttame.records import read_results
 
-    written = write_table(intervals(read_results(out)[1]), out.with_suffix(".summary.csv"))
+    written = write_table(intervals(read_results(out)[1]), _beside(out, ".summary.csv"))
     typer.echo(summary(out).round(2).to_string())
     console.print(f"records: {out}, means with 95 % intervals: {written}")
 
@@ -196,7 +202,7 @@ def diagnose(
         )  # fmt: skip
     for name, table in (("layers", statistics.reset_index()), ("costs", costs)):
         typer.echo(table.round(4).to_string(index=False) + "\n")
-        write_table(table, out.with_suffix(f".{name}.csv"))
+        write_table(table, _beside(out, f".{name}.csv"))
     console.print(f"records: {out}")
 
 

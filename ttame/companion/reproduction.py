@@ -21,7 +21,7 @@ from ttame.errors import TTameError
 from ttame.evaluation.tables import summary
 from ttame.files import shipped
 from ttame.methods import METHODS
-from ttame.records import read_results
+from ttame.records import read_results, results_paths
 
 OURS, PUBLISHED, NOT_RUN = "ours", "published (fill from the PDF)", "not run"
 # The papers' classifiers, which need ImageNet-1k and their weights.
@@ -202,7 +202,7 @@ def _runs(name: str, folder: Path | None) -> pd.DataFrame | None:
 
 
 def _results(pattern: str) -> list[Path]:
-    found = sorted(shipped("results").glob(pattern))
+    found = results_paths(shipped("results"), pattern)
     if not found:
         raise TTameError(f"no results file is called {pattern!r}; reinstall ttame, or name another")
     return found

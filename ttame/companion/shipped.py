@@ -11,7 +11,7 @@ import pandas as pd
 
 from ttame.errors import TTameError
 from ttame.files import shipped
-from ttame.records import read_record
+from ttame.records import read_record, results_paths
 
 Benchmark = Literal[
     "explaining", "training", "scaling", "families", "transfer", "refinement", "export", "storage",
@@ -35,12 +35,14 @@ def reference(name: str) -> Path:
     """Return the path of a results file that ships with `ttame`.
 
     Args:
-        name: File name in `data/results`, such as `"imagenette_val.jsonl"`.
+        name: File name in `data/results`, such as `"imagenette_val.jsonl"`; what is found may be
+            compressed, `"imagenette_val.jsonl.gz"`.
 
     Raises:
         TTameError: If this installation lacks it.
     """
-    return _find("results", name)
+    found = results_paths(shipped("results"), name)
+    return found[0] if found else _find("results", name)
 
 
 def training_record(
@@ -142,7 +144,8 @@ def provenances(headers: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     shared = joined.nunique(axis=1, dropna=False) == 1
     rows = {("all", fact): value for fact, value in joined.loc[shared].iloc[:, 0].items()}
     for name, found in tables.items():
-        rows |= {(name, fact): value for fact, value in found.items() if not shared[fact]}
+        rows |= {(name, fact): value for fact, value in found.items()
+                 if not shared[str(fact)]}  # fmt: skip
     return pd.Series(rows).to_frame("provenance")
 
 

@@ -71,7 +71,7 @@ def blind_margins(
                 f"{score} needs a blind method ({', '.join(blind)}) and one that looks; there are "
                 f"{', '.join(map(str, values))}"
             )
-        first, best = oriented[~looks].idxmax(), oriented[looks].idxmax()
+        first, best = str(oriented[~looks].idxmax()), str(oriented[looks].idxmax())
         found = bootstrap((values[first] - values[best]).to_numpy(), resamples, seed)
         rows[score] = {
             "blind": first,
@@ -157,9 +157,10 @@ def mean_ranks(means: pd.DataFrame) -> pd.Series[float]:
     Returns:
         By method, best first.
     """
-    signed = means * [_sign(score) for score in means]
+    signed = means * [_sign(str(score)) for score in means]
     places = signed.rank(ascending=False) - 1
-    return (places / (signed.notna().sum() - 1)).mean(axis=1).sort_values(kind="stable")
+    mean: pd.Series[float] = (places / (signed.notna().sum() - 1)).mean(axis=1)
+    return mean.sort_values(kind="stable")
 
 
 def _values(long: pd.DataFrame) -> dict[str, pd.DataFrame]:

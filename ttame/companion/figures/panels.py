@@ -14,8 +14,12 @@ from matplotlib.axes import Axes
 from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE, Picture
 
 COLORS = sns.color_palette(PALETTE)
-_FONTS = {"axes.titlesize": 9.0, "axes.labelsize": 8.0, "xtick.labelsize": LETTERING,
-          "ytick.labelsize": LETTERING}  # fmt: skip
+_FONTS: dict[Any, Any] = {
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": LETTERING,
+    "ytick.labelsize": LETTERING,
+}
 _NARROWER = 0.8  # of the width that a panel asks for, before it goes to the next line
 _LOOKS = {"better": (COLORS[0], "o"), "worse": (COLORS[3], "s"), "open": ("0.5", "D")}
 
