@@ -82,7 +82,7 @@ Markdown(claims())
 # ## How it works
 
 # %% tags=["hide-input"]
-plot_architecture(ttame.load("tf_efficientnet_lite0_published_tied"), path["giant_panda"])
+plot_architecture(ttame.load("tf_efficientnet_lite0_published_tied"), path["honey_bee"])
 
 # %% [markdown]
 # *The mechanism as published, on three layers of an EfficientNet-Lite0 {cite}`efficientnet`, with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from statistics import fmean
@@ -22,8 +23,9 @@ from ttame.masking import normalize_maps
 
 def rows(name: str, method: str) -> dict[str, dict[str, Any]]:
     """The records of one method by photo, read without the library."""
-    lines = reference(name).read_text("utf-8").splitlines()
-    found = [json.loads(line) for line in lines]
+    path = reference(name)
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open() as lines:
+        found = [json.loads(line) for line in lines]
     return {row["photo"]: row for row in found if row.get("method") == method}
 
 
