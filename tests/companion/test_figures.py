@@ -21,7 +21,7 @@ from ttame.companion.figures.curves import (
     plot_probabilities,
     plot_road,
 )
-from ttame.companion.figures.panels import panels
+from ttame.companion.figures.panels import caption, panels
 from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
 from ttame.companion.figures.training import plot_curves, plot_learning_rates
 from ttame.companion.shipped import read_benchmark
@@ -313,5 +313,8 @@ def test_panels_that_do_not_fit_go_to_further_lines() -> None:
     assert len(axes) == 5
     assert figure.get_figheight() == 4  # 2.6 inches each: three a line, and two lines of 2
     assert len({axis.get_subplotspec().colspan.start for axis in axes}) == 3
+    caption(axes[0], "Title", "x", "y")
+    for text in (axes[0].title, axes[0].xaxis.label, *axes[0].get_xticklabels()):
+        assert 9 <= text.get_fontsize() * 96 / 72 <= 12  # pixels
     narrow, _ = panels(2, (5, 2), "Two.")
     assert tuple(narrow.get_size_inches()) == (5, 2)

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ttame.companion.figures.panels import COLORS, listed, panels
+from ttame.companion.figures.panels import COLORS, caption, listed, panels
 from ttame.errors import TTameError
 from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE
 
@@ -41,7 +41,7 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
             errorbar=("ci", 95), n_boot=500, seed=0, err_kws={"linewidth": 1}, ax=axis,
             legend=metric == "IC",
         )  # fmt: skip
-        axis.set(title=title, xlabel="retained pixels, %", ylabel="mean over photos, %")
+        caption(axis, title, "retained pixels, %", "mean over photos, %")
     if axes[1].get_legend():
         sns.move_legend(axes[1], "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
     return figure
@@ -63,7 +63,7 @@ def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
         sns.scatterplot(
             data=found, x="probability", y=f"masked_{percentage}", color=color, s=18, ax=axis
         )
-        axis.set(title=method, xlabel="p, whole photo", ylabel=f"p', {percentage} % retained")
+        caption(axis, method, "p, whole photo", f"p', {percentage} % retained")
         axis.set_aspect("equal")
     return figure
 
@@ -89,7 +89,7 @@ def plot_drops(long: pd.DataFrame, highlight: Sequence[str] | None = None) -> Fi
             values = found.loc[found["method"] == method, "value"]
             style = {key: value for key, value in style.items() if "marker" not in key}
             sns.ecdfplot(x=values, stat="percent", ax=axis, **style)
-        axis.set(title=f"{percentage} % retained", xlabel="drop, %", ylabel="photos, %")
+        caption(axis, f"{percentage} % retained", "drop, %", "photos, %")
     _legend(figure, styles)
     return figure
 
@@ -109,8 +109,8 @@ def plot_road(curves: pd.DataFrame, highlight: Sequence[str] | None = None) -> F
         TTameError: If `highlight` has an unknown method, or too many.
     """
     titles = {
-        "MoRF": "most relevant first (lower is better)",
-        "LeRF": "least relevant first (higher is better)",
+        "MoRF": "most relevant first\n(lower is better)",
+        "LeRF": "least relevant first\n(higher is better)",
     }
     values = {"kept": "photos that keep their class, %", "probability": "probability of it, %"}
     return _plot_shares(curves, titles, values, ["removed pixels, %"] * 2, highlight)
@@ -154,7 +154,7 @@ def _plot_shares(
                 data=chosen, x="share", y=value, errorbar=("ci", 95) if "marker" in style else None,
                 n_boot=200, seed=0, ax=axis, **style,
             )  # fmt: skip
-        axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        caption(axis, title, xlabel, ylabel)
     for axis in axes:
         axis.set_ylim(bottom=0)  # not before all are drawn: it fixes the top of the whole row
     _legend(figure, styles)

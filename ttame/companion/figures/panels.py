@@ -15,11 +15,11 @@ from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE, Picture
 
 COLORS = sns.color_palette(PALETTE)
 _FONTS: dict[Any, Any] = {
-    "axes.titlesize": 9.0,
     "axes.labelsize": 8.0,
     "xtick.labelsize": LETTERING,
     "ytick.labelsize": LETTERING,
 }
+_TITLE = 9.0  # points
 _NARROWER = 0.8  # of the width that a panel asks for, before it goes to the next line
 _LOOKS = {"better": (COLORS[0], "o"), "worse": (COLORS[3], "s"), "open": ("0.5", "D")}
 
@@ -55,6 +55,19 @@ def panels(
         axis.remove()
     sns.despine(fig=figure)
     return figure, list(axes[:count])
+
+
+def caption(axis: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    """Set the title of a panel and its axes' labels, in the sizes of all charts.
+
+    Args:
+        axis: The panel.
+        title: The title.
+        xlabel: Label of the horizontal axis.
+        ylabel: Label of the vertical axis.
+    """
+    axis.set_title(title, fontsize=_TITLE)  # a title takes its size when it is set
+    axis.set(xlabel=xlabel, ylabel=ylabel)
 
 
 def name_lines(axis: Axes, names: Sequence[str], size: float) -> None:

@@ -17,7 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
-from ttame.companion.figures.panels import COLORS, draw_verdicts, listed, name_lines, panels
+from ttame.companion.figures.panels import (
+    COLORS,
+    caption,
+    draw_verdicts,
+    listed,
+    name_lines,
+    panels,
+)
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import higher_is_better
 from ttame.plotting import PALETTE
@@ -109,9 +116,9 @@ def plot_differences(
         signed = rows[["difference", "low", "high"]] * sign
         places = [others.index(name) for name in rows["against"]]
         draw_verdicts(axis, signed.assign(verdict=rows["verdict"]), places, 4, method)
-        axis.set_title(score)
+        caption(axis, score)
         name_lines(axis, others, size=8)
-    figure.supxlabel(f"advantage of {method}, percentage points", fontsize=10)
+    figure.supxlabel(f"advantage of {method}, percentage points", fontsize=8)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False
     )

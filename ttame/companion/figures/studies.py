@@ -7,7 +7,14 @@ from math import ceil
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ttame.companion.figures.panels import COLORS, draw_verdicts, listed, name_lines, panels
+from ttame.companion.figures.panels import (
+    COLORS,
+    caption,
+    draw_verdicts,
+    listed,
+    name_lines,
+    panels,
+)
 from ttame.companion.studies.study import Study
 from ttame.companion.studies.tables import axis_runs, axis_words, mean_scores, seed_intervals
 from ttame.evaluation.confidence import higher_is_better
@@ -61,9 +68,9 @@ def plot_axis(long: pd.DataFrame) -> Figure:
             markerfacecolor="none", markeredgecolor="0.3", markeredgewidth=0.8, linestyle="none",
         )  # fmt: skip
         better = "higher" if higher_is_better(score) else "lower"
-        axis.set_title(f"{score} ({better} is better)", fontsize=10)
-        name_lines(axis, names, size=9)
-    figure.supxlabel("mean over photos and seeds, %", fontsize=10)
+        caption(axis, f"{score} ({better} is better)")
+        name_lines(axis, names, size=8)
+    figure.supxlabel("mean over photos and seeds, %", fontsize=8)
     return figure
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ttame.companion.figures.panels import COLORS, panels
+from ttame.companion.figures.panels import COLORS, caption, panels
 
 _FEW = 12  # points that a line marks one by one
 
@@ -37,7 +37,7 @@ def plot_curves(
             mean[column] = known[column].rolling(window, center=True, min_periods=1).mean()
         marker = "o" if len(mean) < _FEW else None
         sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color, marker=marker)
-        axis.set(title=title, xlabel="step", ylabel=ylabel)
+        caption(axis, title, "step", ylabel)
     return figure
 
 
