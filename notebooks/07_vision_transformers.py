@@ -56,7 +56,7 @@ seed = 0
 # %%
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 import ttame
 from ttame.classifiers.layers import list_layers
@@ -228,11 +228,14 @@ quality = [name for name in table if name.startswith(("AD", "IC", "ROAD")) or "t
 rising = [name for name in quality if higher_is_better(name)]
 falling = [name for name in quality if name not in rising]
 (
-    table[[*quality, "photos", "degenerate", "forward", "backward"]]
+    table[quality]
     .style.format(precision=1, na_rep="–")
     .highlight_max(subset=(complete, rising), props="font-weight: bold")
     .highlight_min(subset=(complete, falling), props="font-weight: bold")
 )
+
+# %%
+table[["photos", "degenerate", "forward", "backward"]].round(1)
 
 # %% [markdown]
 # *Means over the photos in percent, for the transformer. Bold: the best mean of a column among
@@ -323,14 +326,10 @@ Markdown(words)
 
 # %%
 cnn = read_together(reference("imagenette_val.jsonl"), reference("imagenette_val_cam.jsonl"))[1]
-pd.concat(
-    {
-        "transformer": summary(records)[quality],
-        "EfficientNet-Lite0": summary(cnn).reindex(columns=quality),
-    },
-    axis=1,
-    join="inner",
-).round(1)
+pair = {"transformer": summary(records), "EfficientNet-Lite0": summary(cnn)}
+both = [name for name in pair["transformer"].index if name in pair["EfficientNet-Lite0"].index]
+for name, found in pair.items():
+    display(Markdown(f"**{name}**"), found.reindex(index=both, columns=quality).round(1))
 
 # %% [markdown]
 # *The same photos and methods on two classifiers, in percent. Rows compare within a classifier.

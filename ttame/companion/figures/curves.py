@@ -63,7 +63,7 @@ def plot_probabilities(records: pd.DataFrame, percentage: int) -> Figure:
         sns.scatterplot(
             data=found, x="probability", y=f"masked_{percentage}", color=color, s=18, ax=axis
         )
-        caption(axis, method, "p, whole photo", f"p', {percentage} % retained")
+        caption(axis, str(method), "p, whole photo", f"p', {percentage} % retained")
         axis.set_aspect("equal")
     return figure
 
