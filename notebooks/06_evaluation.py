@@ -441,8 +441,8 @@ pd.DataFrame(transfer["rows"])[columns].set_index(["classifier", "score"]).round
 # %% [markdown]
 # *AD and IC of plain and refined maps of EfficientNet-Lite0 by the classifiers named, percent, for
 # the class that Lite0 predicts; 95 % interval of the paired difference, and the verdict on refined
-# maps. Measured with the explainer that reads three layers (`tf_efficientnet_lite0_layers`), before
-# the shipped one.*
+# maps.* What refinement gains with all pixels, it gains for the others as well; with the top 15 %
+# no difference is beyond chance.
 #
 # [The limitations](../book/limitations.md) say what all this leaves out.
 #
