@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 
 import ttame
 from ttame.companion.claims import claims
@@ -19,6 +21,8 @@ from ttame.evaluation.comparison import paired_differences
 from ttame.evaluation.tables import scores
 from ttame.images import normalize
 from ttame.masking import normalize_maps
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows(name: str, method: str) -> dict[str, dict[str, Any]]:
@@ -81,6 +85,17 @@ def test_our_recipe_is_behind_in_mosaics_and_the_published_one_ahead() -> None:
     assert found == [f"{scale * mean:.0f}" for mean in means]
     assert ahead("grid pointing", names[0], file, other=names[1])
     assert ahead("grid pointing", names[1], file, other=names[2])
+
+
+def test_every_claim_links_to_a_proof_that_exists() -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    # Without it the page's links to chapters are left as they stand, and lead nowhere.
+    assert config["sphinx"]["config"]["nb_render_markdown_format"] == "myst"
+    online = f"{config['repository']['url']}/blob/{config['repository']['branch']}/"
+    for line in claims().split("\n"):
+        (link,) = re.findall(r"\[Proof: [^]]+\]\(([^)]+)\)", line)
+        name = link.removeprefix(online) if link.startswith("http") else f"notebooks/{link}"
+        assert (ROOT / name).is_file(), link
 
 
 @torch.inference_mode()
