@@ -132,7 +132,7 @@ def test_a_row_changes_its_base_and_an_axis_has_a_budget(tmp_path: Path) -> None
 @pytest.mark.parametrize("path", sorted(shipped("studies").glob("*.toml")), ids=lambda p: p.stem)
 def test_the_studies_that_ship_can_be_read(path: Path) -> None:
     found = read_study(path)
-    assert len(found.runs) >= 6
+    assert len(found.runs) >= 2  # one alone would be compared with nothing
     assert len({run.name for run in found.runs}) == len(found.runs)
 
 

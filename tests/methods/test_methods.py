@@ -25,7 +25,8 @@ from ttame.methods.rise import _draw, rise_method
 TRANSFORMERS = {"attention rollout", "Transformer attribution", "LeGrad", "LibraGrad"}
 OPTIONAL = {"AttnLRP"}  # for transformers, too; its package may be missing
 LCAMS = ("L-CAM-Fm", "L-CAM-Img")
-TRAINED = {"T-TAME (published)", "T-TAME (published with tied rows)", "P-TAME", *LCAMS}
+PUBLISHED = ("T-TAME (published)", "T-TAME (published with tied rows)")
+TRAINED = {*PUBLISHED, "P-TAME", "amortised Shapley", *LCAMS}
 # RISE at its full number of masks, and those for transformers, have tests of their own.
 NAMES = [name for name in METHODS if name not in {"RISE", *TRANSFORMERS, *OPTIONAL, *TRAINED}]
 
