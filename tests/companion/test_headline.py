@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pandas as pd
@@ -73,14 +74,14 @@ def test_means_are_of_the_photos_that_all_methods_saw() -> None:
     values = {"T-TAME": {"SDS": 1.0}, "a": {"SDS": 2.0}, "all ones": {"SDS": 0.0}}
     found = comparison(values | {"on mosaics alone": {}})
     more = found.long[found.long["method"] == "a"].assign(photo="1", value=100.0)
-    table = headline(found._replace(long=pd.concat([found.long, more])))
+    table = headline(replace(found, long=pd.concat([found.long, more])))
     assert table["SDS"].to_dict() == {"a": 2, "T-TAME": 1}
 
 
 def test_methods_that_lack_photos_are_not_complete() -> None:
     found = comparison({"a": {"SDS": 1.0}, "b": {"SDS": 2.0}, "c": {"SaCo": 1.0}})
     more = found.long[found.long["method"] == "a"].assign(photo="1")
-    both = found._replace(long=pd.concat([found.long, more]))
+    both = replace(found, long=pd.concat([found.long, more]))
     assert list(both.complete()["method"]) == ["a", "c", "a"]
 
 

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttame.features import HOOKS, Hook
 
-Copied = TypeVar("Copied", bound=nn.Module)
+M = TypeVar("M", bound=nn.Module)
 
 
-def copy_module(model: Copied) -> Copied:
+def copy_module(model: M) -> M:
     """Copy a module deeply, without the hooks of passes that run at this moment."""
     with HOOKS:
         copied = copy.deepcopy(model)

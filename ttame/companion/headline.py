@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -28,7 +29,8 @@ SCORES = [
 MEASURES = [GAP, "insertion", "SDS", "SaCo", "grid pointing"]
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
     """What was measured of the same photos by every metric.
 
     Attributes:

@@ -13,13 +13,11 @@ import torch
 
 from ttame.errors import TTameError
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def in_order(
-    make: Callable[[], Callable[[Item], Found]], items: Iterable[Item], workers: int
-) -> Iterator[Found]:
+def in_order(make: Callable[[], Callable[[T], R]], items: Iterable[T], workers: int) -> Iterator[R]:
     """Yield what a function returns for each item, computed by several processes, in order.
 
     Each process makes the function for itself, and works with as many threads as this one: on
