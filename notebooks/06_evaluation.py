@@ -427,6 +427,26 @@ rows = ["command", "shortened", "commit", "date", "machine"]
 pd.concat(made, axis=1).loc[rows].T.style.format(na_rep="–")
 
 # %% [markdown]
+# ### Two more networks
+#
+# The same recipe, untuned, on two larger networks, and 200 of those other photos:
+
+# %%
+larger = {f"Lite{n}": read_results(reference(f"lite{n}_kinds_val.jsonl"))[1] for n in (1, 2)}
+tables = {name: summary(found).filter(regex="^(AD|IC)") for name, found in larger.items()}
+pd.concat(tables).round(1)
+
+# %%
+Markdown(
+    "\n\n".join(
+        f"On {name}, {in_words(paired_differences(scores(found)))}"
+        for name, found in larger.items()
+    )
+)
+
+# %% [markdown]
+# *AD and IC in percent, and T-TAME against each other method, photo by photo, by 95 % intervals.*
+#
 # ## Does refinement explain, or does it fool?
 #
 # `T-TAME (refined)` optimises each map for the very score that AD and IC measure. A mask that only
