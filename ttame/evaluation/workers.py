@@ -72,6 +72,8 @@ def _begin(sent: bytes, threads: int) -> None:
 
 @cache
 def _made() -> Callable[[Any], Any]:
+    # Bytes that the parent process made of its own objects; nothing is read from a file. As plain
+    # bytes, since tensors sent as such take a file descriptor and shared memory each.
     return cast(Callable[[Any], Any], pickle.loads(_sent[0])())
 
 
