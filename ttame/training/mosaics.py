@@ -29,6 +29,8 @@ def with_mosaics(images: Tensor, places: list[int]) -> Tensor:
     Returns:
         `(B, C, H, W)`; the photos are shrunk bilinearly, antialiased, and lie row by row.
     """
+    if not places:
+        return images
     height, width = images.shape[-2:]
     mosaics = []
     for place in places:
@@ -45,6 +47,5 @@ def with_mosaics(images: Tensor, places: list[int]) -> Tensor:
             rows.append(torch.cat(cells, dim=-1))
         mosaics.append(torch.cat(rows, dim=-2)[0])
     changed = images.clone()
-    if mosaics:
-        changed[places] = torch.stack(mosaics)
+    changed[places] = torch.stack(mosaics)
     return changed
