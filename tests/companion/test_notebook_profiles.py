@@ -22,8 +22,7 @@ def test_unknown_profile_is_refused_with_a_suggestion() -> None:
         open_profile("imagenete")
 
 
-@pytest.mark.usefixtures("bare")
-def test_quick_falls_back_on_the_samples() -> None:
+def test_quick_runs_on_the_samples_whatever_data_there_is() -> None:
     profile = open_profile("quick")
     train, held_out = profile.divide(100, 4)
     assert profile.photos().name == train.name == held_out.name == "samples"
@@ -39,7 +38,6 @@ def test_missing_data_set_is_named(name: str) -> None:
         open_profile(name)
 
 
-@pytest.mark.usefixtures("bare")
 def test_crops_of_the_samples_make_a_task(tmp_path: Path) -> None:
     train, held_out, classes = open_profile("quick").three_classes(tmp_path / "crops", 4)
     assert len(classes) == 3
@@ -50,7 +48,7 @@ def test_crops_of_the_samples_make_a_task(tmp_path: Path) -> None:
 @pytest.mark.data
 @pytest.mark.usefixtures("imagenette_val")
 def test_imagenette_makes_the_same_task() -> None:
-    train, held_out, classes = open_profile("quick").three_classes("unused", 8)
+    train, held_out, classes = open_profile("imagenette").three_classes("unused", 8)
     assert len(classes) == 3
     assert (len(train), len(held_out)) == (24, 6)
     assert {

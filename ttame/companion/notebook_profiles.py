@@ -12,7 +12,7 @@ import torch
 from torchvision.transforms import v2
 
 from ttame.companion.allocation import keep_freed_memory
-from ttame.data import PhotoList, data_root, has_imagenette, image_folder, imagenette, samples
+from ttame.data import PhotoList, data_root, image_folder, imagenette, samples
 from ttame.errors import TTameError, unknown
 from ttame.files import replacing
 from ttame.images import read_image
@@ -25,7 +25,7 @@ _BACKBONES = {
     "imagenette": "tf_efficientnet_lite0",
     "imagenet": "resnet50",
 }
-# Number of samples held out where the samples serve for training as well.
+# Number of samples held out for `quick`, where the samples serve for training as well.
 _HELD_OUT = 6
 
 
@@ -46,7 +46,7 @@ class Profile:
         return {"quick": quick, "imagenette": imagenette, "imagenet": imagenet}[self.name]
 
     def photos(self, split: str = "val") -> PhotoList:
-        """Return the photos of a split; for `quick`, the samples where Imagenette is missing.
+        """Return the photos of a split; for `quick`, the samples, so that every build is the same.
 
         Args:
             split: `"train"` or `"val"`; the samples have no splits.
@@ -56,7 +56,7 @@ class Profile:
         """
         if self.name == "imagenet":
             return _imagenet(split)
-        if self.name == "quick" and not has_imagenette():
+        if self.name == "quick":
             return samples()
         return imagenette(split)
 
@@ -69,9 +69,9 @@ class Profile:
             seed: Shuffle seed.
 
         Returns:
-            Two disjoint lists; both are drawn from the samples if there are no other photos.
+            Two disjoint lists; for `quick` both are drawn from the samples.
         """
-        if self.name != "quick" or has_imagenette():
+        if self.name != "quick":
             return (
                 self.photos("train").sample(train, seed),
                 self.photos("val").sample(held_out, seed),
@@ -88,8 +88,8 @@ class Profile:
     ) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
         """Make a small classification task of three classes.
 
-        The classes are three of the profile's data set or, if there are only the samples, random
-        crops of three sample photos: of the left part to train on, of the right part held out.
+        The classes are three of the profile's data set; for `quick` they are random crops of three
+        sample photos: of the left part to train on, of the right part held out.
 
         Args:
             folder: Folder for the crops.
@@ -99,7 +99,7 @@ class Profile:
         Returns:
             Photos to train on and photos held out, labelled 0 to 2, and the names of the classes.
         """
-        if self.name == "quick" and not has_imagenette():
+        if self.name == "quick":
             return _crops(Path(folder), each, seed)
         found = []
         for split, count in (("train", each), ("val", max(each // 4, 1))):
