@@ -2,12 +2,15 @@
 
 The figures of notebooks are SVG files that carry their own description (`ttame.plotting`), which
 becomes their alternative text. Below each figure, and below every other SVG that is no link
-already, stands a link to the file. Images of the built pages that have no alternative text are
-warned of. Warnings fail the build.
+already, stands a link to the file. Dark pages show a copy with lettering and lines in light
+colours; its photos and maps are the same. Images of the built pages that have no alternative text
+are warned of. Warnings fail the build.
 """
 
 from __future__ import annotations
 
+import re
+from colorsys import hls_to_rgb, rgb_to_hls
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
@@ -20,8 +23,11 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
-_SVG = "{http://www.w3.org/2000/svg}"
 _SMALL = 340  # points
+# Lightness of what is black and what is white in a light figure: soft white, and the dark page's.
+_BLACK, _WHITE = 0.88, 0.1
+# Not the names of parts, which are referred to by `#` as well.
+_COLOUR = re.compile(r"""(?<!href=")(?<!url\()#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})(?![\w-])""")
 
 
 def description_of(picture: ElementTree.Element) -> str:
@@ -30,9 +36,20 @@ def description_of(picture: ElementTree.Element) -> str:
     return (found.text or "").strip() if found is not None else ""
 
 
-def has_photos(picture: ElementTree.Element) -> bool:
-    """Whether an SVG document holds pixels, whose colours must stay as they are on a dark page."""
-    return picture.find(f".//{_SVG}image") is not None
+def darkened(svg: str) -> str:
+    """An SVG document for dark pages: drawn colours change their lightness, never their hue.
+
+    Pixels, as of photos and maps, are written as base64, where no colour is found.
+    """
+
+    def turned(found: re.Match[str]) -> str:
+        digits = found[1] if len(found[1]) == 6 else "".join(2 * digit for digit in found[1])
+        hue, lightness, saturation = rgb_to_hls(*(byte / 255 for byte in bytes.fromhex(digits)))
+        lightness = _BLACK + (_WHITE - _BLACK) * lightness
+        return "#" + bytes(round(255 * x) for x in hls_to_rgb(hue, lightness, saturation)).hex()
+
+    black = _COLOUR.sub(turned, "#000")  # in which is drawn what names no colour
+    return _COLOUR.sub(turned, svg).replace("<svg ", f'<svg fill="{black}" ', 1)
 
 
 def is_small(picture: ElementTree.Element) -> bool:
@@ -74,20 +91,31 @@ def _describe(app: Sphinx, doctree: nodes.document, page: str) -> None:
         if linked or source.suffix != ".svg" or image["uri"] not in app.env.images:
             continue
         number += 1
-        picture = ElementTree.parse(source).getroot()
-        if alt := description_of(picture):
-            image["alt"] = alt
-            image["classes"] += ["photos" if has_photos(picture) else "chart"]
-        address = f"{up}{app.builder.imagedir}/{app.env.images[image['uri']][1]}"
+        svg = source.read_text(encoding="utf-8")
+        picture = ElementTree.fromstring(svg)
+        if description := description_of(picture):
+            image["alt"] = description
+        # The theme shows one of the two; a browser loads what is shown.
+        image["classes"] += ["figure", "only-light"]
+        image["loading"] = "lazy"
+        file = PurePosixPath(app.env.images[image["uri"]][1])
+        dark = Path(app.outdir) / app.builder.imagedir / f"{file.stem}.dark.svg"
+        dark.parent.mkdir(parents=True, exist_ok=True)
+        dark.write_text(darkened(svg), encoding="utf-8")
+        folder = escape(f"{up}{app.builder.imagedir}/")
         name = f"{PurePosixPath(page).name}-{number}.svg"
         kilobytes = max(round(source.stat().st_size / 1000), 1)
-        link = (
-            f'<p class="figure-file"><a href="{escape(address)}" download="{escape(name)}">'
-            f"Save figure {number} (SVG, {kilobytes} kB)</a></p>"
+        size = f' style="width: {image["width"]}"' if "width" in image else ""
+        alt = escape(image.get("alt", ""))
+        below = (
+            f'<img class="figure only-dark" loading="lazy" alt="{alt}"{size}'
+            f' src="{folder}{escape(dark.name)}"/>'
+            f'<p class="figure-file"><a href="{folder}{escape(file.name)}"'
+            f' download="{escape(name)}">Save figure {number} (SVG, {kilobytes} kB)</a></p>'
         )
         box = nodes.container("", classes=["figure-box", *["small"] * is_small(picture)])
         image.parent.replace(image, box)
-        box += [image, nodes.raw("", link, format="html")]
+        box += [image, nodes.raw("", below, format="html")]
 
 
 def _add_style(app: Sphinx) -> None:

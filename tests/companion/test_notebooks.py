@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ttame.companion.notebooks import (
     NotebookError,
-    _memory,
+    _children,
     app,
     convert,
     execute,
@@ -206,9 +206,30 @@ def test_install_cell_does_nothing_outside_colab(source: Path) -> None:
     assert ast.unparse(last.test) == "'google.colab' in sys.modules"
 
 
-def test_memory_that_a_process_took_is_said() -> None:
+def test_what_a_notebook_took_is_written_into_it(tmp_path: Path) -> None:
+    body = """
+# %%
+import time
+
+taken = bytearray(300_000_000)
+taken[::4096] = b"1" * len(taken[::4096])
+begun = time.process_time()
+while time.process_time() < begun + 1.5:
+    pass
+"""
+    output = tmp_path / "built" / "trial.ipynb"
+    execute(notebook(tmp_path, body), output, {})
+    cost = json.loads(output.read_text(encoding="utf-8"))["metadata"]["cost"]
+    assert cost["peak_mb"] >= 300
+    assert 1.5 <= cost["cpu_seconds"] < 60
+
+
+def test_processes_are_counted_once_they_ended() -> None:
+    before = _children()
     code = "b = bytearray(300_000_000); b[::4096] = b'1' * len(b[::4096])"
     subprocess.run([sys.executable, "-c", code], check=True)
-    said = re.fullmatch(r", at most (\d+\.\d) GB of memory", _memory())
-    assert said
-    assert float(said[1]) >= 0.3
+    after = _children()
+    assert before
+    assert after
+    assert after[0] > before[0]
+    assert after[1] >= 300e6

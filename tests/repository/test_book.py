@@ -321,17 +321,49 @@ def test_figures_of_a_page_get_their_text_and_their_link(tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths})
 
     html = (built / "notebooks" / "page.html").read_text(encoding="utf-8")
-    assert 'alt="A line, &quot;rising&quot; &amp; falling."' in html
-    assert re.findall(r'<img[^>]*class="(\w+)"', html) == ["chart", "photos"]
+    light, dark = (
+        re.findall(rf'<img[^>]*class="figure only-{theme}"[^>]*>', html)
+        for theme in ("light", "dark")
+    )
+    assert len(light) == len(dark) == 2
+    for image in (light[0], dark[0]):
+        assert 'alt="A line, &quot;rising&quot; &amp; falling."' in image
+    for image in (*light, *dark):
+        assert 'loading="lazy"' in image
+        shown = re.search(r'src="([^"]+)"', image)
+        assert shown
+        assert (built / "notebooks" / shown[1]).is_file()
     for number in (1, 2):
         link = re.search(rf'href="([^"]+)" download="page-{number}.svg"', html)
         assert link
-        assert (built / "notebooks" / link[1]).is_file()
+        assert f'src="{link[1]}"' in light[number - 1]
     assert html.count("download=") == 2  # the badge is a link already
     assert done.returncode == 1
     assert "index.html: image _images/silent.svg has no alternative text" in done.stderr
-    assert done.stderr.count("alternative text") == 1
+    assert done.stderr.count("alternative text") == 2  # of the light image and of the dark one
     assert (built / "_static" / "pictures.css").is_file()
+
+
+@pytest.mark.parametrize(
+    ("light", "dark"),
+    [
+        ("#000000", "#e0e0e0"),  # black becomes soft white: 88 % of 255 is 224
+        ("#fff", "#191919"),  # white becomes nearly black: 10 % of 255 is 25
+        ("#ff0000", "#fa0000"),  # pure red has lightness 0.5, turned 0.49, and stays red
+    ],
+)
+def test_drawn_colours_turn_their_lightness_on_dark_pages(
+    pictures: ModuleType, light: str, dark: str
+) -> None:
+    # Names of parts look like colours, and so might pixels.
+    kept = (
+        '<use xlink:href="#fff000"/><g clip-path="url(#abcdef)"/><image href="data:;base64,fff"/>'
+    )
+    svg = f'<svg width="1pt"><g style="fill: {light}; stroke: {light}"/>{kept}</svg>'
+    expected = (
+        f'<svg fill="#e0e0e0" width="1pt"><g style="fill: {dark}; stroke: {dark}"/>{kept}</svg>'
+    )
+    assert pictures.darkened(svg) == expected
 
 
 @pytest.mark.parametrize(

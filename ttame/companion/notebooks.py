@@ -141,6 +141,9 @@ def _changed(
 def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> None:
     """Execute a notebook in its own folder and write it with its outputs.
 
+    What it took goes into its metadata under `cost`, where the system counts it: the CPU time of
+    the kernel and its processes in seconds, and the peak memory of the largest in MB.
+
     Args:
         source: Source of the notebook, `.py`.
         output: Output file, `.ipynb`, written only once the last cell has succeeded.
@@ -158,6 +161,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> Non
     notebook = convert(source)
     changed = _changed(parameters, parameters_of(notebook, name), name)
     progress = CellProgress(name, notebook)
+    before = _children()
     try:
         executed = papermill.execute_notebook(
             notebook,
@@ -179,8 +183,14 @@ def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> Non
     except DeadKernelError as error:
         message = f"{source}: the kernel died in cell {progress.step}, perhaps out of memory"
         raise NotebookError(message) from error
+    after = _children()
+    if before and after:
+        executed.metadata["cost"] = {
+            "cpu_seconds": round(after[0] - before[0], 1),
+            "peak_mb": round(after[1] / 1e6),
+        }
     _write(executed, output)
-    progress.finished()
+    progress.finished("" if after is None else f", at most {after[1] / 1e9:.1f} GB of memory")
 
 
 @contextmanager
@@ -260,21 +270,21 @@ class CellProgress:
         heading = self.headings[cell["id"]]
         print(f"{self.name}: cell {self.step} of {len(self.headings)}, {heading}{rest}", flush=True)
 
-    def finished(self) -> None:
+    def finished(self, memory: str) -> None:
         """Report the end; called once the kernel has ended."""
         spent = _duration(time.monotonic() - self.began)
-        print(f"{self.name}: done in {spent}{_memory()}", flush=True)
+        print(f"{self.name}: done in {spent}{memory}", flush=True)
 
 
-def _memory() -> str:
-    """Say what the largest process that ran for this one took of memory, where that is known."""
+def _children() -> tuple[float, int] | None:
+    """CPU seconds of all ended processes that ran for this one, and bytes of the largest."""
     try:
         import resource
     except ModuleNotFoundError:  # of Unix alone
-        return ""
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    return f", at most {most / 1e9:.1f} GB of memory"
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * unit
 
 
 def _duration(seconds: float) -> str:

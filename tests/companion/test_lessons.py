@@ -1,0 +1,87 @@
+"""Chapters as lessons: what each opens with, how short its code is, what it ends with."""
+
+import re
+from pathlib import Path
+
+import pytest
+from nbformat import NotebookNode
+
+from ttame.companion.notebooks import convert
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERVIEW = "00_overview"  # the front page is no lesson
+CHAPTERS = [path for path in sorted((ROOT / "notebooks").glob("*.py")) if path.stem != OVERVIEW]
+# Chapters that are not written as lessons yet: to be emptied.
+PENDING = {
+    "01_quickstart",
+    "02_feature_selection",
+    "03_attention_mechanism",
+    "04_training",
+    "05_little_data",
+    "06_evaluation",
+    "07_vision_transformers",
+    "08_ablations_mechanism",
+    "09_ablations_training",
+    "10_your_own_classifier",
+    "11_explore",
+    "12_failure_cases",
+    "13_drawn_objects",
+    "14_take_it_with_you",
+    "15_reproduce",
+}
+
+MOST_LINES = 8
+FOLDED = {"remove-cell", "remove-input", "hide-cell", "hide-input"}
+SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+
+
+@pytest.fixture(params=CHAPTERS, ids=lambda path: path.stem)
+def chapter(request: pytest.FixtureRequest) -> NotebookNode:
+    """A chapter that is a lesson."""
+    path: Path = request.param
+    if path.stem in PENDING:
+        pytest.skip("not written as a lesson yet")
+    return convert(path)
+
+
+def test_pending_chapters_exist() -> None:
+    assert {path.stem for path in CHAPTERS} >= PENDING
+
+
+def test_says_what_is_learnt_and_what_it_costs(chapter: NotebookNode) -> None:
+    opening = chapter.cells[0].source
+    assert "**You will learn**" in opening
+    assert "**It costs**" in opening
+    costs = opening.split("**It costs**")[1].split("\n\n")[0]
+    assert re.search(r"\b(seconds|minutes?)\b", costs), costs
+    assert re.search(r"\b\d+(\.\d+)? GB\b", costs), costs
+
+
+def test_visible_code_is_short(chapter: NotebookNode) -> None:
+    code = [cell for cell in chapter.cells if cell.cell_type == "code"]
+    shown = [cell.source for cell in code if not FOLDED & set(cell.metadata.get("tags", []))]
+    lines = {text: sum(bool(line.strip()) for line in text.splitlines()) for text in shown}
+    assert {text: count for text, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_ends_with_what_to_remember_and_exercises(chapter: NotebookNode) -> None:
+    prose = "\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.+)$", prose, re.MULTILINE)
+    assert headings.count("What to remember") == 1
+    assert headings.count("Exercises") == 1
+    assert headings.index("What to remember") < headings.index("Exercises")
+
+
+def test_exercises_have_solutions_to_unfold(chapter: NotebookNode) -> None:
+    starts = [
+        number
+        for number, cell in enumerate(chapter.cells)
+        if cell.cell_type == "markdown" and re.search(r"^## Exercises$", cell.source, re.MULTILINE)
+    ]
+    assert starts
+    asked = chapter.cells[starts[0] :]
+    solutions = [cell for cell in asked if "hide-cell" in cell.metadata.get("tags", [])]
+    assert len(solutions) >= 2
+    for cell in solutions:
+        assert cell.cell_type == "code"
+        assert cell.metadata.get("mystnb") == SOLUTION, "see another chapter's exercises"
