@@ -18,9 +18,11 @@ from ttame.companion.claims import claims
 from ttame.companion.shipped import reference
 from ttame.data import samples
 from ttame.evaluation.comparison import paired_differences
+from ttame.evaluation.diagnosis import WHOLE
 from ttame.evaluation.tables import scores
 from ttame.images import normalize
 from ttame.masking import normalize_maps
+from ttame.records import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,3 +112,16 @@ def test_what_the_caption_says_of_the_three_photos_is_so() -> None:
     )
     answers = explainer.classifier(masked)
     assert (answers.argmax(dim=1) == found.targets[:, 0]).tolist() == [True, True, False]
+
+
+def test_the_deepest_layer_makes_the_map() -> None:
+    """What the chapter on the mechanism says of the layers of the published explainer."""
+    _, records = read_results(reference("diagnosis_published.jsonl"))
+    table = paired_differences(scores(records), WHOLE, resamples=1000)
+    verdicts = table.set_index(["against", "score"])["verdict"]
+    drops = [f"AD {share}%" for share in (100, 50, 15)]
+    assert set(verdicts["without blocks.6"][drops]) == {"better"}
+    for shallow in ("blocks.2", "blocks.4"):
+        assert set(verdicts[f"without {shallow}"][drops]) == {"open"}
+        assert set(verdicts[f"only {shallow}"][drops]) == {"better"}
+    assert verdicts["only blocks.6", "AD 100%"] == "better"
