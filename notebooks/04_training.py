@@ -23,8 +23,8 @@
 # - what a training step costs in time and memory, on CPU cores, on one GPU and on several;
 # - how our recipe was found, one change at a time.
 #
-# **It costs** about one minute and two gigabytes of memory on two CPU cores; nothing is downloaded.
-# The live training of this chapter uses a GPU where there is one.
+# **It costs** about a minute and 2 GB of memory on two CPU cores; nothing is downloaded. The live
+# training of this chapter uses a GPU where there is one.
 #
 # **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights. The
 # recorded trainings saw 13,684 photos of many kinds; the live one sees twelve sample photos and is
@@ -406,7 +406,17 @@ Markdown(
     )
 )
 
+# %% tags=["hide-cell"]
+headers = {"recorded run": record, "our recipe": ours, "a step": throughput, "processes": scaling}
+origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
+for name in ("learning", "trials"):
+    origins[f"study {name}"] = study_provenance(shipped("results") / name)["provenance"]
+pd.concat(origins).rename_axis(["of", "fact"]).to_frame()
+
 # %% [markdown]
+# *Where the numbers of this chapter come from: the recorded run, our recipe, the benchmarks of a
+# step and of several processes, and the studies.*
+#
 # ## What to remember
 #
 # - The classifier's own answers are the labels: photos are all that training needs.
@@ -440,17 +450,6 @@ print(f"{8 * 1_281_167 / pace / 3600:.1f} hours, on this classifier and that car
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 for step, maps in zip(snapshots.steps, snapshots.maps, strict=True):
     print(f"step {step:3}: {maps.sigmoid().mean():.0%}")
-
-# %% [markdown]
-# *Where the numbers of this chapter come from: the recorded run, the benchmarks of a step and of
-# several processes, and the studies.*
-
-# %% tags=["hide-cell"]
-headers = {"recorded run": record, "our recipe": ours, "a step": throughput, "processes": scaling}
-origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
-for name in ("learning", "trials"):
-    origins[f"study {name}"] = study_provenance(shipped("results") / name)["provenance"]
-pd.concat(origins).rename_axis(["of", "fact"]).to_frame()
 
 # %% tags=["remove-cell"]
 run.cleanup()
