@@ -350,7 +350,8 @@ plot_axis(long[long["score"].str.match("AD|IC")])
 # ### One thing at a time
 #
 # The recipe that ships, with one thing changed at a time, on photos of categories that training
-# never shows. All these trainings ran on one H100.
+# never shows. These trainings ran on one H100; our recipe and three layers were trained once more
+# with another seed, on two CPU cores.
 
 # %% tags=["hide-input"]
 varied = axis_runs(run_scores(made), study.variants, "learning")
@@ -359,7 +360,8 @@ plot_differences(against, "our recipe")
 
 # %% [markdown]
 # *Our recipe against each change, photo by photo: right of zero, our recipe is ahead. Lines are
-# 95 % intervals over photos, which ignore seed variation; grey: chance explains the difference.*
+# 95 % intervals over photos, which ignore seed variation (where there are two seeds, a photo counts
+# with their mean); grey: chance explains the difference.*
 
 # %% tags=["remove-input"]
 trials = read_study(shipped("studies") / "trials.toml")
