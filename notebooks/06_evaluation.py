@@ -264,6 +264,7 @@ plot_costs(together, "time", {"gap": "ROAD gap"}, "time for one map, in plain fo
 # %%
 refinement = read_benchmark(reference("refinement.json"), "refinement")
 budgets = pd.DataFrame(refinement["rows"])
+budgets["budget"] = budgets["forward"] + budgets["backward"]
 kinds_budgets = budgets[budgets["data"] == "photos/val"]
 plot_budgets(kinds_budgets, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"])
 
@@ -273,14 +274,13 @@ plot_budgets(kinds_budgets, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"])
 # itself.*
 
 # %% tags=["hide-input"]
-budgets["passes"] = budgets["forward"] + budgets["backward"]
 half = budgets[budgets["score"] == "AD 50%"]
 lines = []
 for name, found in half.groupby("data", sort=False):
     ours, others = (found[(found["method"] == "T-TAME (refined)") == own] for own in (True, False))
     for rival, rows in others.groupby("method", sort=False):
-        ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "passes"]
-        most, count = rows["passes"].max(), found["photos"].max()
+        ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "budget"]
+        most, count = rows["budget"].max(), found["photos"].max()
         when = "at no budget" if ahead.empty else f"from {ahead.min():.0f} passes on"
         lines.append(
             f"- {count} photos of `{name}`: ahead of {rival} with {most:.0f} passes {when}"
