@@ -26,8 +26,8 @@
 # The large measurements are read from committed results.
 #
 # **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights and the
-# shipped explainer. Results are of 500 photos of Imagenette's validation split {cite}`imagenette`
-# and of 500 photos of kinds that training never showed; what runs here, runs on the sample photos.
+# shipped explainer. Results are of photos of Imagenette's validation split {cite}`imagenette`, and
+# of photos of kinds that training never showed; what runs here, runs on the sample photos.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -219,7 +219,7 @@ differences = paired_differences(long[long["score"].isin(masked)])
 plot_differences(differences, scores=masked)
 
 # %% [markdown]
-# *Paired differences as above, on 500 photos of other kinds. `Grad-CAM (saturated)` has Grad-CAM's
+# *Paired differences as above, on photos of other kinds. `Grad-CAM (saturated)` has Grad-CAM's
 # order and the values with which T-TAME's training starts: what it gains over Grad-CAM is due to
 # values alone.*
 
@@ -319,7 +319,7 @@ Markdown(
 # %% [markdown]
 # ## Larger networks
 #
-# The same recipe, untuned, on two larger networks, on 200 photos of other kinds:
+# The same recipe, untuned, on two larger networks, on photos of other kinds:
 
 # %%
 larger = {f"Lite{n}": read_results(reference(f"lite{n}_kinds_val.jsonl"))[1] for n in (1, 2)}
@@ -379,12 +379,13 @@ plot_randomization(pd.concat(checks))
 listed = sorted(home["method"].unique(), key=list(METHODS).index)
 full = summary(home).loc[listed]
 display(full.filter(regex="^(AD|IC)|^photos").style.format(precision=1, na_rep="–"))
-display(full.filter(regex="^ROAD|tion$|forward|backward").join(costs["ms"])
-        .style.format(precision=1, na_rep="–"))  # fmt: skip
+walked = home[home["road_morf"].notna()].groupby("method").size().rename("photos")
+order_only = full.filter(regex="^ROAD|tion$|forward|backward").join([costs["ms"], walked])
+display(order_only.style.format(precision=1, na_rep="–").format(precision=0, subset=["photos"]))
 
 # %% [markdown]
-# *Means in percent; ROAD, insertion and deletion stand on the first 100 photos. Slow methods saw
-# the first of the same photos, as `photos` says. `ms`: time of one map, from the benchmark.*
+# *Means in percent, in either table over the number of photos that its last columns state; where
+# that is smaller, they are the first of the same photos. `ms`: time of one map, from the benchmark.*
 
 # %% tags=["hide-input", "hide-output"]
 bounds = intervals(home)

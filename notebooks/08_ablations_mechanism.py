@@ -28,8 +28,8 @@
 #
 # **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights; for the
 # transformer axes, this project's transformer of ten classes. Trained on photos of Imagenette's
-# training split {cite}`imagenette`, measured on 500 photos of its validation split. The maps at the
-# end are of sample photos.
+# training split {cite}`imagenette`, measured on photos of its validation split. The maps at the end
+# are of sample photos.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -87,11 +87,13 @@ judged = long[long["percentage"] < 100]
 small, large = runs[runs["run"] == "nothing_seed0"], read_results(reference("imagenette_val.jsonl"))
 at = {pixels: top1(table["target"], table["photo"]) for pixels, table in
       ((study.budget.size, small), (224, large[1]))}  # fmt: skip
+fewer = next(row.budget["steps"] for row in study.variants if "steps" in row.budget)
 minutes = runs.groupby("run")["minutes"].first().sum()
 left = unfinished(study, folder)
 Markdown(
     f"**The budget.** {len(study.runs) - len(left)} of {len(study.runs)} runs are recorded, each "
-    f"{study.budget.steps} steps of {study.budget.batch_size} photos (50 for the transformer), "
+    f"{study.budget.steps} steps of {study.budget.batch_size} photos ({fewer} for the transformer) "
+    f"and measured on {runs['photo'].nunique()} photos; "
     f"{minutes / 60:.1f} hours of training on two cores in all. To keep it that short, photos have "
     f"{study.budget.size} pixels a side instead of 224, and the classifier pays for it: on these "
     f"photos it is right on {at[study.budget.size]:.0f} % instead of {at[224]:.0f} %. The study "
@@ -248,7 +250,7 @@ claims[["measured", "verdict"]].style.set_properties(**{"text-align": "left"})
 # its 95 % interval; "open" where that holds zero. Remarks that name 15 % are judged by AD at 15 %.*
 #
 # None of the remarks is confirmed. That is no refutation: they are about VGG-16 and ResNet-50 on
-# ImageNet, trained a thousand times longer. It is a warning that a choice made at one scale need
+# ImageNet, trained for far longer. It is a warning that a choice made at one scale need
 # not carry over to another.
 #
 # ## Every number
@@ -306,7 +308,7 @@ with torch.inference_mode():
 plot_methods(raw, {"all three": maps["our recipe, three layers"], **parts}, captions)
 
 # %% [markdown]
-# **3.** How large must a difference be before 500 photos can tell it from chance? Compare variants
+# **3.** How large must a difference be before these photos can tell it from chance? Compare variants
 # with one seed and with two.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}

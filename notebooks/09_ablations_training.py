@@ -241,8 +241,8 @@ show_axis(judged, study, "training length", lines, resamples)
 # ## What makes our recipe learn
 #
 # The second study starts where the first one ends: T-TAME (our recipe), one pass over photos of
-# many kinds on a GPU, at full resolution, measured on 500 photos of kinds that training never
-# shows. What was changed: three layers instead of one; training on mosaics of four photos, so that
+# many kinds on a GPU, at full resolution, measured on photos of kinds that training never shows.
+# What was changed: three layers instead of one; training on mosaics of four photos, so that
 # the map has to find the right one; a second {term}`target class <Target class>` for each photo;
 # and a term by which the complement, the photo without what the mask keeps, must lose the class.
 
