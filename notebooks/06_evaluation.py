@@ -281,11 +281,9 @@ for name, found in half.groupby("data", sort=False):
     for rival, rows in others.groupby("method", sort=False):
         ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "budget"]
         most, count = rows["budget"].max(), found["photos"].max()
-        when = "at no budget" if ahead.empty else f"from {ahead.min():.0f} passes on"
-        lines.append(
-            f"- {count} photos of `{name}`: ahead of {rival} with {most:.0f} passes {when}"
-        )
-Markdown("By AD at 50 %, beyond chance, refined T-TAME is\n\n" + "\n".join(lines))
+        when = "at no budget" if ahead.empty else f"first with {ahead.min():.0f} passes of its own"
+        lines.append(f"- {count} photos of `{name}`: {rival} with {most:.0f} passes, {when}")
+Markdown("By AD at 50 %, beyond chance, refined T-TAME is ahead of\n\n" + "\n".join(lines))
 
 # %% [markdown]
 # ## Does refinement explain, or does it fool?
@@ -323,8 +321,7 @@ Markdown(
 
 # %%
 larger = {f"Lite{n}": read_results(reference(f"lite{n}_kinds_val.jsonl"))[1] for n in (1, 2)}
-pairs = {name: scores(found)[lambda table: table["score"].isin(masked)]
-         for name, found in larger.items()}  # fmt: skip
+pairs = {name: scores(found).query("score in @masked") for name, found in larger.items()}
 Markdown("\n\n".join(f"**{name}**\n\n{in_short(paired_differences(found))}"
                      for name, found in pairs.items()))  # fmt: skip
 
