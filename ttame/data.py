@@ -237,7 +237,15 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def samples() -> PhotoList:
-    """List the photos that ship with `ttame` (public domain or CC0)."""
+    """List the photos that ship with `ttame` (public domain or CC0).
+
+    Examples:
+        >>> from ttame.data import samples
+        >>> len(samples())
+        18
+        >>> samples().paths[2].name
+        'cat.jpg'
+    """
     return replace(_listed(shipped("samples"), name="samples"), labels=None, left_out={})
 
 

@@ -215,6 +215,18 @@ class Explainer(nn.Module):
             TTameError: If an image cannot be read, a class does not exist, the explainer is in
                 training mode, `refine` or `batch_size` is out of range or finds no gradients, or
                 the classifier or the mechanism returns NaN.
+
+        Examples:
+            >>> import ttame
+            >>> from ttame.data import samples
+            >>> explainer = ttame.load("tf_efficientnet_lite0")
+            >>> astronaut, castle = samples().paths[:2]
+            >>> explanation = explainer.explain([astronaut, castle], top_k=2)
+            >>> explanation.names()
+            [['football helmet', 'bobsled'], ['castle', 'palace']]
+            >>> explanation.maps.shape  # photos, classes, height, width
+            torch.Size([2, 2, 7, 7])
+            >>> asked = explainer.explain(castle, "palace")
         """
         parts = self._batches(
             images, targets, top_k=top_k, above=above, refine=refine, batch_size=batch_size,
@@ -407,6 +419,12 @@ class Explainer(nn.Module):
 
         Raises:
             TTameError: If the file cannot be written.
+
+        Examples:
+            >>> import ttame
+            >>> path = ttame.load("drawn_cnn").save("mine.safetensors")
+            >>> ttame.load(path).spec.name
+            'drawn_cnn'
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -476,6 +494,15 @@ class Explainer(nn.Module):
                 and `any_size` is asked for, a photo cannot be read, the file cannot
                 be written, or it disagrees with PyTorch: by more than 1e-3 of the largest value,
                 with float16 weights 1e-2, with int8 0.2. Nothing is written then.
+
+        Examples:
+            >>> import ttame
+            >>> from ttame.data import samples
+            >>> agreement = ttame.load("drawn_cnn").export("mine.onnx")
+            >>> agreement.same  # share of photos with the same predicted class
+            1.0
+            >>> ttame.Exported("mine.onnx").explain(samples().paths[0]).map.shape
+            (24, 24)
         """
         from ttame.export.write import export
 

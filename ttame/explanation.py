@@ -203,6 +203,12 @@ class Explanation:
 
         Args:
             channels: Channels of the photo to show, as for `overlay`.
+
+        Examples:
+            >>> import ttame
+            >>> from ttame.data import samples
+            >>> explainer = ttame.load("tf_efficientnet_lite0")
+            >>> explainer.explain(samples().paths[1], top_k=3).plot().savefig("castle.png")
         """
         from ttame.plotting import plot_grid, register, render
 

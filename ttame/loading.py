@@ -99,6 +99,28 @@ def attach(
             copied or mixes the images of a batch, or its outputs do not fit the activation, need
             one to be chosen, or are values or features; or the auxiliary network is unknown, or
             takes images of other channels or another shape.
+
+    Examples:
+        Attach to a network of timm, with names for its two classes:
+
+        >>> import timm
+        >>> import ttame
+        >>> model = timm.create_model("resnet18", num_classes=2)
+        >>> explainer = ttame.attach(model, classes=["cat", "dog"])
+        >>> explainer.layers
+        ('layer2', 'layer3', 'layer4')
+        >>> explainer.spec.input_size
+        (224, 224)
+
+        A module that does not state what it expects of its images is told:
+
+        >>> from torch import nn
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ... )
+        >>> facts = {"input_size": (64, 96), "channels": 1, "mean": 0.5, "std": 0.25}
+        >>> ttame.attach(model, layers=["1"], **facts).spec.input_size  # height, width
+        (64, 96)
     """
     names = None if classes is None else class_names(classes)
     if isinstance(model, str):
@@ -162,6 +184,13 @@ def load(
 
     Raises:
         TTameError: If there is no such explainer, or its file cannot be used.
+
+    Examples:
+        >>> import ttame
+        >>> from ttame.data import samples
+        >>> explainer = ttame.load("tf_efficientnet_lite0")
+        >>> explainer.explain(samples().paths[2]).names()  # of the predicted class
+        [['Egyptian cat']]
     """
     if Path(name).suffix == ".safetensors":
         return Explainer.load(name, model, weights)

@@ -23,9 +23,47 @@ async () => {
     }
     return null;
   };
+  // What scrolls in a box of its own is cut where its reader looks first.
+  const scrolling = (element) => {
+    for (let box = element; box && !box.querySelector("h1, body"); box = box.parentElement) {
+      if (!box.clientWidth || box.scrollWidth <= box.clientWidth + 1) continue;
+      if (getComputedStyle(box).overflowX === "visible") continue;
+      return `${box.scrollWidth} px in ${box.clientWidth} px, ${name(element)}`;
+    }
+    return null;
+  };
+  const allowed = (element) => element.closest(".cell.tag_wide, .live") !== null;
+  const cut = (selector) => [...document.querySelectorAll(selector)]
+    .filter((each) => !allowed(each)).map(scrolling).filter(Boolean);
+  // A formula's box cuts what is too high for it as well.
+  const low = [...document.querySelectorAll("div.math, mjx-container")]
+    .filter((box) => box.clientHeight && box.scrollHeight > box.clientHeight + 2)
+    .map((box) => `${box.scrollHeight} px high in ${box.clientHeight} px, ${name(box)}`);
+  // Text against the first opaque ground behind it, by the ratio of WCAG.
+  const channels = (color) => color.match(/[\d.]+/g).map(Number);
+  const luminance = (color) => {
+    const [r, g, b] = channels(color).map((x) => x / 255)
+      .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = getComputedStyle(at).backgroundColor;
+      if ((channels(color)[3] ?? 1) > 0.5) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const written = [...document.querySelectorAll("p, li, td, th, summary, code, pre, span, a, b")]
+    .filter((each) => [...each.childNodes].some((x) => x.nodeType === 3 && x.data.trim()))
+    .filter((each) => each.checkVisibility({visibilityProperty: true, opacityProperty: true}));
+  const faint = written.flatMap((each) => {
+    const [one, other] = [getComputedStyle(each).color, ground(each)];
+    const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05) < 3 ? [`${one} on ${other}, ${name(each)}`] : [];
+  });
   // What pandas writes where there is no number.
   const lacking = [...document.querySelectorAll("td, th")]
-    .filter((cell) => /^(nan|nat|<na>)$/i.test(cell.textContent.trim()))
+    .filter((cell) => /^(nan|nat|<na>)$|\bnan\s*[±%–]|[±–]\s*nan\b/i.test(cell.textContent.trim()))
     .map((cell) => `${cell.textContent.trim()} in ${name(cell.parentElement)}`);
   const images = [...document.images];
   for (const image of images) image.loading = "eager";
@@ -34,6 +72,12 @@ async () => {
   return {
     anchors: [...document.querySelectorAll("[id], a[name]")].flatMap((each) => [each.id, each.name]),
     links: [...new Set([...document.links].map((link) => link.href))],
+    scrolling: {table: cut("table"), formula: cut("mjx-container"), code: cut("pre")},
+    low,
+    faint: [...new Set(faint)].slice(0, 5),
+    commands: document.body.innerText.match(/\S*ipykernel_launcher\S*|\S*kernel-[\w-]{36}\.json/g) ?? [],
+    figures: images.filter((image) => image.matches(".figure, .cell_output > img") && image.clientWidth)
+      .map((image) => ({url: image.src, shown: image.clientWidth, drawn: image.naturalWidth})),
     images: images.map((image) => ({
       source: image.getAttribute("src") ?? "", alt: image.getAttribute("alt") ?? "",
       loaded: image.naturalWidth > 0, decoration: image.closest("[aria-hidden=true]") !== null,

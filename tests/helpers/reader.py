@@ -2,9 +2,10 @@
 
     python tests/helpers/reader.py _build/html
 
-Each page is opened in the light theme on a phone's screen and in the dark theme on a desk's. What
-a reader would stumble over is printed and ends the command with 1. Links to other sites are not
-followed: nothing here asks the network for anything.
+Each page is opened in the light theme on a phone's screen and in the dark theme on a desk's, since
+colours depend on the theme, and places and sizes on the screen. What a reader would stumble over is
+printed and ends the command with 1; how many tables and formulas scroll on a phone is counted.
+Links to other sites are not followed: nothing here asks the network for anything.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,8 @@ FLAGS = [
     "--disable-quic",
 ]
 VIEWS = [("light", 390), ("dark", 1280)]  # theme, and width of the screen in pixels
+PHONE = 600  # pixels: narrower screens may have tables and formulas scroll
+LETTERING = 9  # pixels: the smallest letters in figures
 QUERIES = ("average+drop", "how+to+train+on+my+own+data")
 INSPECT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
@@ -84,9 +88,26 @@ def asks_nobody(url: str) -> bool:
     return urlsplit(url).scheme in ("file", "data", "blob")
 
 
+def on_phone(view: str) -> bool:
+    """Whether a view is that of a phone."""
+    return int(view.split()[-2]) < PHONE
+
+
 def path_of(url: str) -> Path:
     """The path that a `file:` address names."""
     return Path(url2pathname(urlsplit(url).path))
+
+
+def lettering(svg: str) -> float | None:
+    """The size of the smallest letters of an SVG document, relative to its width.
+
+    Matplotlib draws letters as paths, in hundredths of their size; indices may be smaller.
+    """
+    glyphs = re.findall(r"scale\((\d*\.?\d+(?:e-?\d+)?) -\1\)", svg)
+    fonts = re.findall(r"font-size[=:]\s*\"?(\d*\.?\d+)", svg)
+    width = re.search(r'viewBox="\S+ \S+ (\S+) ', svg)
+    sizes = [100 * float(each) for each in glyphs] + [float(each) for each in fonts]
+    return min(sizes) / float(width[1]) if sizes and width else None
 
 
 class Repository:
@@ -132,6 +153,7 @@ class Reader:
         self.problems: dict[str, str] = {}  # each with the view in which it was seen first
         self.anchors: dict[Path, set[str]] = {}
         self.links: dict[tuple[Path, str], str] = {}
+        self.scrolled: Counter[str] = Counter()  # by a phone's reader
 
     def name(self, path: Path) -> str:
         """A file's name in the book, or its full path where it lies elsewhere."""
@@ -187,6 +209,16 @@ class Reader:
                 self.note(path, view, f"image without alternative text: {source}")
         self.note(path, view, *(f"formula not understood: {each}" for each in seen["formulas"]))
         self.note(path, view, *(f"table without a number: {each}" for each in seen["lacking"]))
+        self.note(path, view, *(f"formula too high: {each}" for each in seen["low"]))
+        self.note(path, view, *(f"hard to read: {each}" for each in seen["faint"]))
+        self.note(path, view, *(f"command of a kernel: {each}" for each in seen["commands"]))
+        for kind, found in seen["scrolling"].items():
+            if on_phone(view):
+                self.scrolled[kind] += len(found)
+            else:
+                self.note(path, view, *(f"{kind} is cut: {each}" for each in found))
+        for figure in seen["figures"]:
+            self.measure(path, view, figure)
         if seen["theme"] is not None and not view.startswith(seen["theme"]):
             self.note(path, view, f"the theme is {seen['theme']!r}, not the one asked for")
         if wide := seen["wide"]:
@@ -194,6 +226,18 @@ class Reader:
             self.note(path, view, f"{wide['box']} is too wide for the screen: {parts}")
         self.anchors.setdefault(path, set()).update(filter(None, seen["anchors"]))
         self.links.update({(path, link): view for link in seen["links"]})
+
+    def measure(self, path: Path, view: str, figure: dict[str, Any]) -> None:
+        """Note a figure whose letters are too small as it is shown."""
+        file = path_of(figure["url"])
+        if urlsplit(figure["url"]).scheme == "file" and file.suffix == ".svg":
+            size = lettering(file.read_text(encoding="utf-8"))
+            if size is not None and size * figure["shown"] < LETTERING - 0.05:
+                told = f"letters of {size * figure['shown']:.1f} px in a figure: {self.name(file)}"
+                self.note(path, view, told)
+        elif figure["shown"] < 0.9 * figure["drawn"] and not on_phone(view):
+            told = f"{figure['drawn']} px drawn on {figure['shown']} px: {figure['url'][-80:]}"
+            self.note(path, view, f"picture shrinks: {told}")
 
     def follow_redirect(self, context: BrowserContext, path: Path, view: str) -> None:
         """Check where a page leads that only sends its reader on."""
@@ -235,7 +279,9 @@ class Reader:
                 self.note(path, view, wrong)
 
 
-def check(running: Browser, site: Path, repository: Path = ROOT, patience: float = 30) -> list[str]:
+def check(
+    running: Browser, site: Path, repository: Path = ROOT, patience: float = 30
+) -> tuple[list[str], Counter[str]]:
     """Read a book and say what is wrong with it.
 
     Args:
@@ -245,7 +291,8 @@ def check(running: Browser, site: Path, repository: Path = ROOT, patience: float
         patience: Seconds that the search may take.
 
     Returns:
-        The problems, each with its page and the view in which it was seen first.
+        The problems, each with its page and the view in which it was seen first; and how many
+        tables, formulas and pieces of code scroll on a phone, by kind.
 
     Raises:
         FileNotFoundError: The folder holds no book.
@@ -271,7 +318,8 @@ def check(running: Browser, site: Path, repository: Path = ROOT, patience: float
             reader.search(context, view, query)
         context.close()
     reader.follow()
-    return [f"{problem} ({view})" for problem, view in sorted(reader.problems.items())]
+    problems = [f"{problem} ({view})" for problem, view in sorted(reader.problems.items())]
+    return problems, reader.scrolled
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -283,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     try:
         with browser() as running:
-            problems = check(running, given.site)
+            problems, scrolled = check(running, given.site)
     except Unavailable as reason:
         print(f"The book was NOT read in a browser, this check is skipped: {reason}")
         return int(given.require)
@@ -292,6 +340,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for problem in problems:
         print(problem)
+    on_phones = ", ".join(f"{kind} {count}" for kind, count in sorted(scrolled.items()))
+    print(f"What scrolls in its box on a phone: {on_phones}")
     seconds = time.monotonic() - start
     print(f"The book was read in a browser: {len(problems)} problems, {seconds:.0f} s")
     return int(bool(problems))

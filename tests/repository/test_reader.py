@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.helpers import reader
 
@@ -28,8 +29,17 @@ CLEAN = f"""
 <a href="https://example.org/elsewhere">elsewhere</a>
 <a href="{COLAB}/notebooks/01_quickstart.ipynb"><img alt="Open in Colab" src="{PIXEL}"></a></p>
 <span aria-hidden="true"><img alt="" src="{PIXEL}"></span>
-<div style="overflow-x: auto"><table style="width: 2000px"><tr><td>scrolls</td></tr></table></div>
+<div class="cell tag_wide" style="overflow-x: auto">
+<table style="width: 2000px"><tr><td>may scroll</td></tr></table></div>
+<style>@media (max-width: 500px) {{table.phone {{width: 600px}}}}</style>
+<div style="overflow-x: auto">
+<table class="phone"><tr><td>scrolls on a phone</td></tr></table></div>
 """
+# Letters of eight units and of one tenth of that, which is an index, on a width of 200.
+LETTERS = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 100" width="200pt"><g transform='
+    '"translate(9 9) scale(0.08 -0.08)"><use transform="scale(0.1)"/></g></svg>'
+)
 FOUND = "<ul id='search-results'><li><a href='index.html#top'>found</a></li></ul>"
 
 # A page with one defect each, and the beginning of what must be said of it.
@@ -74,6 +84,45 @@ DEFECTS = {
         "<table><tr><th>AD</th><td>nan</td></tr><tr><th>Nan's bread</th><td>1.0</td></tr></table>",
         'table without a number: nan in tr "ADnan"',
     ),
+    "deviation": (
+        "<table><tr><td>1.0 ± nan</td><td>banana</td></tr></table>",
+        'table without a number: 1.0 ± nan in tr "1.0 ± nanbanana"',
+    ),
+    "table": (
+        "<div style='overflow: auto'><table style='width: 2000px'><td>x</td></table></div>",
+        "table is cut: 2000 px in ",
+    ),
+    "code": (
+        "<pre style='overflow: auto'><span style='padding-left: 2000px'></span></pre>",
+        "code is cut: 20",
+    ),
+    "formula-wide": (
+        "<div class='math' style='overflow: hidden'><mjx-container style='display: block;"
+        " overflow: auto'><p style='width: 2000px; height: 9px'></p></mjx-container></div>",
+        "formula is cut: 2000 px in ",
+    ),
+    "formula-high": (
+        "<div class='math' style='overflow: hidden; height: 20px'>"
+        "<div style='height: 40px'></div></div>",
+        "formula too high: 40 px high in 20 px",
+    ),
+    "faint": (
+        "<p style='color: #aaa'>Faint</p><p style='color: #111'>Clear</p>",
+        'hard to read: rgb(170, 170, 170) on rgb(255, 255, 255), p "Faint"',
+    ),
+    "command": (
+        "<p>ipykernel_launcher.py -f kernel.json</p>",
+        "command of a kernel: ipykernel_launcher.py",
+    ),
+    "letters": (
+        "<img class='figure' alt='Letters' src='small.svg' style='width: 150px'>",
+        "letters of 6.0 px in a figure: small.svg",
+    ),
+    "shrunk": (
+        "<div class='cell_output'>"
+        "<img alt='Wide' src='wide.png' style='width: 500px; max-width: 100%'></div>",
+        "picture shrinks: 600 px drawn on 500 px: ",
+    ),
     "theme": ("<script>document.documentElement.dataset.theme = 'dark'</script>", "the theme is"),
 }
 
@@ -88,6 +137,8 @@ def write_site(site: Path, search: str = FOUND) -> None:
     write(site / "search.html", f"<h1>Search</h1>{search}")
     write(site / "_sources" / "page.ipynb", "")
     write(site / "_static" / "template.html", "{{ <img> }}")
+    (site / "small.svg").write_text(LETTERS, encoding="utf-8")
+    Image.new("1", (600, 10)).save(site / "wide.png")
     (site / "start.html").write_text('<meta http-equiv="Refresh" content="0; url=index.html">')
 
 
@@ -108,7 +159,7 @@ def problems(running: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict
     for name, (body, _) in DEFECTS.items():
         write(folder / "site" / f"{name}.html", body)
     found: dict[str, list[str]] = {}
-    for problem in reader.check(running, folder / "site"):
+    for problem in reader.check(running, folder / "site")[0]:
         page, said = problem.split(": ", 1)
         found.setdefault(page, []).append(said)
     return found
@@ -116,7 +167,9 @@ def problems(running: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def test_a_clean_book_has_no_problems(running: Browser, tmp_path: Path) -> None:
     write_site(tmp_path)
-    assert reader.check(running, tmp_path) == []
+    problems, scrolled = reader.check(running, tmp_path)
+    assert problems == []
+    assert scrolled == {"table": 1, "formula": 0, "code": 0}
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -150,7 +203,8 @@ def test_search_must_find_what_exists(
     running: Browser, tmp_path: Path, search: str, messages: list[str]
 ) -> None:
     write_site(tmp_path, search)
-    problems = reader.check(running, tmp_path, patience=0.5)
+    patience = 30 if "<li>" in search else 0.5
+    problems, _ = reader.check(running, tmp_path, patience=patience)
     for found, message in zip(problems, messages, strict=True):
         assert found.startswith(message)
 
@@ -191,3 +245,16 @@ def test_without_a_browser_the_check_is_skipped_aloud(
     assert "NOT read" in (said := capsys.readouterr().out)
     assert "none of chromium, chromium-browser, google-chrome is on the PATH" in said
     assert reader.main(["site", "--require"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("drawn", "relative"),
+    [
+        (LETTERS, 8 / 200),
+        (LETTERS.replace("<g ", '<text font-size="7"/><g '), 7 / 200),
+        (LETTERS.replace("<g ", "<text style='font-size: 6px'/><g "), 6 / 200),
+        ('<svg viewBox="0 0 200 100"><path d="M0 0"/></svg>', None),
+    ],
+)
+def test_smallest_letters_of_a_figure_are_found(drawn: str, relative: float | None) -> None:
+    assert reader.lettering(drawn) == (None if relative is None else pytest.approx(relative))

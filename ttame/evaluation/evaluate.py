@@ -100,6 +100,16 @@ def evaluate(
         TTameError: An unknown method or metric, a method or metric that does not apply to the
             classifier (before anything is measured), an unreadable photo, a file of another run,
             what cannot be sent to worker processes.
+
+    Examples:
+        >>> import ttame
+        >>> from ttame.data import samples
+        >>> from ttame.evaluation.evaluate import evaluate
+        >>> from ttame.evaluation.tables import summary
+        >>> explainer, photos = ttame.load("drawn_cnn"), samples().sample(4)
+        >>> path = evaluate(explainer, photos, "four.jsonl", methods=["T-TAME", "random"])
+        >>> list(summary(path).loc["T-TAME"].filter(like="AD").index)
+        ['AD 100%', 'AD 50%', 'AD 15%']
     """
     _check(metrics, batch_size, steps, workers)
     if "SDS" in metrics:

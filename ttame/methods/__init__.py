@@ -86,6 +86,18 @@ def build(name: str, explainer: Explainer, settings: Mapping[str, Any] | None = 
     Raises:
         TTameError: If there is no such method, it does not apply to the classifier, or has no
             such setting.
+
+    Examples:
+        >>> import ttame
+        >>> from ttame.data import samples
+        >>> from ttame.images import normalize, to_batch
+        >>> from ttame.methods import build
+        >>> explainer = ttame.load("drawn_cnn")
+        >>> grad_cam = build("Grad-CAM", explainer)
+        >>> images = normalize(to_batch(samples().paths[:2], explainer.spec), explainer.spec)
+        >>> targets = explainer.classifier(images).argmax(1)
+        >>> grad_cam(images, targets).shape
+        torch.Size([2, 1, 96, 96])
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS)

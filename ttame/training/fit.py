@@ -144,6 +144,17 @@ def fit(
         TTameError: Nothing to resume, a checkpoint of another configuration, something to
             overwrite, an unreadable photo, a loss that is not finite, a full disk, too
             little memory (with the batch size that would fit).
+
+    Examples:
+        >>> import ttame
+        >>> from ttame.data import samples
+        >>> from ttame.training.fit import fit
+        >>> from ttame.training.recipes import DECODED, ours
+        >>> untrained = ttame.attach("drawn_cnn", "deepest", config=DECODED)
+        >>> config = ours(steps=2, batch_size=4, workers=0)
+        >>> trained = fit(untrained, samples(), config, "run", progress=False)
+        >>> trained.record["steps"]
+        2
     """
     out, run = Path(out), run_identity(explainer, photos, config)
     total = total_steps(len(photos), config)
