@@ -450,7 +450,7 @@ headers = {"recorded run": record, "our recipe": ours, "a step": throughput, "pr
 origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
 for name in ("learning", "trials"):
     origins[f"study {name}"] = study_provenance(shipped("results") / name)["provenance"]
-pd.concat(origins).rename_axis(["of", "fact"]).to_frame()
+pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
 
 # %% [markdown]
 # *Where the numbers of this chapter come from: the recorded run, our recipe, the benchmarks of a
