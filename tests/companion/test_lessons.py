@@ -22,10 +22,7 @@ PENDING = {
     "07_vision_transformers",
     "08_ablations_mechanism",
     "09_ablations_training",
-    "10_your_own_classifier",
     "11_explore",
-    "12_failure_cases",
-    "13_drawn_objects",
     "14_take_it_with_you",
     "15_reproduce",
 }
