@@ -7,7 +7,8 @@
 Everything built lies under _build/. Its src/ mirrors the repository's paths, so that the book's
 launch buttons, which are made from a page's path, point at files that exist in the repository.
 
-Every study of data/studies is a target, too: what has no record under data/results is run.
+Every study of data/studies is a target, too: what has no record under data/results is run. The
+target `every_metric` measures every method by every metric, into _build/every_metric.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import os
 import runpy
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 BUILD = Path("_build")
@@ -198,3 +200,34 @@ rule run:
         " {sys.executable:q} -m ttame study data/studies/{wildcards.study}.toml"
         " --out data/results/{wildcards.study} --work {BUILD:q}/studies/{wildcards.study}"
         " --only {wildcards.run:q}"
+
+
+# Methods by every metric: their parts, by name, with the options of `ttame evaluate`.
+_every = tomllib.loads(Path("data/results/every_metric/parts.toml").read_text("utf-8"))
+_shared = _every.pop("shared")
+EVERY_METRIC = {
+    f"{photos}_{part}": f"{found['options']} --methods {shlex.quote(methods)} {_shared}"
+    for photos, found in _every.items()
+    for part, methods in found["methods"].items()
+}
+
+
+rule every_metric:
+    input:
+        expand(f"{BUILD}/every_metric/{{part}}.jsonl.gz", part=EVERY_METRIC),
+
+
+rule part_of_every_metric:
+    output:
+        f"{BUILD}/every_metric/{{part}}.jsonl.gz",
+    wildcard_constraints:
+        part="|".join(EVERY_METRIC),
+    params:
+        options=lambda wildcards: EVERY_METRIC[wildcards.part],
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+    shell:
+        "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}"
+        " {sys.executable:q} -m ttame evaluate {params.options} --out {output:q}"

@@ -409,6 +409,55 @@ def refinement(
     console.print(f"record: {path}", soft_wrap=True)
 
 
+def quality(
+    out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
+        "data/results/quality.json"
+    ),
+    backbone: Annotated[str, typer.Option(help="Registered backbone.")] = DEFAULT,
+    data: Annotated[str, typer.Option(help="Photos, as for `ttame train`.")] = "photos",
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(help="Optimiser steps of a run; repeatable; default: 43 to 684."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Photos per step.")] = 20,
+    limit: Annotated[int, typer.Option(help="Number of photos per set to measure on.")] = 500,
+    work: Annotated[Path, typer.Option(help="Folder for the training runs.")] = Path(
+        "runs/quality"
+    ),
+    seed: SEED = 0,
+) -> None:
+    """Score runs of our recipe of several lengths against Grad-CAM, on both validation sets."""
+    from benchmarks.quality import STEPS, measure_quality
+    from benchmarks.records import write_benchmark
+    from ttame.classifiers.registry import backbone_spec
+    from ttame.data import open_photos
+    from ttame.loading import attach
+    from ttame.training.recipes import architecture, layers, ours
+
+    plain = attach(backbone, layers("ttame", backbone_spec(backbone)), config=architecture("ttame"))
+    train = open_photos(data, "train")
+    sets = [open_photos(name).sample(limit) for name in ("imagenette", "photos")]
+    with bar() as shown:
+        tasks = {what: shown.add_task(what) for what in ("training", "measuring")}
+
+        def report(what: str, done: int, total: int) -> None:
+            shown.update(tasks[what], completed=done, total=total)
+
+        rows = measure_quality(
+            plain, ours(batch_size=batch_size, seed=seed), train, sets, work,
+            steps or STEPS, progress=report,
+        )  # fmt: skip
+    for row in rows:
+        console.print(
+            f"{row['data']}, {row['steps']} steps, {row['minutes']} min, {row['score']}: "
+            f"{row['mean']:.1f} ({row['against']} {row['rival']:.1f}: {row['verdict']})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    path = write_benchmark(out, "quality", seed, backbone=backbone, trained_on=train.name,
+                           batch_size=batch_size, rows=rows)  # fmt: skip
+    console.print(f"record: {path}", soft_wrap=True)
+
+
 def runtime(
     out: Annotated[Path, typer.Option(help="Output file, .json.")] = Path(
         "data/results/runtime.json"
@@ -524,6 +573,7 @@ for command in (
     families,
     transfer,
     refinement,
+    quality,
     parts,
     distill,
     drawn,

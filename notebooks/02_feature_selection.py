@@ -15,14 +15,20 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/02_feature_selection.ipynb)
 #
-# **Shows** which layers of a classifier can feed the attention mechanism, what their feature maps
-# look like, and what each contributes to an explanation map.
+# **You will learn**
 #
-# **Costs** less than a minute on two CPU cores; nothing is trained or downloaded.
+# - how much of an {term}`explanation map <Explanation map>` comes from the deepest layer, and what
+#   shallower ones add;
+# - what {term}`feature maps <Feature map>` of different depth look like, and how much each knows
+#   about the class;
+# - which layers of a network can be read at all, and how they are chosen for any network.
 #
-# **Data and model.** EfficientNet-Lite0 with its ImageNet weights and the shipped explainer.
-# Photos are those of Imagenette's validation split where that is available, else the sample
-# photos; the output says which. The larger profiles take more photos.
+# **It costs** less than a minute and 1 GB of memory on two CPU cores. Nothing is trained or
+# downloaded.
+#
+# **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, and
+# explainers that were trained on it: by our recipe on one layer and on three, and as published on
+# three. Two of the sample photos are looked at; scores are read from committed results.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -32,229 +38,247 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
-photos = None  # how many are measured; None: as the profile sets
+shown = ["cat", "german_shepherd"]  # sample photos
 channels = 5  # feature maps that are shown of a layer
-seed = 0
 
-# %% [markdown]
-# ## Which layers there are
-#
-# Any module whose output is a grid can be tapped: feature maps of a convolutional network, or the
-# patch tokens of a transformer laid out on their grid. One forward pass finds them all.
-
-# %%
-import tempfile
-from pathlib import Path
-
+# %% tags=["hide-input"]
 import pandas as pd
 import torch
+from IPython.display import Markdown
 
 import ttame
+from ttame.classifiers.classes import short_name
 from ttame.classifiers.layers import list_layers
 from ttame.classifiers.registry import build_backbone
-from ttame.companion.figures.curves import plot_metrics
 from ttame.companion.figures.maps import plot_feature_maps, plot_layers
+from ttame.companion.figures.scores import plot_differences
+from ttame.companion.figures.training import plot_bars
 from ttame.companion.notebook_profiles import open_profile
-from ttame.companion.shipped import reference
+from ttame.companion.shipped import provenances, reference
 from ttame.companion.studies.runs import at_layer
 from ttame.data import samples
+from ttame.evaluation.comparison import paired_differences
 from ttame.evaluation.diagnosis import keep_layers
-from ttame.evaluation.evaluate import evaluate
-from ttame.evaluation.tables import per_sample, summary
-from ttame.methods import build, ttame_method
-from ttame.plotting import plot_grid, plot_methods
+from ttame.evaluation.tables import scores, summary
+from ttame.images import normalize
+from ttame.methods import build
+from ttame.plotting import plot_methods
 from ttame.records import read_results
 
-setting = open_profile(profile)
-explainer = ttame.load(f"{setting.backbone}_layers")  # trained on three layers by our recipe
-found = list_layers(explainer.classifier, explainer.spec.input_size)
-layers = pd.DataFrame([vars(row) for row in found]).set_index("name")
-layers["registered"] = layers.index.isin(explainer.layers)
-print(f"{explainer.spec.name}: {len(layers)} modules with a spatial output")
-layers.sort_values("channels").groupby(["size", "stride"]).agg(
-    modules=("kind", "size"), channels=("channels", "unique")
-).sort_index(ascending=False)
+open_profile(profile)
+path = {path.stem: path for path in samples().paths}
 
 # %% [markdown]
-# *The modules of the classifier by the size of their maps, in cells. The stride is the width of a
-# cell in pixels of the input: deeper layers have more channels and larger cells.*
+# ## One layer is enough
 #
-# ## The choice
-#
-# The papers take the ends of the last three resolutions. `layers="auto"` makes this choice for any
-# network; for a registered classifier, the registered layers are taken instead, which somebody
-# chose by looking.
+# The papers read three layers, fine and coarse ones, because fine maps can draw outlines that coarse
+# ones cannot. Does it pay? Here is the same recipe with the same photos and steps, trained once on
+# the deepest layer alone and once on three, on photos of Imagenette {cite}`imagenette` and on photos
+# of kinds that neither saw in training.
 
-# %%
-either = layers[layers["chosen"] | layers["registered"]]
-either.drop(columns="in_place").rename(columns={"chosen": "automatic"})
-
-# %% [markdown]
-# *The layers of either choice. Where two rows have the same size, the automatic and the registered
-# choice tap the same resolution at different places. `ttame layers MODEL` prints this table for any
-# registered classifier and for every one of timm and torchvision.*
-#
-# The automatic choice knows no names of networks. It looks at one forward pass of three images,
-# noise and the same noise changed at two places. A module is a candidate if its output has the
-# image's shape, channels first, channels last or as patch tokens, and if each change shows at its
-# own place of the map. Some networks carry their tokens in another order; their maps would be
-# scrambled pictures. Among the candidates it takes the last module of each of the last three
-# resolutions, or, in a network of equal blocks, three of the last four.
-
-# %%
-families = {
-    "EfficientNet-Lite0": "timm/tf_efficientnet_lite0",
-    "ViT-Tiny": "timm/vit_tiny_patch16_224",
-    "Swin-Tiny, channels last": "timm/swin_tiny_patch4_window7_224",
-    "Hiera-Tiny, tokens reordered": "timm/hiera_tiny_224",
+# %% tags=["hide-input"]
+files = {
+    "Imagenette": ("imagenette_val.jsonl", "recipe_layers.jsonl"),
+    "other kinds": ("kinds_val.jsonl", "recipe_layers_kinds.jsonl"),
 }
-networks = {}
-for title, name in families.items():
-    backbone = build_backbone(name)  # random weights: only the structure counts
-    networks[title] = list_layers(backbone.model, backbone.spec.input_size)
-plot_layers(networks)
+headers, compared = {}, []
+for data, pair in files.items():
+    pieces = []
+    for name, file in zip(("the deepest layer", "three layers"), pair, strict=True):
+        headers[file], records = read_results(reference(file))
+        pieces.append(scores(records.query("method == 'T-TAME'")).assign(method=name))
+    found = paired_differences(pd.concat(pieces), "the deepest layer")
+    compared.append(found.assign(against=f"three layers, {data}"))
+table = pd.concat(compared, ignore_index=True)
+masked = [f"{measure} {share}%" for measure in ("AD", "IC") for share in (100, 50, 15)]
+plot_differences(table, "the deepest layer", masked)
 
 # %% [markdown]
-# *Modules of four networks in the order in which they run, against the stride of their maps.
-# Coloured and labelled: the automatic choice, with channels, height and width. Crosses: maps in
-# another order than the image, which the choice leaves out.*
+# *Right of zero, the explainer on the deepest layer is ahead of the one on three layers, in
+# {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) when 100, 50 and 15 % of the
+# pixels are kept. Bars are 95 % intervals over photos; grey: chance explains the difference.*
+
+# %% tags=["remove-input"]
+counts = table["verdict"].value_counts().reindex(["better", "worse", "open"], fill_value=0)
+largest = table.loc[table["score"].isin(masked), "difference"].abs().max()
+Markdown(
+    f"Over all {len(table)} comparisons, {table['score'].nunique()} scores on either set of photos, "
+    f"the deepest layer alone is better in {counts['better']} and worse in {counts['worse']}; in "
+    f"{counts['open']} chance explains the difference. In AD and IC the two differ by at most "
+    f"{largest:.1f} percentage points. A layer that brings nothing is left out: **T-TAME (our "
+    "recipe) reads the deepest layer alone**, T-TAME (as published) reads three."
+)
+
+# %% [markdown]
+# ## Why: knowledge of the class comes late
 #
-# ## Feature maps
+# One pass of the classifier computes all feature maps. Here are those of three depths, for a cat and
+# a dog.
 
 # %%
-batch = explainer.explain(samples().paths, top_k=1)
-names = [path.stem for path in samples().paths]
-cat, dog = names.index("cat"), names.index("german_shepherd")
-pair = [("cat", batch.images[cat]), ("german_shepherd", batch.images[dog])]
-plot_grid([pair], what="The two photos of this page")
-
-# %%
-from ttame.images import normalize
-
-images = normalize(batch.images[[cat, dog]], explainer.spec)
+explainer = ttame.load("tf_efficientnet_lite0_layers")  # our recipe, trained on three layers
+explanation = explainer.explain([path[name] for name in shown])
+images = normalize(explanation.images, explainer.spec)
 with torch.inference_mode():
     logits, maps = explainer.extract(images)
-for name, values in zip(explainer.layers, maps, strict=True):
-    print(f"{name:10} {tuple(values.shape[1:])}  (channels, height, width)")
+
+# %% tags=["hide-input"]
 tapped = dict(zip(explainer.layers, maps, strict=True))
 plot_feature_maps({name: values[:1] for name, values in tapped.items()}, channels)
 
 # %% [markdown]
-# *The channels of strongest response to the photo of the cat, a registered layer a row, shallow to
-# deep. Shallow maps draw edges and textures; deep ones mark places, coarsely.*
+# *The channels that respond most to the photo of the cat, from shallow (top) to deep. Shallow maps
+# are fine, and draw edges and textures whatever they belong to; deep ones are coarse, and mark
+# places.*
 
-# %%
-plot_feature_maps({name: values[1:] for name, values in tapped.items()}, channels)
-
-# %% [markdown]
-# *The same for the photo of the dog: other channels respond.*
-#
-# ## How much each layer says about the class
-#
-# Grad-CAM {cite}`gradcam` weights the channels of one layer by their gradients, with no training,
-# so it can probe any layer. It is applied here to the output of each stage, and scored by Average
-# Drop and Increase in Confidence ([definitions](../book/method.md)).
-
-# %%
-count = photos if photos is not None else setting.pick(quick=16, imagenette=200, imagenet=1000)
-measured = setting.photos("val").sample(count, seed)
-print(f"{len(measured)} photos of {measured.name}, classifier {explainer.spec.name}")
-methods = {
-    f"Grad-CAM at {name}": build("Grad-CAM", at_layer(explainer, name)) for name in explainer.layers
-}
-with tempfile.TemporaryDirectory() as folder:
-    depth = evaluate(explainer, measured, Path(folder) / "depth.jsonl", methods=methods, seed=seed)
-    table = summary(depth)
-table.filter(regex="AD|IC|photos").round(1)
+# %% tags=["hide-input"]
+plot_feature_maps({name: values[1:2] for name, values in tapped.items()}, channels)
 
 # %% [markdown]
-# *Grad-CAM on the layers that the mechanism reads; the number of photos is in the table. A shallow
-# layer alone hardly knows the class: what it adds to a deep one is sharpness.*
+# *The same for the photo of the dog. In the deepest layer other channels respond than for the cat.*
 #
-# ## What each layer contributes to an explanation
-#
-# A layer's part in a map is what changes when nothing of the layer is read: neither its rows of the
-# fusion, nor the channels that the decoder takes from it ([method](../book/method.md)). First, the
-# maps that a single layer makes:
+# Grad-CAM {cite}`gradcam` turns any single layer into a map of the class without training, by the
+# gradients of its channels. So it can ask every depth where the class is:
 
 # %%
-readers = {"all layers": explainer}
-readers |= {f"only {name}": keep_layers(explainer, [name]) for name in explainer.layers}
-targets = logits.argmax(dim=1, keepdim=True)
-with torch.inference_mode():
-    parts = {name: reader(images, targets)[2] for name, reader in readers.items()}
-plot_methods(batch.images[[cat, dog]], parts, ["cat", "german_shepherd"])
+targets = explanation.targets[:, 0]
+depths = {name: build("Grad-CAM", at_layer(explainer, name)) for name in explainer.layers}
+cams = {name: method(images, targets) for name, method in depths.items()}
+plot_methods(explanation.images, cams, [short_name(names[0]) for names in explanation.names()])
 
 # %% [markdown]
-# *Explanation map of the predicted class by the shipped explainer, and by one layer alone, every
-# map scaled to its own range.*
+# *Grad-CAM for the predicted class at three depths, from shallow to deep. At the shallow layers it
+# is scattered over edges; only the deepest gathers on the animal.*
+#
+# ### What each layer is worth
+#
+# Measured on a trained mechanism, T-TAME (as published): its maps with all three layers, with each
+# layer left out, and with each alone.
 
-# %%
-pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")[["share", "correlation"]].round(
-    3
+# %% tags=["hide-input"]
+headers["diagnosis_published.jsonl"], parts = read_results(reference("diagnosis_published.jsonl"))
+drops = summary(parts)[["AD 100%", "AD 50%", "AD 15%"]]
+plot_bars(drops, "Average Drop, % (lower is better)")
+
+# %% tags=["remove-input"]
+whole, deep = drops.loc["all layers"], explainer.layers[-1]
+Markdown(
+    f"*Means over {parts['photo'].nunique()} photos of Imagenette.* Read alone, the shallowest layer "
+    f"has an AD of {drops.loc[f'only {explainer.layers[0]}', 'AD 50%']:.0f} % at 50 % of the pixels, "
+    f"the middle one {drops.loc[f'only {explainer.layers[1]}', 'AD 50%']:.0f} %, the deepest "
+    f"{drops.loc[f'only {deep}', 'AD 50%']:.0f} %; all three together have "
+    f"{whole['AD 50%']:.0f} %. [The attention mechanism](03_attention_mechanism.ipynb) has the "
+    "differences with their intervals."
 )
 
 # %% [markdown]
-# *Means over the sample photos. `share`: how strongly the layer's part varies over the photo,
-# relative to the whole map; `correlation`: of the part with the map. A layer with a small share
-# hardly matters.*
-
-# %% [markdown]
-# Measured on more photos, with each layer alone and with each layer left out:
+# Our recipe on three layers tells the same story. Here are its maps, and those of each layer alone:
 
 # %%
-readers |= {
-    f"without {name}": keep_layers(
-        explainer, [other for other in explainer.layers if other != name]
-    )
-    for name in explainer.layers
-}
-methods = {name: ttame_method(reader) for name, reader in readers.items()}
-with tempfile.TemporaryDirectory() as folder:
-    out = evaluate(explainer, measured, Path(folder) / "parts.jsonl", methods=methods, seed=seed)
-    table, (_, records) = summary(out), read_results(out)
-table.filter(regex="AD|IC|photos").round(1)
+readers = {"three layers": explainer}
+readers |= {f"only {name}": keep_layers(explainer, [name]) for name in explainer.layers}
+with torch.inference_mode():
+    alone = {name: reader(images, targets[:, None])[2] for name, reader in readers.items()}
+plot_methods(explanation.images, alone, [short_name(names[0]) for names in explanation.names()])
 
-# %%
-plot_metrics(per_sample(records))
+# %% tags=["remove-input"]
+statistics = pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
+share = statistics["share"]
+Markdown(
+    "*Maps of the predicted class by our recipe on three layers, and what is left of them when only "
+    "one is read, every map scaled to its own range.* Taking away the deepest layer changes the two "
+    f"maps {share.iloc[-1]:.1f} times as much as they vary, taking away the shallowest "
+    f"{share.iloc[0]:.2f} times (standard deviations over the photo)."
+)
 
 # %% [markdown]
-# *Average Drop and Increase in Confidence of the maps that some layers make, on the photos counted
-# in the table; bars are means, lines are 95 % intervals over photos. Intervals that overlap say
-# nothing about which is better: this is a look at the parts of one trained mechanism.*
+# ## Which layers can be read
 #
-# ## Three layers or one
-#
-# Whether a layer earns its place shows only where a mechanism is trained without it. The same
-# recipe, photos and steps, once on the three layers of this page and once on the deepest alone;
-# Imagenette's validation photos, and photos of kinds that neither saw in training:
+# Any module whose output is a grid can feed the mechanism: the feature maps of a convolutional
+# network, or the {term}`patch tokens <Patch token>` of a transformer, laid out on their grid. One
+# forward pass finds them, in any network.
 
 # %%
-from ttame.evaluation.comparison import paired_differences
-from ttame.evaluation.tables import scores
-
-runs = {
-    "Imagenette": ("imagenette_val.jsonl", "recipe_layers.jsonl"),
-    "other kinds": ("kinds_val.jsonl", "recipe_layers_kinds.jsonl"),
-}
-one, three = "deepest layer", "three layers"
-compared = {}
-for data, files in runs.items():
-    both = pd.concat(
-        scores(read_results(reference(file))[1].query("method == 'T-TAME'")).assign(method=name)
-        for name, file in zip((one, three), files, strict=True)
-    )
-    compared[data] = paired_differences(both, one).drop(columns=["against", "p"])
-pd.concat(compared).droplevel(1).round(1)
-
-# %%
-verdicts = pd.concat(compared)["verdict"].value_counts()
-print(", ".join(f"{verdict}: {count}" for verdict, count in verdicts.items()))
+families = {"EfficientNet-Lite0": "tf_efficientnet_lite0", "ViT-Tiny": "vit_tiny_patch16_224",
+            "Swin-Tiny": "swin_tiny_patch4_window7_224", "Hiera-Tiny": "hiera_tiny_224"}  # fmt: skip
+networks = {}
+for title, name in families.items():
+    backbone = build_backbone(f"timm/{name}")  # random weights: only the structure counts
+    networks[title] = list_layers(backbone.model, backbone.spec.input_size)
+plot_layers(networks)
 
 # %% [markdown]
-# *Deepest layer alone minus three layers, percentage points, with the 95 % interval of the paired
-# difference; `better` and `worse` judge the deepest layer alone.* A layer that brings nothing
-# beyond chance is left out: our recipe reads the deepest layer, the papers' three. The published
-# mechanism on other choices of layers is in [the ablations](08_ablations_mechanism.ipynb).
+# *Modules of four networks in the order in which they run, against the stride of their maps, the
+# width of a cell in pixels. Blue and labelled: the automatic choice, with channels, height and
+# width. Crosses: maps whose cells do not stand in the order of the image.*
+#
+# The automatic choice (`layers="auto"`) knows no names of networks. It sends three images through
+# the network: noise, and the same noise changed at two places. A module is a candidate if its output
+# has the shape of an image and each change shows at its own place. Some networks carry their tokens
+# in another order, like Hiera above; their maps would be scrambled pictures. Among the candidates it
+# takes the last module of each of the last three resolutions, as the papers do; in a network of
+# equal blocks, three of the last four. `layers="deepest"` takes the deepest of these.
+
+# %% tags=["hide-input"]
+rows = pd.DataFrame(
+    [vars(row) for row in list_layers(explainer.classifier, explainer.spec.input_size)]
+).set_index("name")
+rows["registered"] = rows.index.isin(explainer.layers)
+either = rows[rows["chosen"] | rows["registered"]]
+either[["channels", "stride", "chosen", "registered"]].rename(columns={"chosen": "automatic"})
+
+# %% [markdown]
+# *For networks that `ttame` lists by name, hand-picked layers are used instead. For this one, both
+# choices read the same resolutions.* `ttame layers MODEL` prints such a table for every classifier
+# of timm and torchvision:
+#
+# ```console
+# $ ttame layers timm/resnet50
+# ```
+
+# %% tags=["hide-cell"]
+provenances(headers)
+
+# %% [markdown]
+# *Where the scores of this chapter come from.*
+#
+# ## What to remember
+#
+# - The deepest layer makes the map. Shallow layers see edges, not classes.
+# - Trained by our recipe, three layers are not told apart from the deepest one, so it reads that one.
+#   As published, the mechanism reads three.
+# - Layers are found by what they do, not by their names, so the choice works for any network.
+# - Other choices of layers, for the mechanism as published, are measured in [the
+#   ablations](08_ablations_mechanism.ipynb).
+#
+# ## Exercises
+#
+# **1.** Which layers are chosen for a ResNet-18?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+resnet = build_backbone("timm/resnet18")
+for row in list_layers(resnet.model, resnet.spec.input_size):
+    if row.chosen:
+        print(row.name, row.channels, row.size)
+
+# %% [markdown]
+# **2.** Attach a fresh mechanism to two layers of your choice. How many weights would be trained?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+fresh = ttame.attach("tf_efficientnet_lite0", layers=["blocks.4", "blocks.6"])
+print(f"{sum(weight.numel() for weight in fresh.mechanism.parameters()):,}, of which "
+      f"{fresh.mechanism.fusion.weight.numel():,} are the rows of the classes")  # fmt: skip
+
+# %% [markdown]
+# **3.** Read only the two shallow layers of the explainer on three. What does the map show?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+blinded = keep_layers(explainer, explainer.layers[:2])
+with torch.inference_mode():
+    edges = {
+        "all layers": alone["three layers"],
+        "shallow ones": blinded(images, targets[:, None])[2],
+    }
+plot_methods(explanation.images, edges, shown)

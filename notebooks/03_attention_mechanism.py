@@ -15,13 +15,19 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/03_attention_mechanism.ipynb)
 #
-# **Shows** the way of one photo through the attention mechanism: every intermediate as a picture
-# with its shape, from the feature maps to the masked photos and what the classifier says of them.
+# **You will learn**
 #
-# **Costs** seconds on a CPU; nothing is trained or downloaded.
+# - how a handful of 1×1 convolutions turns {term}`feature maps <Feature map>` into one
+#   {term}`explanation map <Explanation map>` per class, by building them yourself in plain torch;
+# - what one photo looks like after every step;
+# - what each layer adds to the map, measured;
+# - why the library fuses before it upsamples, and gets the same map for a fraction of the work.
 #
-# **Data and model.** One sample photo, an EfficientNet-Lite0 with its ImageNet weights and the
-# shipped explainer. All profiles take this photo; `imagenet` takes the papers' classifier instead.
+# **It costs** a few seconds and 0.7 GB of memory on two CPU cores. Nothing is trained or downloaded.
+#
+# **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, and a
+# mechanism trained on it as the papers publish it {cite}`tame,ttame`. One sample photo goes through
+# all of it; every profile runs this chapter alike.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -31,290 +37,386 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
-photo = "german_shepherd"  # a sample photo
-layer = 1  # whose branch is looked into, counted from the shallowest
+photo = "giant_panda"  # a sample photo
+layer = 1  # whose branch is looked into step by step, counted from the shallowest
 channels = 5  # feature maps that are shown of a layer
 
-# %% [markdown]
-# ## The photo and the classifier's answer
-
-# %%
+# %% tags=["hide-input"]
 import timeit
-from dataclasses import replace
 
-import pandas as pd
 import torch
+from IPython.display import Markdown
+from torch import nn
 
 import ttame
-from ttame.attention import AttentionMechanism, resize, standardize
+from ttame.attention import standardize
+from ttame.classifiers.classes import short_name
+from ttame.companion.figures.architecture import plot_architecture
 from ttame.companion.figures.maps import plot_feature_maps
+from ttame.companion.figures.masked import plot_masked
+from ttame.companion.figures.scores import plot_differences
 from ttame.companion.notebook_profiles import open_profile
+from ttame.companion.shipped import provenance_table, reference, training_record
 from ttame.data import samples
-from ttame.evaluation.confidence import PERCENTAGES, average_drop
-from ttame.images import denormalize, normalize, to_batch
-from ttame.masking import keep_top, normalize_maps, upsample
+from ttame.evaluation.comparison import paired_differences
+from ttame.evaluation.diagnosis import WHOLE
+from ttame.evaluation.tables import scores
+from ttame.images import normalize
+from ttame.masking import normalize_maps
 from ttame.plotting import plot_grid
+from ttame.records import read_results
 
+open_profile(profile)
 torch.set_grad_enabled(False)
-setting = open_profile(profile)
-explainer = ttame.load(f"{setting.backbone}_published")
-spec, mechanism = explainer.spec, explainer.mechanism
-
-raw = to_batch({path.stem: path for path in samples().paths}[photo], spec)
-image = normalize(raw, spec)
-logits, maps = explainer.extract(image)
-probability, target = (found[0] for found in logits.softmax(dim=1).max(dim=1))
-name = explainer.classes[target].split(",")[0]
-print(f"photo {tuple(raw.shape)}, logits {tuple(logits.shape)}")
-print(f"model truth: {name}, probability {probability:.1%}")
-plot_grid([[(photo, raw[0])]], what="The photo of this page")
+path = {path.stem: path for path in samples().paths}
 
 # %% [markdown]
-# *The photo, resized and cropped as the classifier expects. The class that the classifier
-# predicts, right or wrong, is the model truth: the target class from here on.*
-#
-# ## Feature maps
-#
-# The pass that made the logits also passed these layers, and their outputs were kept: $F_1, \dots,
-# F_L$.
+# ## The whole of it in one picture
 
 # %%
-for name_of, values in zip(explainer.layers, maps, strict=True):
-    print(f"F of {name_of:10} {tuple(values.shape)}")
+explainer = ttame.load("tf_efficientnet_lite0_published")
+plot_architecture(explainer, path[photo])
+
+# %% [markdown]
+# *From left to right: the photo; the feature maps of three layers of the frozen classifier, of
+# which the one channel is shown that adds most to the predicted class; the same channel after the
+# layer's {term}`branch <Feature branch>`; what the layer says about the class, red for it and blue
+# against it; the sum; and the photo under the map, with the probability that is left. Shapes are
+# channels × height × width.*
+#
+# Only the branches and the weights that make the parts are trained, once per classifier. They see
+# nothing of the photo but these feature maps, which the classifier computes anyway on its way to a
+# prediction. So an explanation needs no second pass.
+#
+# ## What goes in
+
+# %%
+explanation = explainer.explain(path[photo])
+image = normalize(explanation.images, explainer.spec)  # (1, 3, 224, 224)
+target = int(explanation.targets)
+logits, maps = explainer.extract(image)  # one pass: the prediction and the feature maps
+
+# %% tags=["remove-input"]
+name = short_name(explainer.classes[target])
+shapes = ", ".join(
+    f"`{of}` {' × '.join(map(str, found.shape[1:]))}"
+    for of, found in zip(explainer.layers, maps, strict=True)
+)
+Markdown(
+    f"The classifier sees a **{name}** ({float(logits.softmax(dim=1)[0, target]):.0%}). Right or "
+    "wrong, its own prediction is the {term}`target class <Target class>` from here on. The feature "
+    f"maps $F_1, F_2, F_3$ are {shapes}."
+)
+
+# %% tags=["hide-input"]
 plot_feature_maps(dict(zip(explainer.layers, maps, strict=True)), channels)
 
 # %% [markdown]
-# *The channels of strongest response, one row per layer. All the mechanism ever sees of the photo
-# is in these maps.*
+# *Feature maps with the strongest response to the photo, a layer per row, from shallow to deep.
+# Shallow maps are fine and follow edges and textures; deep ones are coarse and follow things.*
 #
-# ## The feature branch
+# ## Build it
 #
-# Each layer has its own branch, $B = \operatorname{ReLU}(\operatorname{BN}(W * F + b) + F)$: a 1×1
-# convolution that mixes channels at each place, batch normalisation, a skip connection and a
-# rectifier. This page looks at the mechanism as published, trained on our photos; what our own
-# recipe does otherwise is at the end. Step by step, for one layer and the
-# one channel that adds most to the target class:
+# Three kinds of layers are all it takes. Each feature map gets a 1×1 convolution, which mixes the
+# channels at each place and never looks sideways, and a batch normalisation. One last 1×1
+# convolution, the {term}`fusion <Fusion>`, has a row of weights for each class.
 
 # %%
-features, branch = maps[layer], mechanism.branches[layer]
-convolved = branch.convolution(features)
-normalised = branch.norm(convolved)
-added = normalised + features
-rectifies = mechanism.config.activation == "relu"
-output = torch.relu(added) if rectifies else added
-assert torch.equal(output, branch(features)), "these steps are not those of the library"
-print(f"activation: {mechanism.config.activation}; the same values as the library's branch")
+widths = [found.shape[1] for found in maps]  # channels of the layers
+convolutions = nn.ModuleList(nn.Conv2d(width, width, kernel_size=1) for width in widths)
+norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths).eval()
+fusion = nn.Conv2d(sum(widths), len(explainer.classes), kernel_size=1)
 
-start = sum(mechanism.widths[:layer])
-row = mechanism.fusion.weight[target, start : start + mechanism.widths[layer], 0, 0]
-channel = int((row * output[0].mean(dim=(-2, -1))).argmax())
+# %% [markdown]
+# They start with random weights. Training is [a chapter of its own](04_training.ipynb); here the
+# weights are copied from the trained mechanism.
+
+# %%
+for index, trained in enumerate(explainer.mechanism.branches):
+    convolutions[index].load_state_dict(trained.convolution.state_dict())
+    norms[index].load_state_dict(trained.norm.state_dict())
+fusion.load_state_dict(explainer.mechanism.fusion.state_dict())
+
+# %% [markdown]
+# ### A branch for every layer
+#
+# $$
+# B_l = \operatorname{ReLU}\bigl(\operatorname{BN}(W_l * F_l + b_l) + F_l\bigr)
+# $$
+#
+# Convolve, normalise, add the input back, cut off what is negative:
+
+# %%
+branches = []
+for feature, convolution, norm in zip(maps, convolutions, norms, strict=True):
+    mixed = norm(convolution(feature))
+    branches.append(torch.relu(mixed + feature))
+
+# %% tags=["hide-input"]
+row = fusion.weight[target, :, 0, 0].split(widths)[layer]
+channel = int((row * branches[layer][0].mean(dim=(-2, -1))).argmax())
+convolved = convolutions[layer](maps[layer])
 steps = {
-    "feature map F": features,
+    "feature map": maps[layer],
     "1×1 convolution": convolved,
-    "batch norm": normalised,
-    "+ skip" if rectifies else "+ skip: branch B": added,
-    **({"ReLU: branch B": output} if rectifies else {}),
+    "batch norm": norms[layer](convolved),
+    "+ feature map": norms[layer](convolved) + maps[layer],
+    "ReLU": branches[layer],
 }
 plot_grid(
-    [[(f"{step}\n{tuple(values.shape)}", values[0, channel]) for step, values in steps.items()]],
+    [[(step, values[0, channel]) for step, values in steps.items()]],
     signed=True,
-    what="One channel after each step of a feature branch",
+    what=f"One channel of {explainer.layers[layer]} after each step of its branch",
 )
 
 # %% [markdown]
-# *One channel on its way through the branch; red is positive, blue negative, white zero, each
-# picture on its own scale. Titles give the shape of the whole tensor: a branch changes neither the
-# number of channels nor the resolution.*
+# *One channel of the middle layer on its way through the branch, each picture on its own scale. The
+# skip connection keeps the feature map in the sum, so a branch that has learned nothing passes it
+# on, and training only needs to learn what to change.*
 
-# %%
-outputs = dict(zip(explainer.layers, mechanism.branch_outputs(maps), strict=True))
-plot_feature_maps({f"B of {of}": values for of, values in outputs.items()}, channels)
+# %% tags=["hide-input"]
+outputs = {f"branch of {of}": found for of, found in zip(explainer.layers, branches, strict=True)}
+plot_feature_maps(outputs, channels)
 
 # %% [markdown]
-# *What all branches put out for the photo: the channels of strongest response, one row per layer.
-# Compare them with the feature maps above; the fusion takes these.*
+# *What the three branches put out, strongest channels first. Shapes are those of the feature maps;
+# everything below zero is gone.*
 #
-# ## Fusion
+# ### Fuse them
 #
-# The fusion is one more 1×1 convolution with a row of weights $v_y$ for each class $y$. The row of
-# the target class turns each branch into one map, at the branch's own resolution; the maps are
-# upsampled to the largest one and added, with the class's bias.
+# $$
+# c_y = v_{y,0} + \sum_{l} v_{y,l} * U(B_l), \qquad a_y = \sigma(c_y)
+# $$
+#
+# $U$ enlarges every branch to the size of the largest. Stacked, they go through the fusion, whose
+# row $v_y$ turns all channels into one map of class $y$. The {term}`mask <Mask>` of the papers'
+# training is its sigmoid.
 
 # %%
-size = mechanism.output_size(maps)
-rows = mechanism.fusion.weight[target, :, 0, 0].split(mechanism.widths)
-fused, total = [], mechanism.fusion.bias[target]
-for hidden, row in zip(mechanism.branch_outputs(maps), rows, strict=True):
-    fused.append(torch.einsum("c,bchw->bhw", row, hidden)[:, None])
-    total = total + resize(fused[-1], size)
+size = maps[0].shape[-2:]  # of the largest map
+upsampled = [nn.functional.interpolate(found, size, mode="bilinear") for found in branches]
+c = fusion(torch.cat(upsampled, dim=1))  # (1, 1000, 28, 28): a map of every class
+a = torch.sigmoid(c)
 
-parts = dict(zip([f"fused {of}" for of in explainer.layers], fused, strict=True))
-parts["upsampled, added: c"] = total
+# %% [markdown]
+# That is the whole mechanism. With the same weights it is the library's:
+
+# %%
+library = explainer.mechanism(maps)
+difference = float((c - library).abs().max() / library.abs().max())
+assert difference < 1e-6
+
+# %% tags=["remove-input"]
+Markdown(
+    f"Over all {c.shape[1]:,} maps, the largest difference is {difference:.0e} of the largest "
+    "value: rounding."
+)
+
+# %% tags=["hide-input"]
 plot_grid(
-    [
-        [
-            (
-                f"{part}, {tuple(found.shape[-2:])}\n{found.min():.2f} to {found.max():.2f}",
-                found[0, 0],
-            )
-            for part, found in parts.items()
-        ]
-    ],
-    signed=True,
-    what="The part of each layer and their sum, the explanation map, with sizes and ranges",
+    [[("photo", explanation.images[0]), ("map c", c[0, target]), ("mask a", a[0, target])]],
+    what="The photo, the fused map and its sigmoid",
 )
 
 # %% [markdown]
-# *What each layer says about the target class, and their sum with the bias, the explanation map
-# before the sigmoid. Red speaks for the class, blue against it; each picture has its own scale, so
-# the ranges in the titles say how much a layer matters.*
+# *The photo, the fused map of the predicted class, and the mask that the sigmoid makes of it.*
+#
+# ## Fuse first, upsample later
+#
+# The order above is the papers': it enlarges every channel and computes the maps of all classes.
+# Upsampling and a 1×1 convolution are both linear, and one works on places, the other on channels.
+# So they can be exchanged, $v * U(B) = U(v * B)$. Fused first, each layer leaves a single small map:
+# what it says about the class.
 
 # %%
-explanation = mechanism(maps, target.view(1, 1))
-print(f"largest difference to the library's map: {float((explanation - total).abs().max()):.1e}")
+rows = fusion.weight[target, :, 0, 0].split(widths)
+parts = [torch.einsum("c,bchw->bhw", *pair)[:, None] for pair in zip(rows, branches, strict=True)]
+enlarged = [nn.functional.interpolate(part, size, mode="bilinear") for part in parts]
+fused_first = sum(enlarged) + fusion.bias[target]
+
+# %% tags=["hide-input"]
+shown = [
+    *((f"{of}\n{part.min():.1f} to {part.max():.1f}", part[0, 0])
+      for of, part in zip(explainer.layers, parts, strict=True)),
+    (f"added up\n{fused_first.min():.1f} to {fused_first.max():.1f}", fused_first[0, 0]),
+    (f"papers' order\n{c[0, target].min():.1f} to {c[0, target].max():.1f}", c[0, target]),
+]  # fmt: skip
+plot_grid([shown], signed=True, what="What each layer says, their sum, and the papers' order")
 
 # %% [markdown]
-# ## Fusing before upsampling
-#
-# The papers upsample every channel first, stack them, and fuse to the maps of all classes.
-# Upsampling and a 1×1 convolution are linear and act on different axes, so the order does not
-# change the function (see [the method](../book/method.md)), but it changes the work.
+# *What each layer says about the class, at its own resolution; the three upsampled and added; and
+# the map of the section before. Red speaks for the class, blue against it, each picture on its own
+# scale: the ranges below the names tell how much a layer matters.*
 
-# %%
-textbook = mechanism.textbook(maps)
-difference = float((textbook[:, target] - explanation[:, 0]).abs().max())
-print(f"textbook order: {tuple(textbook.shape)}; fusing first: {tuple(explanation.shape)}")
-print(f"largest difference of the target's map: {difference:.1e}")
-print(f"of maps that range from {float(explanation.min()):.1f} to {float(explanation.max()):.1f}")
-
-# %%
-one = target.view(1, 1)
-cells, wide = size[0] * size[1], sum(mechanism.widths)
-own = sum(hidden.shape[1] * hidden[0, 0].numel() for hidden in maps)
+# %% tags=["remove-input"]
+one = torch.tensor([[target]])
+apart = float((fused_first[:, 0] - c[:, target]).abs().max() / c[:, target].abs().max())
+assert apart < 1e-5, "the two orders differ"
 clock = {
-    "textbook": timeit.repeat("mechanism.textbook(maps)", globals=globals(), number=1, repeat=5),
-    "fusing first": timeit.repeat("mechanism(maps, one)", globals=globals(), number=1, repeat=5),
-}
-pd.DataFrame(
-    {
-        "values upsampled": [wide * cells, len(maps) * cells],
-        "multiplications of the fusion": [wide * cells * len(explainer.classes), own],
-        "milliseconds, branches included": [1000 * sorted(values)[2] for values in clock.values()],
-    },
-    index=list(clock),
-).round(1)
+    order: 1000 * min(timeit.repeat(call, globals=globals(), number=1, repeat=5))
+    for order, call in {
+        "papers": "explainer.mechanism.textbook(maps)", "library": "explainer.mechanism(maps, one)"
+    }.items()
+}  # fmt: skip
+cells, wide = size[0] * size[1], sum(widths)
+own = sum(found[0].numel() for found in maps)
+Markdown(
+    f"The two maps differ by {apart:.0e} of the largest value. The papers' order enlarges {wide} "
+    f"channels and multiplies {wide * cells * c.shape[1] / 1e6:,.0f} million times in the fusion; "
+    f"the library enlarges {len(maps)} channels and multiplies {own / 1e6:.2f} million times. Here, "
+    f"branches included, that took {clock['papers']:.0f} ms against {clock['library']:.1f} ms. The "
+    "library offers the papers' order as `mechanism.textbook`, to be checked against."
+)
 
 # %% [markdown]
-# *The cost of one explanation map in either order, on this machine: counts from the shapes, and
-# the median of a few runs.*
+# ## What each layer adds
+#
+# The figure shows one photo. How much a layer matters on many was measured by leaving it out: the
+# maps of all three layers against those without one, and against those of one alone.
+
+# %% tags=["hide-input"]
+header, records = read_results(reference("diagnosis_published.jsonl"))
+costs = paired_differences(scores(records), WHOLE)
+masked = [score for score in dict.fromkeys(costs["score"]) if score[:2] in ("AD", "IC")]
+plot_differences(costs, WHOLE, masked)
+
+# %% [markdown]
+# *Right of zero, all three layers are ahead of the reading on the left, in
+# {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) when 100, 50 or 15 % of the
+# pixels are kept. Bars are 95 % intervals over photos; grey: chance explains the difference.*
+
+# %% tags=["remove-input"]
+cost = costs.set_index(["against", "score"])
+share = {
+    row["layer"]: row["share"] for row in training_record(explainer.record["name"])["diagnosis"]
+}
+shallow, middle, deepest_layer = explainer.layers
+lost = {of: -cost.loc[(f"without {of}", "AD 50%"), "difference"] for of in explainer.layers}
+alone = -cost.loc[(f"only {deepest_layer}", "AD 100%"), "difference"]
+Markdown(
+    f"**The deepest layer makes the map.** Without `{deepest_layer}`, AD at 50 % rises by "
+    f"{lost[deepest_layer]:.0f} percentage points ({header['config']['data']}, "
+    f"{records['photo'].nunique()} photos). Without `{shallow}` it rises by {lost[shallow]:.1f}, "
+    f"without `{middle}` by {lost[middle]:.1f}: no more than chance explains. Together the two are "
+    f"worth something, though: with the deepest layer alone, AD at 100 % is {alone:.1f} points "
+    "higher. The parts say the same. Over the photo, that of the deepest layer varies "
+    f"{share[deepest_layer]:.2f} times as much as the whole map, that of the shallowest "
+    f"{share[shallow]:.2f} times. [Feature selection](02_feature_selection.ipynb) asks what follows."
+)
+
+# %% tags=["hide-cell"]
+provenance_table(header)
+
+# %% [markdown]
+# *Where these measurements come from.*
 #
 # ## From map to mask
 #
-# In the papers' training the raw map passes a sigmoid, $a = \sigma(c)$. For display and in the
-# metrics it is scaled to its own range instead, so that every mask runs from hidden to shown; our
-# recipe trains on that form, too.
+# A map has no scale of its own. The papers' training squeezes it by the sigmoid; every score and
+# every figure in this book scales it from its own lowest to its own highest value instead
+# (*min-max*), keeps the best pixels, and asks the classifier again.
 
-# %%
-sigmoid, scaled = torch.sigmoid(explanation), normalize_maps(explanation)
-mask = upsample(scaled, raw.shape[-2:])
-forms = {"raw c": explanation, "sigmoid a": sigmoid, "min-max": scaled, "upsampled": mask}
+# %% tags=["hide-input"]
+plot_masked(
+    explainer, image, explanation.targets[0], {"map": explanation.maps}, percentages=(100, 50, 15)
+)
+
+# %% [markdown]
+# *The photo; its map laid over it; and what is left when 100, 50 and 15 % of the pixels are kept,
+# each multiplied by its value in the mask, with the remaining probability p′. Hidden pixels take
+# the mean colour.*
+#
+# ## What our recipe changes
+#
+# What you have built is T-TAME (as published). The explainer that the other chapters use, T-TAME
+# (our recipe), keeps the idea and changes three things:
+#
+# - **Min-max in training, too.** The mask that is trained is the one that is scored.
+# - **{term}`Tied rows`.** The papers learn a free row of weights for each class from photos of that
+#   class. We tie the rows to the classifier's own {term}`class vectors <Class vector>`, so that all
+#   classes share what is learned, and rare ones get good maps as well.
+# - **A {term}`decoder <Decoder>`.** Fusion only adds up what the layers say. Our recipe drops the
+#   branches, fuses the feature maps themselves, and hands the fused map to a small convolutional
+#   network, whose weights all classes share: it can let one thing decide how another is read.
+
+# %% tags=["hide-input"]
+ours = ttame.load("tf_efficientnet_lite0")
+deepest = ours.extract(image)[1]
+fused = ours.mechanism.layer_parts(deepest, one)[0]
+start, refined = torch.sigmoid(2 * standardize(fused) + 1), ours.mechanism(deepest, one)
 plot_grid(
     [
         [
-            (
-                f"{form}, {tuple(found.shape[-2:])}\n{found.min():.2f} to {found.max():.2f}",
-                found[0, 0],
-            )
-            for form, found in forms.items()
+            ("photo", explanation.images[0]),
+            ("fused map", normalize_maps(fused)[0, 0]),
+            ("decoder, untrained", normalize_maps(start)[0, 0]),
+            ("decoder, trained", normalize_maps(refined)[0, 0]),
         ]
     ],
-    what="One explanation map in four forms, with sizes and ranges",
+    what="The fused map of our recipe, and what the decoder makes of it before and after training",
 )
 
 # %% [markdown]
-# *The explanation map, the mask of training, and the mask of the metrics; titles give size and
-# range.*
-#
-# ## Masked photos, and the classifier's answer to them
-#
-# The metrics keep the top share of pixels with their soft values, multiply the photo by the mask
-# and ask the classifier again.
+# *The fused map of the deepest layer, what an untrained decoder makes of it, and the trained one.*
 
-# %%
-pictures, answers = [("photo", raw[0])], []
-for percentage in PERCENTAGES:
-    kept = keep_top(mask, percentage / 100)
-    masked = spec.mask(image, scaled, percentage / 100)
-    value = explainer.classifier(masked).softmax(dim=1)[0, target]
-    drop = average_drop(probability.view(1), value.view(1))
-    answers.append((percentage, int((kept > 0).sum()), float(value), float(drop)))
-    pictures.append((f"{percentage} % retained\np' = {value:.1%}", denormalize(masked, spec)[0]))
-plot_grid([pictures], what="The photo, and what is left of it at each retained share")
-
-# %% [markdown]
-# *The photo, and what is left of it at each retained share, with the probability of the target
-# class. Hidden pixels take the colour of the masking space that the explainer was trained in.*
-
-# %%
-print(f"{name}: p = {float(probability):.3f} on the whole photo, masking space {spec.space!r}")
-columns = ["retained, %", "pixels left", "p'", "drop, %"]
-pd.DataFrame(answers, columns=columns).set_index("retained, %").round(3)
-
-# %% [markdown]
-# *One photo's part in the Average Drop. It would count towards the Increase in Confidence where p'
-# is larger than p.*
-#
-# ## What the layers add, and what the branches have learned
-#
-# The map is a sum over layers, so each layer's part can be measured: how much it varies over the
-# photo compared with the whole map, how well it alone would do, and how far its branch has moved
-# from handing its feature map through.
-
-# %%
-photos = normalize(to_batch(list(samples().paths), spec), spec)
-pd.DataFrame(explainer.layer_statistics(photos)).set_index("layer").round(4)
-
-# %% [markdown]
-# *Means over the sample photos. `share`: standard deviation of the layer's part over that of the
-# map. `correlation`: of the part alone with the map. `moved`: relative distance of the branch's
-# output from its input; 0 for a branch that has learned nothing. `gain`: mean size of the batch
-# norm's gains. A layer with a small share and a branch that has hardly moved is carried along: the
-# map is made by the other layers.* What dropping a layer costs is measured by `ttame diagnose`, and
-# in [Feature selection](02_feature_selection.ipynb).
-#
-# ## The decoder of our recipe
-#
-# A fusion adds what the layers say. It cannot let one layer decide how another is read: where the
-# deep layer sees the class, an edge of a shallow one matters, elsewhere it does not. The explainer
-# that ships for this classifier therefore fuses the feature maps themselves, without branches, and
-# hands the result to a small decoder. It standardises the fused map per photo, reads a few channels
-# of every layer beside it, and ends in a sigmoid. Its weights are shared by all classes, so that
-# what it learns on some holds for all. It may read any number of layers; the shipped one reads the
-# deepest alone, because three brought nothing more ([Feature
-# selection](02_feature_selection.ipynb)).
-
-# %%
-shipped = ttame.load(setting.backbone)
-decoder = shipped.mechanism.decoder
-logits, targets, refined = shipped(image)
-fused = AttentionMechanism(
-    shipped.mechanism.channels,
-    len(shipped.classes),
-    replace(shipped.mechanism.config, decoder=None),
-).eval()
-fused.load_state_dict(shipped.mechanism.state_dict(), strict=False)
-coarse = fused(shipped.extract(image)[1], targets)
-start = torch.sigmoid(2 * standardize(coarse) + 1)
-print(f"{sum(p.numel() for p in decoder.parameters()):,} parameters of the decoder")
-steps = {"fused map": coarse, "the decoder's start": start, "what it has learned": refined}
-plot_grid(
-    [[("photo", raw[0]), *((step, normalize_maps(found)[0, 0]) for step, found in steps.items())]],
-    what="The fused map, what the decoder makes of it at the start, and after training",
+# %% tags=["remove-input"]
+learned = sum(found.numel() for found in ours.mechanism.decoder.parameters())
+branched = sum(found.numel() for found in explainer.mechanism.branches.parameters())
+Markdown(
+    f"The decoder has {learned:,} weights, the branches that it replaces {branched:,}. "
+    "[Feature selection](02_feature_selection.ipynb) shows why our recipe reads the deepest layer "
+    "alone, [the method](../book/method.md) has the equations, and [the "
+    "ablations](08_ablations_mechanism.ipynb) measure every part."
 )
 
 # %% [markdown]
-# *The map of the predicted class before the decoder, as the untrained decoder would return it, and
-# as the trained one does.* [Method](../book/method.md) has the equations, [GPU
-# training](04_training.ipynb) how it is trained.
+# ## What to remember
+#
+# - The mechanism reads the classifier's own feature maps: one pass gives the prediction and a map
+#   of any class.
+# - A branch is 1×1 convolution, batch norm, skip connection, rectifier. It changes neither the
+#   number of channels nor the resolution.
+# - The fusion is linear, with a row of weights per class, so the map is a sum of what each layer
+#   says.
+# - Because upsampling is linear as well, fusing first gives the same map and saves almost all of
+#   the work.
+#
+# ## Exercises
+#
+# **1.** `c` holds the maps of all classes. Show the map of the second most probable class beside
+# that of the first, and the difference of the two.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+first, second = logits[0].topk(2).indices.tolist()
+named = [(short_name(explainer.classes[index]), c[0, index]) for index in (first, second)]
+plot_grid([[*named, ("difference", c[0, first] - c[0, second])]], signed=True,
+          what="Maps of the two most probable classes, and their difference")  # fmt: skip
+
+# %% [markdown]
+# **2.** What does the skip connection do? Leave it out, with the weights as they are, and correlate
+# the new map with the old one.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+without = [
+    torch.relu(norm(convolution(feature)))
+    for feature, convolution, norm in zip(maps, convolutions, norms, strict=True)
+]
+bare = fusion(torch.cat([nn.functional.interpolate(x, size, mode="bilinear") for x in without], 1))
+pair = torch.stack([c[0, target].flatten(), bare[0, target].flatten()])
+print(f"correlation with the map: {torch.corrcoef(pair)[0, 1]:.2f}")
+
+# %% [markdown]
+# **3.** Does the order still not matter if the branches are enlarged by `mode="nearest"`? And if
+# the rectifier came after the upsampling?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+nearest = [nn.functional.interpolate(found, size, mode="nearest") for found in branches]
+early = sum(nn.functional.interpolate(part, size, mode="nearest") for part in parts)
+late = fusion(torch.cat(nearest, dim=1))[:, target] - fusion.bias[target]
+print(f"nearest: {float((early[:, 0] - late).abs().max()):.0e}, linear, too, so nothing changes")
+deep = convolutions[2](maps[2])
+orders = [torch.relu(nn.functional.interpolate(deep, size, mode="bilinear")),
+          nn.functional.interpolate(torch.relu(deep), size, mode="bilinear")]  # fmt: skip
+print(f"rectified after: {float((orders[0] - orders[1]).abs().max()):.1f}, it is not linear")

@@ -15,16 +15,19 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/06_evaluation.ipynb)
 #
-# **Shows** how explanation maps are scored: the committed reference results of many methods on
-# the same photos, where T-TAME wins and where it loses, a small live run beside them, and what
-# these scores cannot see.
+# **You will learn**
 #
-# **Costs** about three minutes on two CPU cores in profile `quick`; nothing is downloaded.
+# - what the usual measures ask of an {term}`explanation map <Explanation map>`, in pictures;
+# - which of them can be trusted, and which are won by a map that looks at nothing;
+# - where T-TAME is ahead of other methods, and where it is behind;
+# - whether a map that was optimised for a score explains, or fools.
 #
-# **Data and model.** EfficientNet-Lite0 with its ImageNet weights and the shipped explainer. The
-# reference results come from committed files; the live part runs on a few photos of Imagenette's
-# validation split {cite}`imagenette` where that is available, else on the sample photos; the
-# output says which.
+# **It costs** about two minutes on two CPU cores and about 2.5 GB of memory; nothing is downloaded.
+# The large measurements are read from committed results.
+#
+# **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights and the
+# shipped explainer. Results are of photos of Imagenette's validation split {cite}`imagenette`, and
+# of photos of kinds that training never showed; what runs here, runs on the sample photos.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -34,589 +37,412 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
-photos = None  # of the live run with AD and IC; None: as the profile sets
-few = 4  # photos for all scores, the pictures and the sanity check
+photos = None  # of the live run; None: as the profile sets
+shown = ["honey_bee", "german_shepherd", "giant_panda"]  # sample photos
 seed = 0
 
-# %% [markdown]
-# ## What is measured
-#
-# Nobody knows the right explanation map. So scores change the photo by the map and ask the
-# classifier again: they say whether it *uses* what the map shows. $p$ is the probability of the
-# predicted class on the whole photo, $p'$ that on the changed one. [The method
-# page](../book/method.md) gives the formulas.
-#
-# **Masking: AD, IC and AG.** The photo is multiplied by its map, of which only the top 100, 50 or
-# 15 % of pixels are retained.
-#
-# - **Average Drop** (AD, lower is better): by how much of itself the probability falls, where it
-#   falls, $\max(0, p - p')/p$.
-# - **Increase in Confidence** (IC, higher is better): the share of photos for which it rises,
-#   $p'>p$; a rise of a millionth counts as much as a large one {cite}`gradcampp`.
-# - **Average Gain** (AG, higher is better): how much of the missing certainty the mask supplies,
-#   $\max(0, p' - p)/(1 - p)$; it was proposed because AD alone is easily fooled {cite}`opticam`.
-#
-# They tell whether the retained part is enough for the answer. They depend on the values of the
-# map, not only on their order, and on the masking space: hidden pixels are black in `raw`, the
-# mean colour in `normalized`. All rows of a table share one space, which its provenance states.
-#
-# **Degradation: ROAD** {cite}`road`. Pixels are removed in the map's order and the holes filled
-# from what is left around them, so that a hole tells little by its shape. With the most relevant
-# pixels first (**MoRF**, lower is better) a good map makes the classifier lose its answer early,
-# with the least relevant first (**LeRF**, higher is better) late. The answer is followed in two
-# ways: the share of photos that keep their class, as in the papers, and the probability of the
-# class. Only the order of the pixels counts; a score is the area under the curve between 10 and
-# 90 % removed.
-#
-# **Insertion and deletion** {cite}`rise`. Insertion (higher is better) starts from the blurred
-# photo and brings the most relevant pixels back; deletion (lower is better) replaces them by the
-# mean colour, in whatever space the explainer masks. Again only the order counts. The grey
-# patches are unlike any photo the classifier has seen, so that deletion also rewards maps that
-# find out what disturbs it.
-#
-# **Details that change numbers.** The target is the classifier's own prediction, right or wrong.
-# Every map is scaled for its photo alone. Exactly the stated share of pixels is retained or
-# removed, and ties are broken by a seeded shuffle: a constant map picks its pixels by lot. A
-# *degenerate* map ranks nothing (it is constant, or not finite); it is scored all the same and
-# counted in the tables.
-#
-# **Regions one by one: SDS and SaCo.** SDS {cite}`sds` deletes each cell of a 4 × 4 grid once and
-# correlates what the class loses with the map's sums per cell; SaCo {cite}`saco` does so with
-# groups of pixels of like salience. For both, higher is better and chance is 0.
-#
-# **Location.** The grid pointing game {cite}`coda_nets` lays 2 × 2 photos of different classes side
-# by side: what share of the map is on the photo of its class? Chance is 25 %, higher is better.
-# Imagenette has no boxes for the pointing game on objects, which asks where the object is, not
-# where the classifier looks (`ttame.evaluation.localization`).
-#
-# ## The reference results
-
-# %%
+# %% tags=["hide-input"]
 import tempfile
 from pathlib import Path
 
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 import ttame
-from ttame.companion.figures.agreement import plot_agreement
-from ttame.companion.figures.curves import (
-    plot_drops,
-    plot_insertion,
-    plot_metrics,
-    plot_probabilities,
-    plot_road,
-)
-from ttame.companion.figures.masked import plot_road_series
+from ttame.companion.figures.agreement import plot_agreement, plot_margins
+from ttame.companion.figures.budgets import plot_budgets
+from ttame.companion.figures.curves import plot_drops, plot_insertion, plot_probabilities, plot_road
+from ttame.companion.figures.masked import plot_masked, plot_road_series
 from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
-from ttame.companion.headline import MEASURES, SETS, headline, read_comparison
+from ttame.companion.headline import MEASURES, SETS, common_photos, headline, read_comparison
 from ttame.companion.notebook_profiles import open_profile
-from ttame.companion.shipped import provenance_table, read_benchmark, reference
+from ttame.companion.shipped import provenances, read_benchmark, reference
+from ttame.data import samples
 from ttame.evaluation.agreement import BLIND, blind_margins, rank_agreement, unwinnable
-from ttame.evaluation.comparison import in_words, paired_differences
-from ttame.evaluation.confidence import higher_is_better
-from ttame.evaluation.evaluate import METRICS, evaluate
+from ttame.evaluation.comparison import in_short, paired_differences
+from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.randomization import sanity_check
 from ttame.evaluation.tables import curves, intervals, per_sample, read_together, scores, summary
 from ttame.images import normalize, to_batch
-from ttame.methods import DEFAULT_METHODS, METHODS, build
-from ttame.plotting import plot_methods
+from ttame.methods import METHODS, build
 from ttame.records import read_results
 
-kinds = ("", "_more", "_published", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
-names = [f"imagenette_val{kind}.jsonl" for kind in kinds]
-headers, records = read_together(*[reference(name) for name in names])
-origins = [provenance_table(header)["provenance"] for header in headers]
-origin = pd.concat(origins, axis=1, keys=names)
-origin.loc["methods"] = [", ".join(header["config"]["methods"]) for header in headers]
-origin.style.format(na_rep="–")
+setting = open_profile(profile)
 
 # %% [markdown]
-# *Where the reference results come from, a file a column. The slowest methods saw only the first
-# of the same photos; their settings stand beside. ROAD, insertion and deletion were measured on
-# the first photos only, as the table says, for all methods alike.*
-
-# %%
-blind = list(BLIND)  # look at nothing in the photo
-order = sorted(records["method"].unique(), key=list(METHODS).index)
-seen = records.groupby("method")["photo"].nunique()
-complete = [name for name in order if seen[name] == seen.max()]
-everyone = records.groupby("photo")["method"].transform("nunique") == len(order)
-print(f"{len(order)} methods; {len(complete)} of them on {seen.max()} photos")
-print(f"all of them on {records.loc[everyone, 'photo'].nunique()} photos")
-walked = records.loc[records["road_morf"].notna(), "photo"].nunique()
-print(f"ROAD, insertion and deletion: {walked} photos")
-
-# %%
-main = records[records["method"].isin(complete)]
-table = summary(main).loc[complete].drop(columns="ms")
-quality = [name for name in table if name.startswith(("AD", "IC", "ROAD")) or "tion" in name]
-rising = [name for name in quality if higher_is_better(name)]
-falling = [name for name in quality if name not in rising]
-benchmark = read_benchmark(reference("benchmark.json"))
-costs = pd.DataFrame(benchmark["methods"]).set_index("method")
-# RISE was timed at its default number of masks; its cost is linear in them.
-masks = records.loc[records["method"] == "RISE", "forward"].mean()
-costs.loc["RISE", ["ms", "ratio"]] *= masks / costs.loc["RISE", "forward"]
-looking = [name for name in complete if name not in blind]
-(
-    table.join(costs["ms"])
-    .style.format(precision=1, na_rep="–")
-    .highlight_max(subset=(looking, rising), props="font-weight: bold")
-    .highlight_min(subset=(looking, falling), props="font-weight: bold")
-)
-
-# %% [markdown]
-# *Means over the photos, in percent, in the papers' layout: T-TAME first, then the others by
-# family, at the end the maps that look at nothing. `T-TAME` is the explainer that ships, by our
-# recipe; `T-TAME (published)` is the papers' mechanism with free rows and their objective, trained
-# on the same photos, by AdamW because SGD would need many more steps, and `with tied rows` the same
-# but for its rows; `T-TAME (refined)` takes
-# four gradient steps per photo from T-TAME's own map. Bold: the best
-# mean of a column among methods that look at the photo. ROAD: area under the curve of the share of
-# photos that keep their class. `forward` and `backward` count the passes of the classifier that a
-# map takes, `ms` is its time for one photo alone, from the benchmark; a dash: not timed. `photos`
-# counts those of AD and IC; ROAD, insertion and deletion stand on the first of them, as printed
-# above.*
-
-# %%
-together = summary(records[everyone]).loc[order]
-among = [name for name in order if name not in blind]
-(
-    together[[*quality, "photos", "degenerate", "forward", "backward"]]
-    .join(costs["ms"])
-    .style.format(precision=1, na_rep="–")
-    .highlight_max(subset=(among, rising), props="font-weight: bold")
-    .highlight_min(subset=(among, falling), props="font-weight: bold")
-)
-
-# %% [markdown]
-# *The same for all methods, the slow ones included, on the photos that every one of them saw.
-# Rows of this table compare with each other; with those of the table above they do not.*
+# ## What a score asks
 #
-# ### How sure the means are
+# Nobody knows the right explanation map. So scores change the photo by the map and ask the
+# classifier again: they tell whether it *uses* what the map shows.
 
 # %%
-bounds = intervals(records)
-bounds["shown"] = [
-    f"{mean:.1f} ({low:.1f}\u00a0to\u00a0{high:.1f})"
-    for mean, low, high in zip(bounds["mean"], bounds["low"], bounds["high"], strict=True)
-]
-spread = bounds.pivot(index="method", columns="score", values="shown").loc[order]
-spread = spread[bounds["score"].unique()].rename_axis(index=None, columns=None)
-spread.filter(regex="%")
+explainer = ttame.load("tf_efficientnet_lite0")
+paths = {path.stem: path for path in samples().paths}
+images = normalize(to_batch([paths[name] for name in shown], explainer.spec), explainer.spec)
+with torch.inference_mode():
+    target = explainer.classifier(images).argmax(dim=1)
+names = ("T-TAME", "Grad-CAM", "random", "centre Gaussian")
+maps = {name: build(name, explainer)(images, target) for name in names}
 
 # %%
-spread.filter(regex="ROAD|tion")
+pair = {name: maps[name][1:] for name in ("T-TAME", "Grad-CAM")}
+plot_masked(explainer, images[1:], target[1:], pair, percentages=[15])
 
 # %% [markdown]
-# *Means in percent, in brackets the 95 % bootstrap interval over photos; every method on all
-# photos that it saw. Intervals of two methods may overlap although one is better on nearly every
-# photo: for a comparison see the paired differences below.*
+# *Is what the map keeps enough? Each map retains its best 15 % of the pixels, the rest turns grey.
+# Above the masked photo, the probability p' that is left of the class and, where the answer has
+# changed, the new one.*
 #
-# ### Curves
+# {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) make numbers of this: by how
+# much of itself the probability falls, and on how many photos it rises. They judge the values of a
+# map and not only its order.
+
+# %%
+walked = {name: maps[name][:1] for name in ("T-TAME", "random")}
+plot_road_series(explainer, images[:1], walked, seed=seed)
+
+# %% [markdown]
+# *Is the order right? ROAD {cite}`road` removes more and more pixels and fills the holes from
+# their surroundings, so that a hole tells little by its shape. A good map loses the answer early
+# when its most relevant pixels go first, and keeps it long when they go last. The random map shows
+# what the filling alone does.*
 #
-# In colour are T-TAME, Grad-CAM, the random map and the four methods with the best mean rank over
-# the columns of the first table; which these are is computed, too.
-
-# %%
-ranks = table.loc[looking, falling].rank().join(table.loc[looking, rising].rank(ascending=False))
-leading = ranks.mean(axis=1).nsmallest(4).index
-highlight = list(dict.fromkeys(["T-TAME", "Grad-CAM", *leading, "random"]))
-plot_road(curves(main, "ROAD"), highlight)
-
-# %% [markdown]
-# *ROAD on the photos of the first table. Above, the share of photos that keep their class; below,
-# the probability of the class. Bands are 95 % intervals over photos. The classifier may lose its
-# answer because the imputed photo looks strange, so that even the random map's curve falls: what
-# counts is the distance from that.*
-
-# %%
-plot_insertion(curves(main, "insertion/deletion"), highlight)
-
-# %% [markdown]
-# *Insertion and deletion on the same photos: the probability of the class while the most relevant
-# pixels come back into the blurred photo, or give way to the mean colour.*
-
-# %%
-plot_drops(per_sample(main), highlight)
-
-# %% [markdown]
-# *Distribution of the drop: a curve gives the share of photos whose probability drops by at most
-# that much, so that higher is better. A good method lifts the left end, where the answer is kept
-# whole; means are moved most by the right end, where it is lost.*
+# These are the measures of this chapter. The [method page](../book/method.md) has their formulas.
 #
-# ## What quality costs
-
-# %%
-together["ROAD gap"] = together["ROAD LeRF"] - together["ROAD MoRF"]
-together["time"] = costs["ratio"]
-plot_costs(
-    together,
-    cost="time",
-    scores={"AD 50%": "AD at 50 %", "ROAD gap": "ROAD, LeRF less MoRF"},
-    xlabel="time for one photo, in plain forward passes",
-    controls=blind,
-)
-
-# %% [markdown]
-# *Cost, on a logarithmic axis, against two scores, for the photos that all methods saw. The time
-# of one photo alone is divided by that of the bare classifier, on the same machine. Hollow: maps
-# that look at nothing. Training an attention mechanism beforehand is not in these times; it is
-# done once for a classifier.*
-
-# %%
-road = benchmark["road"]
-print(
-    f"ROAD's {2 * len(road['levels'])} imputed images of a photo: {road['ours_seconds']:.2f} s "
-    f"here, {road['library_seconds']:.2f} s in pytorch-grad-cam, {road['ratio']:.1f} times; "
-    f"largest difference {road['largest_difference']:.0e} of the pixels' range, "
-    f"{road['largest_probability_difference']:.0e} of the class's probability"
-)
-
-# %% [markdown]
-# *What the measuring costs: the imputation of ROAD against the sparse solver that is usual for it,
-# on the same photos in the same process.*
+# | measure | what it asks | better |
+# |---|---|---|
+# | AD, IC | Is what the map keeps enough for the answer? | low AD, high IC |
+# | ROAD, {term}`MoRF` and {term}`LeRF` | Does the answer go with the most relevant pixels, and stay without the least relevant? | low, high |
+# | ROAD gap | The two orders in one number: LeRF less MoRF | high |
+# | insertion, deletion | The same with pixels that return to a blurred photo, or turn grey {cite}`rise` | high, low |
+# | SDS | Do single cells matter as much as the map says? {cite}`sds` | high, chance 0 |
+# | SaCo | Do groups of pixels? {cite}`saco` | high, chance 0 |
+# | grid pointing | Of four photos side by side, is the map on the one of the class? {cite}`coda_nets` | high, chance 25 % |
 #
-# ## Where T-TAME wins, and where it loses
+# ## Which measures can be trusted
 #
-# Methods that saw the same photos are compared photo by photo, which leaves out what makes a
-# photo hard for all of them.
-
-# %%
-long = scores(records)
-differences = paired_differences(long[long["score"].isin(quality)])
-differences = differences.set_index("against").loc[order[1:]].reset_index()
-plot_differences(differences, scores=quality)
-
-# %% [markdown]
-# *Mean paired difference between T-TAME and each other method on the photos that both saw, signed
-# so that right of zero T-TAME is better, with 95 % bootstrap intervals over photos. Where an
-# interval holds zero, these photos do not tell the two apart: the verdict is open.*
-#
-# In words, computed from these intervals:
-
-# %%
-Markdown(in_words(differences))
-
-# %%
-pd.crosstab(differences["score"], differences["verdict"]).reindex(quality)
-
-# %% [markdown]
-# *Against how many methods T-TAME is better, worse, or not told apart, one row per score. Nothing
-# is corrected for the number of comparisons: where methods do not differ at all, about one interval
-# in twenty leaves zero out by chance. `differences` also holds the p-value of Wilcoxon's
-# signed-rank test for each.*
-#
-# All this holds for one classifier and for photos of classes that the explainer saw in training.
-#
-# ## Photos of other kinds
-#
-# The same classifier and explainers on 500 photos of 114 categories of Caltech-101 and of
-# ImageNet's detection set, none of which was seen in training: further from home, and nearer to
-# what people bring.
-
-# %%
-other_names = [f"kinds_val{kind}.jsonl" for kind in ("", "_published", "_cam")]
-other_headers, other = read_together(*[reference(name) for name in other_names])
-other_order = sorted(other["method"].unique(), key=list(METHODS).index)
-other_table = summary(other).loc[other_order].drop(columns="ms")
-other_looking = [name for name in other_order if name not in blind]
-(
-    other_table.style.format(precision=1, na_rep="–")
-    .highlight_max(subset=(other_looking, rising), props="font-weight: bold")
-    .highlight_min(subset=(other_looking, falling), props="font-weight: bold")
-)
-
-# %% [markdown]
-# *Means over the photos, in percent. `Grad-CAM (saturated)` has Grad-CAM's ranks and the values
-# with which T-TAME's decoder starts: what it gains over Grad-CAM is due to values alone. The
-# published mechanism saw the same photos in training, L-CAM Imagenette alone.*
-
-# %%
-other_long = scores(other)
-other_differences = paired_differences(other_long[other_long["score"].isin(quality)])
-other_differences = other_differences.set_index("against").loc[other_order[1:]].reset_index()
-plot_differences(other_differences, scores=quality)
-
-# %% [markdown]
-# *Paired differences as above, on photos of other kinds.*
-
-# %%
-Markdown(in_words(other_differences))
-
-# %%
-pd.concat(
-    [provenance_table(header)["provenance"] for header in other_headers], axis=1, keys=other_names
-).style.format(na_rep="–")
-
-# %% [markdown]
-# ## A test of the tests
-#
-# A metric by which a map comes first that looks at neither photo nor class ranks methods by
-# something else than what they explain. So every metric is asked about the same photos of every
-# method, for EfficientNet-Lite0 on both sets of photos and for the transformer:
+# Before methods are ranked by a measure, the measure has to be tested itself. A map that looks at
+# neither photo nor class explains nothing. If such a {term}`blind map <Blind map>` comes first, the
+# measure ranks by something else than explanation. There are four of them here: noise, all ones, a
+# Gaussian about the centre, and Fake-CAM {cite}`opticam`, which is ones but for one pixel.
 
 # %%
 comparisons = {name: read_comparison(name) for name in SETS}
 whole = {name: found.complete() for name, found in comparisons.items()}
 margins = {name: blind_margins(found) for name, found in whole.items()}
-agreement = {
-    name: rank_agreement(found[~found["method"].isin(blind)]) for name, found in whole.items()
-}
-plot_agreement(margins, agreement)
+plot_margins(margins)
 
 # %% [markdown]
-# *Above: the best blind map less the best method that looks, paired by photo, signed so that right
-# of zero the blind map is better, with 95 % bootstrap intervals over photos; beside it the blind
-# map's rank among all methods. Below: Spearman's correlation of how two metrics rank the methods
-# that look, red where they agree; a number where the 95 % bootstrap interval over photos leaves
-# zero out. `ROAD gap` is LeRF less MoRF. Grid pointing was measured on mosaics for
-# EfficientNet-Lite0 on Imagenette alone.*
+# *The best blind map less the best method that looks, paired by photo, with 95 % intervals: right
+# of zero the blind map wins. Beside it, its rank among all methods. Three tests: EfficientNet-Lite0
+# on two sets of photos, and the transformer of ten classes.*
 
-# %%
-Markdown(f"No blind map wins or ties, in any column: {', '.join(unwinnable(*margins.values()))}.")
+# %% tags=["hide-input"]
+safe = unwinnable(*margins.values())
+Markdown(f"**No blind map wins or ties anywhere** in {', '.join(safe)}.")
 
 # %% [markdown]
-# **Which numbers to trust for what.** Do not rank methods by AD at 100 %, which the all-ones map
-# wins everywhere; by IC at 100 %, where Fake-CAM is ahead of nearly all methods; by ROAD's LeRF
-# alone, where the all-ones map comes first on both sets of photos; or by deletion, where on other
-# kinds of photos Fake-CAM cannot be told from the best. AD and IC at 50 and 15 % are safe for
-# EfficientNet-Lite0, but on the transformer the centre Gaussian is ahead of most methods; besides,
-# T-TAME is trained for them, and Opti-CAM and refinement optimise them. The ROAD gap and insertion
-# are safe, and tell whether the *order of the pixels* is that of their use; on Imagenette the gap
-# ranks methods nearly as AD at 50 % does. SDS and SaCo are safe, agree with each other and less
-# with AD, and tell whether *single regions* matter as much as the map says; Occlusion measures
-# just that, so that they are no fair test of it. Grid pointing alone asks whether a map follows
-# the *class*, and agrees with none of the others; it depends on where a method puts its zero. No
-# single number says all of this. The README and the first page order methods by their mean rank
-# over five safe measures:
-
-# %%
-pd.concat({name: headline(found) for name, found in comparisons.items()}).style.format(
-    precision=1, na_rep="–"
-).format(precision=0, subset=["forward", "backward"])
-
-# %% [markdown]
-# *Means by measures that no blind map wins, percent, higher is better, over the photos that all
-# methods saw (120 of Imagenette, since T-TAME (published) was measured on those, and 160 of other
-# kinds); best mean rank first. A dash: not measured. And beyond chance, is T-TAME better or worse?*
-
-# %%
-verdicts = {}
-for name, found in comparisons.items():
-    chosen = found.long["score"].isin(MEASURES) & ~found.long["method"].isin(blind)
-    pairs = paired_differences(found.long[chosen])
-    verdicts[name] = pairs.pivot(index="against", columns="score", values="verdict")
-pd.concat(verdicts)[MEASURES].style.format(na_rep="–")
-
-# %% [markdown]
-# *T-TAME against each other method on the same photos: the verdict of the paired difference's 95 %
-# interval. The runs on a GPU behind these tables were ended by their time limit, and what ships are
-# the first photos that all of them had reached:*
-
-# %%
-made = {
-    name: provenance_table(header)["provenance"]
-    for found in comparisons.values() for name, header in found.headers.items()
-}  # fmt: skip
-rows = ["command", "shortened", "commit", "date", "machine"]
-pd.concat(made, axis=1).loc[rows].T.style.format(na_rep="–")
-
-# %% [markdown]
-# ### Two more networks
+# So do not rank methods by AD or IC with all pixels retained, which reward a mask that hides
+# nothing; nor by LeRF alone, since a constant map removes scattered pixels that the filling
+# restores; nor by deletion, whose grey patches are unlike any photo the classifier has seen.
 #
-# The same recipe, untuned, on two larger networks, and 200 of those other photos:
+# Do the measures that pass agree with each other?
+
+# %%
+agreement = {
+    name: rank_agreement(found[~found["method"].isin(BLIND)]) for name, found in whole.items()
+}
+plot_agreement(agreement["Imagenette"])
+
+# %% [markdown]
+# *How two measures rank the methods that look, on Imagenette: Spearman's correlation, red where
+# they agree, with a number where the 95 % interval leaves zero out.*
+#
+# They fall into three groups, because there are three questions. AD, IC, ROAD and insertion ask
+# whether the *pixels* are the ones in use. SDS and SaCo ask whether *single regions* matter as much
+# as the map says; Occlusion measures just that and is at home there. Grid pointing alone asks
+# whether a map follows the *class*. No single number says all of it.
+#
+# ## The headline table
+#
+# Five measures passed the test and are no training objective of ours. By them, over the photos that
+# all methods saw:
+
+# %%
+chosen = {}
+for name, found in comparisons.items():
+    kept = found.long["score"].isin(MEASURES) & ~found.long["method"].isin(BLIND)
+    chosen[name] = paired_differences(found.long[kept])
+plot_differences(chosen["other kinds"], scores=[name for name in MEASURES
+                                                if name in set(chosen["other kinds"]["score"])])  # fmt: skip
+
+# %% [markdown]
+# *T-TAME (our recipe) against every other method on photos of other kinds: mean paired difference,
+# signed so that right of zero T-TAME is better, with 95 % intervals over photos.*
+
+# %%
+tables = {name: headline(found) for name, found in comparisons.items()}
+for name in ("other kinds", "Imagenette"):
+    display(Markdown(f"**{name[0].upper()}{name[1:]}**, {common_photos(comparisons[name])} photos"))
+    display(tables[name].style.format(precision=1, na_rep="–").format(
+        precision=0, subset=["forward", "backward"]))  # fmt: skip
+
+# %% [markdown]
+# *Percent, higher is better; best mean rank over the columns first. `T-TAME` is our recipe,
+# `T-TAME (published)` the papers' mechanism and objective, trained on the same photos;
+# `T-TAME (refined)` takes four gradient steps per photo. `forward` and `backward` count the passes
+# of the classifier that one map takes. A dash: not measured.*
+#
+# In words, from the paired intervals:
+
+# %% tags=["hide-input"]
+Markdown("\n\n".join(
+    f"**On {'photos of ' if 'kinds' in name else ''}{name}**\n\n{in_short(chosen[name])}"
+    for name in ("other kinds", "Imagenette")
+))  # fmt: skip
+
+# %% [markdown]
+# ## What T-TAME is trained for
+#
+# Training asks that the masked photo keeps its class, which is what AD measures. So AD and IC are
+# home ground: a lead there is no surprise, and still what a user sees in a masked photo.
+
+# %%
+files = [f"kinds_val{part}.jsonl" for part in ("", "_published", "_cam")]
+headers, other = read_together(*[reference(name) for name in files])
+long = scores(other)
+masked = [f"{metric} {share}%" for share in (50, 15) for metric in ("AD", "IC")]
+differences = paired_differences(long[long["score"].isin(masked)])
+plot_differences(differences, scores=masked)
+
+# %% [markdown]
+# *Paired differences as above, on photos of other kinds. `Grad-CAM (saturated)` has Grad-CAM's
+# order and the values with which T-TAME's training starts: what it gains over Grad-CAM is due to
+# values alone.*
+
+# %% tags=["hide-input"]
+kinds = ("", "_more", "_published", "_lcam", "_cam", "_ablation", "_other", "_score", "_rise")
+home_files = [f"imagenette_val{kind}.jsonl" for kind in kinds]
+home_headers, home = read_together(*[reference(name) for name in home_files])
+home_long = scores(home)
+home_differences = paired_differences(home_long[home_long["score"].isin(masked)])
+Markdown(
+    f"**On photos of other kinds**\n\n{in_short(differences)}\n\n"
+    f"**On Imagenette**\n\n{in_short(home_differences)}"
+)
+
+# %% [markdown]
+# ## What quality costs
+
+# %% tags=["hide-input"]
+everyone = home.groupby("photo")["method"].transform("nunique") == home["method"].nunique()
+together = summary(home[everyone])
+together["gap"] = together["ROAD LeRF"] - together["ROAD MoRF"]
+benchmark = read_benchmark(reference("benchmark.json"))
+costs = pd.DataFrame(benchmark["methods"]).set_index("method")
+# RISE was timed at its default number of masks; its cost is linear in them.
+share = home.loc[home["method"] == "RISE", "forward"].mean() / costs.loc["RISE", "forward"]
+costs.loc["RISE", ["ms", "ratio"]] *= share
+together["time"] = costs["ratio"]
+plot_costs(together, "time", {"gap": "ROAD gap"}, "time for one map, in plain forward passes",
+           controls=BLIND)  # fmt: skip
+
+# %% [markdown]
+# *The time of one map, in units of the prediction itself on the same machine, against the ROAD gap,
+# on the photos of Imagenette that all methods saw. Hollow marks are blind maps. Training the
+# mechanism, which is done once for a classifier, is not in these times.*
+#
+# ## What more passes buy
+#
+# T-TAME's map can be refined: its 14 × 14 values are the start of a few gradient steps for the one
+# photo at hand. Opti-CAM {cite}`opticam` optimises a map of its own, RISE {cite}`rise` averages
+# over random masks. What does each make of the same number of passes?
+
+# %%
+refinement = read_benchmark(reference("refinement.json"), "refinement")
+budgets = pd.DataFrame(refinement["rows"])
+budgets["budget"] = budgets["forward"] + budgets["backward"]
+kinds_budgets = budgets[budgets["data"] == "photos/val"]
+plot_budgets(kinds_budgets, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"])
+
+# %% [markdown]
+# *Photos of other kinds: mean scores with 95 % intervals against the passes of the classifier for
+# one map, forward and backward, on a logarithmic axis. T-TAME begins at one pass, the prediction
+# itself.*
+
+# %% tags=["hide-input"]
+half = budgets[budgets["score"] == "AD 50%"]
+lines = []
+for name, found in half.groupby("data", sort=False):
+    ours, others = (found[(found["method"] == "T-TAME (refined)") == own] for own in (True, False))
+    for rival, rows in others.groupby("method", sort=False):
+        ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "budget"]
+        most, count = rows["budget"].max(), found["photos"].max()
+        when = "at no budget" if ahead.empty else f"first with {ahead.min():.0f} passes of its own"
+        lines.append(f"- {count} photos of `{name}`: {rival} with {most:.0f} passes, {when}")
+Markdown("By AD at 50 %, beyond chance, refined T-TAME is ahead of\n\n" + "\n".join(lines))
+
+# %% [markdown]
+# ## Does refinement explain, or does it fool?
+#
+# Refinement optimises each map for the very score that AD and IC measure. A mask that only fools
+# this classifier would not help another. So the same masks were put before two larger classifiers,
+# which had no part in them.
+
+# %%
+transfer = pd.DataFrame(read_benchmark(reference("transfer.json"), "transfer")["rows"])
+order = [f"{metric} {share}%" for metric in ("AD", "IC") for share in (100, 50, 15)]
+plot_differences(transfer.rename(columns={"classifier": "against"}), "refined", order)
+
+# %% [markdown]
+# *Refined maps of EfficientNet-Lite0 less its plain ones, as two other classifiers judge them, for
+# the class that Lite0 predicts: right of zero refinement helps them, too. Mean paired differences
+# with 95 % intervals over photos.*
+
+# %% tags=["hide-input"]
+verdicts = transfer["verdict"].value_counts()
+gained = transfer.loc[transfer["verdict"] == "better", "score"].unique()
+Markdown(
+    f"Of {len(transfer)} comparisons, refined maps are better in {verdicts.get('better', 0)} "
+    f"({', '.join(gained)}), worse in {verdicts.get('worse', 0)} and not told apart in "
+    f"{verdicts.get('open', 0)}. "
+    + ("It explains rather than fools: what it gains, it gains for classifiers that it never "
+       "asked, and nowhere at their cost." if "worse" not in verdicts else
+       "Where it is worse, it has fooled the classifier it was made for.")
+)  # fmt: skip
+
+# %% [markdown]
+# ## Larger networks
+#
+# The same recipe, untuned, on two larger networks, on photos of other kinds:
 
 # %%
 larger = {f"Lite{n}": read_results(reference(f"lite{n}_kinds_val.jsonl"))[1] for n in (1, 2)}
-tables = {name: summary(found).filter(regex="^(AD|IC)") for name, found in larger.items()}
-pd.concat(tables).round(1)
-
-# %%
-Markdown(
-    "\n\n".join(
-        f"On {name}, {in_words(paired_differences(scores(found)))}"
-        for name, found in larger.items()
-    )
-)
+pairs = {name: scores(found).query("score in @masked") for name, found in larger.items()}
+Markdown("\n\n".join(f"**{name}**\n\n{in_short(paired_differences(found))}"
+                     for name, found in pairs.items()))  # fmt: skip
 
 # %% [markdown]
-# *AD and IC in percent, and T-TAME against each other method, photo by photo, by 95 % intervals.*
+# ## Measure it yourself
 #
-# ## Does refinement explain, or does it fool?
-#
-# `T-TAME (refined)` optimises each map for the very score that AD and IC measure. A mask that only
-# fools this classifier would not help others. Here the same masks are put before two larger
-# classifiers, which had no part in them:
+# One call measures methods on any photos and writes a record of every photo and method; a run that
+# is interrupted goes on where it was.
 
 # %%
-transfer = read_benchmark(reference("transfer.json"), "transfer")
-columns = ["classifier", "score", "plain", "refined", "low", "high", "verdict", "photos"]
-pd.DataFrame(transfer["rows"])[columns].set_index(["classifier", "score"]).round(1)
-
-# %% [markdown]
-# *AD and IC of plain and refined maps of EfficientNet-Lite0 by the classifiers named, percent, for
-# the class that Lite0 predicts; 95 % interval of the paired difference, and the verdict on refined
-# maps.* What refinement gains with all pixels, it gains for the others as well; with the top 15 %
-# no difference is beyond chance.
-#
-# [The limitations](../book/limitations.md) say what all this leaves out.
-#
-# ## A live slice
-
-# %%
-setting = open_profile(profile)
-explainer = ttame.load(setting.backbone)
-count = photos or setting.pick(quick=24, imagenette=500, imagenet=2000)
-measured = setting.photos("val").sample(count, seed)
-print(f"{len(measured)} photos of {measured.name}, seed {seed}")
-print(f"classifier {explainer.spec.name}, masking space {explainer.spec.space!r}")
-
-# %%
+measured = setting.photos("val").sample(photos or setting.pick(18, 500, 2000), seed)
 runs = tempfile.TemporaryDirectory()
-out = evaluate(
-    explainer,
-    measured,
-    Path(runs.name) / "live.jsonl",
-    methods=list(dict.fromkeys([*DEFAULT_METHODS, *blind])),
-    seed=seed,
-)
-live_records = read_results(out)[1]
-live = summary(live_records)
-pd.concat({"live": live, "reference": table}, axis=1, join="inner")[
-    [(kind, name) for name in live if name in quality for kind in ("live", "reference")]
-].swaplevel(axis=1).round(1)
+out = evaluate(explainer, measured, Path(runs.name) / "live.jsonl", seed=seed,
+               methods=["T-TAME", "Grad-CAM", "centre Gaussian", "all ones"])  # fmt: skip
+live = read_results(out)[1]
+summary(live).filter(regex="^(AD|IC)|photos").style.format(precision=1)
 
 # %% [markdown]
-# *AD and IC of this run, in percent, beside the reference results on more photos. On so few
-# photos, perhaps of other things, they differ.*
-
-# %%
-plot_metrics(per_sample(live_records[live_records["method"].isin(DEFAULT_METHODS)]))
-
-# %% [markdown]
-# *AD and IC of the live run; bars are means, lines 95 % intervals over photos. They are wide, and
-# neighbours must not be ranked by them.*
-#
-# ROAD, insertion and deletion ask for dozens of passes a photo and method, SaCo for ten, SDS for
-# 16 a photo (the [method page](../book/method.md) defines both), so here for fewer of both:
-
-# %%
-out = evaluate(
-    explainer,
-    measured.select(range(min(few, len(measured)))),
-    Path(runs.name) / "few.jsonl",
-    methods=["T-TAME", "Grad-CAM", "random"],
-    metrics=METRICS,
-    seed=seed,
-)
-few_records = read_results(out)[1]
-few_scores = ["ROAD MoRF", "ROAD LeRF", "insertion", "deletion", "SDS", "SaCo", "photos"]
-summary(few_records)[few_scores].round(1)
-
-# %% [markdown]
-# *All scores on the first photos of the live run, enough to see how they are made and too few to
-# compare methods.*
-
-# %%
-plot_probabilities(live_records[live_records["method"].isin(DEFAULT_METHODS)], 50)
-
-# %% [markdown]
-# *A mean hides how a method fails; every record holds the values of one photo. Probability of the
-# predicted class on the whole photo and on the masked one, half of the pixels retained; a point
-# is a photo of the live run. Points above the line count towards IC, points below it towards AD.*
-#
-# ## Photos and methods
-
-# %%
-raw = to_batch(measured.paths[:few], explainer.spec)
-images = normalize(raw, explainer.spec)
-with torch.no_grad():
-    probability, target = explainer.classifier(images).softmax(dim=1).max(dim=1)
-pictured = ("T-TAME", "Grad-CAM", "Grad-CAM++", "Layer-CAM", "Opti-CAM", "random")
-maps = {name: build(name, explainer)(images, target) for name in pictured}
-captions = [
-    f"{explainer.classes[index].split(',')[0]}\n{value:.1%}"
-    for index, value in zip(target.tolist(), probability.tolist(), strict=True)
-]
-plot_methods(raw, maps, captions)
-
-# %% [markdown]
-# *The first photos of the live run in rows, with the predicted class and its probability; in
-# columns the map of each method for that class.*
-#
-# ## A photo loses its pixels
-#
-# What ROAD asks about, on one photo: at each share the classifier sees the picture that is shown,
-# and answers what is written above it.
-
-# %%
-walked = {name: maps[name][:1] for name in ("T-TAME", "Grad-CAM", "random")}
-plot_road_series(explainer, images[:1], walked, seed=seed)
-
-# %% [markdown]
-# *The first photo of the live run while 10 to 90 % of its pixels are removed and imputed, two rows
-# a method: the photo under its map; then the most relevant pixels go first, or the least relevant.
-# Titles give the share, the class that the classifier predicts, and its probability. A good map
-# loses the answer early in its first row and keeps it long in its second; the random map shows
-# what imputation alone does.*
+# *Means in percent on the sample photos: enough to see how it is done, too few to rank methods.*
 #
 # ## The sanity check
 #
-# A map of what the classifier has learnt must change when the classifier forgets it. The sanity
-# check {cite}`sanity_checks` gives the classifier's layers new random weights, one after another
-# from the head downwards, and compares the maps.
+# A map of what the classifier has learnt must change when the classifier forgets it. The
+# {term}`sanity check <Sanity check>` {cite}`sanity_checks` gives the layers new random weights, one
+# after another from the head downwards, and compares the maps.
 
 # %%
 checked = ("T-TAME", "Grad-CAM", "centre Gaussian")
 checks = [
-    sanity_check(explainer, METHODS[name], images, target, stages=5, seed=seed) for name in checked
+    sanity_check(explainer, METHODS[name], images, target, stages=5, seed=seed).assign(method=name)
+    for name in checked
 ]
-plot_randomization(
-    pd.concat([check.assign(method=name) for name, check in zip(checked, checks, strict=True)])
-)
+plot_randomization(pd.concat(checks))
 
 # %% [markdown]
-# *Rank correlation between the maps of the intact classifier and of the partly randomised one,
-# for the photos above; lines are means. Near zero is good, at one the map does not depend on what
-# was randomised. The Gaussian cannot react. T-TAME's map does not read the classifier's head, so
-# it stays the same until randomisation reaches the deepest layer that it reads; its own mechanism
-# is kept.*
+# *Rank correlation between the maps of the intact classifier and of the partly randomised one;
+# lines are means over photos. Near zero is good. The Gaussian cannot react. T-TAME does not read
+# the head, so that its map stays the same until randomisation reaches the layer that it reads.*
 #
-# The check finds maps that show nothing learnt. A map that passes it may still be wrong.
+# ## Details
 #
-# ## What the scores cannot see
+# **What changes numbers.** The target is the classifier's own prediction, right or wrong. Every map
+# is scaled for its photo alone. Exactly the stated share of pixels is retained or removed, and ties
+# are broken by a seeded shuffle: a constant map picks its pixels by lot. A
+# {term}`degenerate map <Degenerate map>` is scored all the same and counted. All rows of a table
+# share one {term}`masking space <Masking space>`. Nothing is corrected for the number of
+# comparisons: where methods do not differ at all, one interval in twenty leaves zero out by chance.
 #
-# AD and IC reward a mask that hides little. The all-ones map hides nothing and so never drops
-# anything with all pixels retained. Fake-CAM {cite}`opticam` is ones but for one pixel: it
-# explains nothing and still gets a near-perfect AD there, and an IC like the toss of a coin. A
-# Gaussian about the centre knows nothing of the photo but the photographer's habit.
+# The tables below are folded: all means on Imagenette, their intervals, and the provenance.
 
-# %%
-table.loc[["T-TAME", "Grad-CAM", *blind], quality].round(1)
-
-# %% [markdown]
-# *From the reference results: maps that do not look at the photo, beside two that do. Retaining
-# few pixels exposes constant maps, which have to pick theirs by lot; how much the Gaussian gets,
-# the table shows. ROAD needs both of its orders: a constant map removes scattered pixels, which
-# the imputation restores from their neighbours, so that it looks good in LeRF and bad in MoRF.*
-#
-# This is how often each of them has a smaller drop than T-TAME with all pixels retained:
-
-# %%
-drops = long[long["score"] == "AD 100%"].pivot_table(
-    index="photo", columns="method", values="value"
-)
-for name in blind:
-    better = int((drops[name] < drops["T-TAME"]).sum())
-    print(f"{name}: a smaller drop on {better} of {len(drops)} photos")
-runs.cleanup()
+# %% tags=["hide-input", "hide-output"]
+listed = sorted(home["method"].unique(), key=list(METHODS).index)
+full = summary(home).loc[listed]
+display(full.filter(regex="^(AD|IC)|^photos").style.format(precision=1, na_rep="–"))
+walked = home[home["road_morf"].notna()].groupby("method").size().rename("photos")
+order_only = full.filter(regex="^ROAD|tion$|forward|backward").join([costs["ms"], walked])
+display(order_only.style.format(precision=1, na_rep="–").format(precision=0, subset=["photos"]))
 
 # %% [markdown]
-# So read the scores together, at all shares, and beside such maps, as the test of the tests
-# does above. None of them says whether a person understands the map, or whether the classifier is
-# right.
+# *Means in percent, in either table over the number of photos that its last columns state; where
+# that is smaller, they are the first of the same photos. `ms`: time of one map, from the benchmark.*
+
+# %% tags=["hide-input", "hide-output"]
+bounds = intervals(home)
+bounds["shown"] = [
+    f"{low:.1f}\u00a0to\u00a0{high:.1f}"
+    for low, high in zip(bounds["low"], bounds["high"], strict=True)
+]
+spread = bounds.pivot(index="method", columns="score", values="shown").loc[listed]
+spread = spread.rename_axis(index=None, columns=None)
+display(spread[order])
+display(spread.filter(regex="^ROAD.*RF$|tion$"))
+
+# %% [markdown]
+# *95 % bootstrap intervals over photos. Intervals of two methods may overlap although one is better
+# on nearly every photo: compare by paired differences.*
+
+# %% tags=["hide-input", "hide-output"]
+made = dict(zip([*home_files, *files], [*home_headers, *headers], strict=True))
+for found in comparisons.values():
+    made |= found.headers
+provenances({**made, "refinement.json": refinement}).style.set_properties(**{"text-align": "left"})
+
+# %% [markdown]
+# *Where all numbers of this page come from: what the files share, then what each has of its own.*
+#
+# ## What to remember
+#
+# - Test the measure before the method: AD and IC with all pixels retained, LeRF alone and deletion
+#   are won or tied by maps that look at nothing.
+# - Measures answer three questions: are these the pixels in use, do single regions matter, does the
+#   map follow the class. No method is best at all three.
+# - Compare methods photo by photo, and state the interval.
+# - T-TAME is trained for AD and ahead there; by measures that it was not trained for, its lead is
+#   smaller or gone.
+#
+# What all of this leaves out, such as whether a person understands the map, is in [the
+# limitations](../book/limitations.md).
+#
+# ## Exercises
+#
+# **1.** Means hide how a method fails. On how many photos does masking half of the pixels raise the
+# probability, and where does it ruin the answer?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+display(plot_probabilities(live, 50))
+plot_drops(per_sample(live))
+
+# %% [markdown]
+# **2.** Draw ROAD's curves, and those of insertion and deletion, of T-TAME, Grad-CAM and the random
+# map. By which curve would you tell the random one?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+few = other[other["method"].isin(["T-TAME", "Grad-CAM", "random"])]
+display(plot_road(curves(few, "ROAD")))
+plot_insertion(curves(few, "insertion/deletion"))
+
+# %% [markdown]
+# **3.** Average Gain was proposed because AD is easily fooled. Is it safe from blind maps?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+gain = home_long[home_long["score"].str.startswith("AG")]
+seen = gain.groupby("method")["photo"].transform("nunique")
+blind_margins(gain[seen == seen.max()])[["blind", "rank", "methods", "verdict"]]

@@ -15,17 +15,21 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/08_ablations_mechanism.ipynb)
 #
-# **Shows** what each part of the mechanism does: variants that differ from the published one in
-# exactly one thing are trained and measured alike. The [next chapter](09_ablations_training.ipynb)
-# does the same for objective and training.
+# **You will learn**
 #
-# **Costs** seconds: this page reads records. Each record is one training and its measurement, and
-# holds the command that makes it anew; the table at the end says how long all of them took.
+# - how to read an {term}`ablation <Ablation>`: what a difference is worth without its interval,
+#   its seeds and something to hold it against;
+# - what each part of the {term}`attention mechanism <Attention mechanism>` does when there is
+#   little time to train: skip connection, batch norm, activation, and the branch as a whole;
+# - which layers are worth reading, of a convolutional network and of a transformer.
 #
-# **Data and model.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, at 128
-# pixels; for the transformer axes the small transformer that was trained in this project, at 224.
-# Trained on photos of Imagenette's training split {cite}`imagenette`, measured on 500 photos of its
-# validation split.
+# **It costs** less than a minute on two CPU cores and about 1.5 GB of memory; nothing is downloaded.
+# The trainings are not repeated here, their records are read.
+#
+# **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights; for the
+# transformer axes, this project's transformer of ten classes. Trained on photos of Imagenette's
+# training split {cite}`imagenette`, measured on photos of its validation split. The maps at the end
+# are of sample photos.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -35,177 +39,279 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
 records = None  # folder with the study's records; None: those that ship
 resamples = 1000  # of photos and seeds, for intervals
+shown = ["german_shepherd", "ring_tailed_lemurs", "scarlet_macaw"]  # sample photos
+
+# %% tags=["hide-input"]
+import torch
+from IPython.display import Markdown, display
+
+import ttame
+from ttame.companion.figures.studies import show_axis
+from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.shipped import reference
+from ttame.companion.studies.records import read_runs, study_provenance, unfinished
+from ttame.companion.studies.references import read_references, top1
+from ttame.companion.studies.study import read_study
+from ttame.companion.studies.tables import axis_runs, differences, mean_scores, run_scores
+from ttame.companion.studies.verdicts import check_claims, ranking
+from ttame.data import samples
+from ttame.evaluation.diagnosis import keep_layers
+from ttame.files import shipped
+from ttame.images import normalize, to_batch
+from ttame.plotting import plot_methods
+from ttame.records import read_results
+
+open_profile(profile)
+quiet()
 
 # %% [markdown]
-# ## The study is data
+# ## One thing at a time
 #
-# One file, `data/studies/ablations.toml`, lists every variant: its axis, what it changes, its seeds
-# and its budget. A row that changes two things at once is refused, unless it names the row that it
-# changes further. An axis always has one row that changes nothing: the published mechanism and
-# objective, from a random start.
+# An ablation asks what a part is good for by leaving it out. The answer is only as good as the
+# comparison: everything else must stay as it was. So the whole {term}`study <Study>` is one file,
+# `data/studies/ablations.toml`, in which every row changes one thing of the papers' mechanism and
+# objective, trained from a random start; a row that changes two things at once is refused.
 
 # %%
-import pandas as pd
-
-from ttame.companion.figures.studies import plot_ranking, show_axis
-from ttame.companion.notebook_profiles import quiet
-from ttame.companion.studies.records import read_runs, study_provenance, unfinished
-from ttame.companion.studies.study import read_study
-from ttame.companion.studies.tables import check_claims, ranking, run_scores, study_table
-from ttame.files import shipped
-
-quiet()
 study = read_study(shipped("studies") / "ablations.toml")
 folder = records or shipped("results") / "ablations"
-pd.DataFrame(
-    {"what all runs share": {key: str(value) for key, value in vars(study.budget).items()}}
+runs = read_runs(folder)
+long = run_scores(runs)
+judged = long[long["percentage"] < 100]
+
+# %% tags=["hide-input"]
+small, large = runs[runs["run"] == "nothing_seed0"], read_results(reference("imagenette_val.jsonl"))
+at = {pixels: top1(table["target"], table["photo"]) for pixels, table in
+      ((study.budget.size, small), (224, large[1]))}  # fmt: skip
+fewer = next(row.budget["steps"] for row in study.variants if "steps" in row.budget)
+minutes = runs.groupby("run")["minutes"].first().sum()
+left = unfinished(study, folder)
+Markdown(
+    f"**The budget.** {len(study.runs) - len(left)} of {len(study.runs)} runs are recorded, each "
+    f"{study.budget.steps} steps of {study.budget.batch_size} photos ({fewer} for the transformer) "
+    f"and measured on {runs['photo'].nunique()} photos; "
+    f"{minutes / 60:.1f} hours of training on two cores in all. To keep it that short, photos have "
+    f"{study.budget.size} pixels a side instead of 224, and the classifier pays for it: on these "
+    f"photos it is right on {at[study.budget.size]:.0f} % instead of {at[224]:.0f} %. The study "
+    "says what learns fast on a weakened classifier, not what is best in the end."
 )
 
-# %% tags=["scroll-output"]
-pd.set_option("display.max_rows", None, "display.max_colwidth", None)
-study_table(study.variants)
+# %% [markdown]
+# Scores are {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) with 50 and 15 % of
+# the pixels retained. With all pixels retained, a map that looks at nothing wins, as the
+# [evaluation](06_evaluation.ipynb) shows, so those two columns count for nothing here. The same
+# photos at the same size were also given to methods that need no training; they are the vertical
+# lines in the figures.
+
+# %%
+lines = read_references(["size128_val.jsonl"], set(runs["photo"]))
+lines = lines[~lines["score"].str.contains("100")]
 
 # %% [markdown]
-# *Every row of the study. Rows of the transformer axes have a budget of their own, named behind
-# "with".*
+# ## Architecture
 #
-# One command runs what has no record yet, several runs side by side where there are cores for them;
-# it can be stopped at any time and goes on where it was. Other executors of Snakemake
-# {cite}`snakemake` spread the same runs over a cluster.
+# A {term}`feature branch <Feature branch>` is a 1×1 convolution, batch norm, the
+# {term}`skip connection <Skip connection>` that adds the branch's input, and a ReLU. Each part can
+# be left out. Without all of them the {term}`fusion <Fusion>` reads the feature maps as they are,
+# which makes it an L-CAM {cite}`lcam` on three layers.
+
+# %%
+show_axis(judged, study, "architecture", lines, resamples)
+
+# %% [markdown]
+# *How to read all figures of this chapter. Filled marks are means over photos and seeds with 95 %
+# intervals; hollow marks are single seeds. The orange line is Grad-CAM, the grey ones are maps that
+# look at nothing. The sentence below a figure sums it up: IC less AD, averaged over 50 and 15 %,
+# paired photo by photo against the row that changes nothing, in percentage points with a 95 %
+# interval. "Not told apart" means that the interval holds zero.*
+#
+# With so little training the full branch is the slowest to learn. What holds it back is the skip
+# connection: leaving it out helps alone, with batch norm gone as well, and in the papers' own
+# variant that also widens the branch. The ReLU costs something, too; batch norm does not.
+
+# %% tags=["hide-input"]
+best = judged[judged["score"] == "AD 50%"].groupby("method")["value"].mean().drop(
+    [name for name in judged["method"].unique() if "vit" in name]).min()  # fmt: skip
+camera = lines[(lines["score"] == "AD 50%") & (lines["method"] == "Grad-CAM")]["value"].mean()
+Markdown(
+    f"Look at the orange line as well. By AD at 50 %, Grad-CAM, which trains nothing, has "
+    f"{camera:.1f} %; the best of all variants in this chapter and the next has {best:.1f} %. A "
+    f"hundred steps from a random start do not make a map that competes."
+)
+
+# %% [markdown]
+# ## Layers
+#
+# How many layers should the mechanism read, and which? In this network strides do what pooling does
+# in VGG, so the papers' choice between the map before and after pooling becomes one between the
+# last block before a stride and the first one behind it.
+
+# %%
+show_axis(judged, study, "layers", lines, resamples)
+
+# %% [markdown]
+# *The rows name how many layers are read and which. By default these are the last blocks before the
+# three deepest strides; "one" is the deepest of them.*
+#
+# Depth matters more than number. The deepest layer alone is ahead of three, and the earlier the
+# maps that join it, the worse. Several layers promise finer maps; a short training from a random
+# start cannot keep that promise.
+#
+# ## Resolution, and the map that is read
+#
+# Two choices change no weight of the classifier's side of things. The layers' maps are brought to
+# the size of the largest of them, or of the smallest. And the map, trained through a sigmoid, is
+# read before it, or behind it.
+
+# %%
+show_axis(judged, study, "resolution", lines, resamples)
+show_axis(judged, study, "inference map", lines, resamples)
+
+# %% [markdown]
+# *Above, the common size of the maps; below, where the same trained mechanism's map is read.*
+#
+# The smallest map has four by four cells at 128 pixels, and a coarse map is hard to get wrong; this
+# says little about 224 pixels. Behind the sigmoid the order of the pixels is the same and only
+# their values change, so that all of this gain is one of brightness.
+#
+# ## Variants that can be looked at
+#
+# The study measured its mechanisms and did not keep them, so their maps cannot be drawn. What ships
+# with weights are explainers of the same classifier, fully trained at 224 pixels, which differ in
+# the same things.
+
+# %%
+names = {
+    "our recipe, one layer": "tf_efficientnet_lite0",
+    "our recipe, three layers": "tf_efficientnet_lite0_layers",
+    "as published": "tf_efficientnet_lite0_published",
+    "no branch (L-CAM-Fm)": "tf_efficientnet_lite0_lcam_fm",
+}
+explainers = {title: ttame.load(name) for title, name in names.items()}
+
+# %% tags=["hide-input"]
+explainer = explainers["our recipe, one layer"]
+paths = {path.stem: path for path in samples().paths}
+raw = to_batch([paths[name] for name in shown], explainer.spec)
+images = normalize(raw, explainer.spec)
+with torch.inference_mode():
+    target = explainer.classifier(images).argmax(dim=1)
+    maps = {title: found(images, target[:, None])[2] for title, found in explainers.items()}
+maps["as published, behind the sigmoid"] = maps["as published"].sigmoid()
+captions = [explainer.classes[index].split(",")[0] for index in target.tolist()]
+plot_methods(raw, maps, captions)
+
+# %% [markdown]
+# *Three sample photos with the predicted class, and its maps. Each map is scaled to its own range.*
+#
+# The two maps by our recipe can hardly be told apart by eye, which is why it reads one layer; the
+# [next chapter](09_ablations_training.ipynb) has the scores. The published mechanism reads a finer
+# grid and shows it. Behind its sigmoid the order of the pixels is the same, but values far from
+# zero are flattened.
+#
+# ## Transformers
+#
+# A transformer raises three questions of its own. Which of a block's outputs should be read: the
+# normalised input of its attention, or what the block puts out? Should a branch mix places by
+# self-attention instead of channels by convolution? And what becomes of the
+# {term}`class token <Class token>`, which belongs to no place?
+
+# %%
+tokens = read_references(["vit_imagenette_val.jsonl"], set(runs["photo"]))
+tokens = tokens[~tokens["score"].str.contains("100")]
+for axis in ("transformer layers", "transformer branches", "class token"):
+    show_axis(judged, study, axis, tokens, resamples)
+
+# %% [markdown]
+# *From above: layers, branches, class token; the transformer of ten classes at 224 pixels, so the
+# lines are not those of the figures before.*
+#
+# Reading the blocks' inputs beats reading their outputs, and three blocks beat two or one:
+# a transformer keeps one resolution, so a further block costs no sharpness. Self-attention in the
+# branches costs more and buys nothing that can be told from chance. Multiplying the patches by the
+# class token makes maps worse. The [chapter on transformers](07_vision_transformers.ipynb) shows
+# such maps.
+#
+# ## What the authors say
+#
+# The papers' tables were not at hand. Their public code holds remarks on what helped, and each can
+# be held against a pair of rows.
+
+# %% tags=["hide-input"]
+claims = check_claims(judged, study, resamples).set_index("claim")
+claims[["measured", "verdict"]].style.set_properties(**{"text-align": "left"})
+
+# %% [markdown]
+# *Measured: by how many percentage points the row that is said to be better is better here, with
+# its 95 % interval; "open" where that holds zero. Remarks that name 15 % are judged by AD at 15 %.*
+#
+# None of the remarks is confirmed. That is no refutation: they are about VGG-16 and ResNet-50 on
+# ImageNet, trained for far longer. It is a warning that a choice made at one scale need
+# not carry over to another.
+#
+# ## Every number
+#
+# The rows, the means behind the figures, and where the records come from.
+
+# %% tags=["hide-input", "hide-output"]
+axes = ["architecture", "layers", "resolution", "inference map", "transformer layers",
+        "transformer branches", "class token"]  # fmt: skip
+for axis in axes:
+    display(Markdown(f"**{axis.capitalize()}**"))
+    display(mean_scores(axis_runs(long, study.variants, axis)).style.format(precision=1))
+
+# %% tags=["hide-input", "hide-output"]
+if len(left):
+    display(left)
+study_provenance(folder).style.set_properties(**{"text-align": "left"})
+
+# %% [markdown]
+# *Means in percent. One command runs what has no record yet, as many runs side by side as there are
+# cores, and goes on where it was stopped; other executors of Snakemake {cite}`snakemake` spread the
+# same runs over a cluster:*
 #
 # ```console
 # $ snakemake --cores 2 ablations
 # $ snakemake --profile profiles/slurm ablations
 # ```
-
-# %%
-runs = read_runs(folder)
-left = unfinished(study, folder)
-print(f"{len(study.runs) - len(left)} of {len(study.runs)} runs are there")
-left if len(left) else None
-
-# %% [markdown]
-# *Where runs have no record, a table lists them: those that were not run, and those that failed,
-# with their error. They are missing from all that follows.*
 #
-# ## All variants at a glance
-
-# %%
-long = run_scores(runs)
-plot_ranking(ranking(long, study, resamples))
-
-# %% [markdown]
-# *Every variant of both chapters against the row of its axis that changes nothing. The score is IC
-# minus AD, averaged over 100, 50 and 15 % of retained pixels; right of zero the variant is better.
-# Lines are 95 % intervals over photos, and over seeds where there are two; the budget is short, so
-# what is better here learns faster, and need not be better in the end.*
+# ## What to remember
 #
-# ## What the authors say
+# - Change one thing at a time, pair photo by photo, and give the interval; hold all of it against a
+#   method that trains nothing and maps that look at nothing.
+# - In a short training the skip connection is in the way, and batch norm makes no difference that
+#   shows.
+# - The deepest layer of a convolutional network says most; a transformer gains from several blocks,
+#   read at their inputs.
+# - A short study ranks what learns fast. What is best after long training is another question.
 #
-# The papers' tables were not at hand. Their repositories hold remarks on what helped, and each can
-# be compared with a pair of rows:
+# ## Exercises
+#
+# **1.** "One layer is ahead of three" does not say that one is ahead of two. Is it?
 
-# %%
-check_claims(long, study, resamples).set_index("claim")
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+rows = axis_runs(judged, study.variants, "layers")
+differences(rows, "one", "two", resamples).set_index("score").round(1)
 
 # %% [markdown]
-# *Measured: by how many percentage points the row that is said to be better is better here, with
-# the 95 % interval over photos and seeds. "open": the interval holds zero. The remarks are about
-# VGG-16 and ResNet-50 on ImageNet, trained for many times longer.*
-#
-# ## Architecture
-#
-# A branch is a 1×1 convolution, batch norm, the branch's input added (the skip connection), and a
-# ReLU. Each can be left out; without all of it the fusion reads the feature maps as they are, a
-# multi-layer L-CAM {cite}`lcam`.
+# **2.** The explainer with three layers was trained with all of them. Read only its deepest layer,
+# or only its earliest. Which of them makes the map?
 
-# %%
-show_axis(long, study, "architecture", resamples=resamples)
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+three = explainers["our recipe, three layers"]
+with torch.inference_mode():
+    parts = {name: keep_layers(three, [name])(images, target[:, None])[2] for name in three.layers}
+plot_methods(raw, {"all three": maps["our recipe, three layers"], **parts}, captions)
 
 # %% [markdown]
-# *Filled marks are means with 95 % intervals over photos and seeds, hollow ones the seeds' means.
-# Only verdicts whose interval leaves zero out are listed.*
-#
-# With little training the full branch is the slowest to learn: leaving out the skip connection
-# helps most, alone or with batch norm, and widening the branch to the class count adds nothing to
-# that, so what the published code calls "no skip connection" owes its effect to the skip
-# connection and not to the width. A sigmoid or no activation in place of the ReLU helps as well.
-# Batch norm alone makes no difference that can be told from chance.
-#
-# ## Layers
-#
-# How many layers, and which. In this network strides do what pooling does in VGG: the published
-# choice of a layer before or after pooling becomes one of the last block before a stride, or the
-# first one behind it.
+# **3.** How large must a difference be before these photos can tell it from chance? Compare variants
+# with one seed and with two.
 
-# %%
-show_axis(long, study, "layers", resamples=resamples)
-
-# %% [markdown]
-# *As above. The layers are listed in the table of the study.*
-#
-# Depth matters more than number: the one deepest layer is ahead of three, and every choice that
-# brings in earlier maps is worse, the earliest by far. Several layers are a promise of finer maps
-# that a short training from a random start cannot keep.
-#
-# ## Resolution
-#
-# The layers' maps are brought to the size of the largest of them, or of the smallest.
-
-# %%
-show_axis(long, study, "resolution", resamples=resamples)
-
-# %% [markdown]
-# *As above, one seed.*
-#
-# Bringing maps to the smallest size is no worse here, rather better: at 128 pixels the smallest
-# map has four by four cells, and coarse maps are hard to get wrong. This says little about 224
-# pixels and long training.
-#
-# ## The map that is read
-#
-# The mechanism is trained through a sigmoid. Its explanation map is read before it and scaled by
-# its own minimum and maximum; the sigmoid would leave the order of pixels as it is, but not their
-# weights.
-
-# %%
-show_axis(long, study, "inference map", resamples=resamples)
-
-# %% [markdown]
-# *As above; the two rows are the same training.*
-#
-# Read behind the sigmoid, a map keeps its order and more of its pixels near one, so that with all
-# pixels retained far less of the photo is dimmed; with 15 % retained, where order is what counts,
-# the gain is small. AD and IC reward bright maps.
-#
-# ## Transformers
-#
-# Three questions about a transformer's tokens: which of a block's outputs is read, whether branches
-# should mix places by self-attention instead of channels by convolution, and what becomes of the
-# class token.
-
-# %%
-show_axis(
-    long, study, "transformer layers", "transformer branches", "class token",
-    resamples=resamples,
-)  # fmt: skip
-
-# %% [markdown]
-# *As above, one seed, the transformer that this project trained on the ten classes of Imagenette.*
-#
-# Block inputs are better than block outputs, and several blocks better than one where 15 % of the
-# pixels are retained. Self-attention in the branches changes nothing that can be told from chance,
-# at a higher cost. Multiplying by the class token makes maps worse.
-#
-# ## How far to trust this
-#
-# One network, one data set of ten classes, few steps, one or two seeds: the study ranks what helps
-# a mechanism that starts from nothing and has little time. The same file runs with more steps, at
-# full resolution or on another classifier by changing its budget.
-
-# %%
-study_provenance(folder).style
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+ranked = ranking(judged, study, resamples)
+half = (ranked["high"] - ranked["low"]) / 2  # two seeds add their own spread to that of photos
+half.groupby(ranked["seeds"]).median().rename("half an interval, percentage points").to_frame()

@@ -15,14 +15,20 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/09_ablations_training.ipynb)
 #
-# **Shows** what each choice in the objective and in training does, measured as in the
-# [chapter before](08_ablations_mechanism.ipynb), from the same study.
+# **You will learn**
 #
-# **Costs** seconds: this page reads records; each holds the command that makes it anew.
+# - which terms of the objective carry the training, and how carefully they must be weighed;
+# - why a masked photo can be black or grey, and why scores of the two must not be compared;
+# - which single choice matters more than all others together: where the
+#   {term}`fusion <Fusion>` starts;
+# - how little is left to gain by changing our recipe once that choice is made.
 #
-# **Data and model.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, at 128
-# pixels, trained on photos of Imagenette's training split {cite}`imagenette`, measured on 500
-# photos of its validation split.
+# **It costs** less than a minute on two CPU cores and about 1.5 GB of memory; nothing is downloaded.
+# The trainings are not repeated here, their records are read.
+#
+# **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights. The study
+# is that of the [chapter before](08_ablations_mechanism.ipynb), at 128 pixels on Imagenette
+# {cite}`imagenette`; a second one varies our recipe at 224 pixels, on photos of many kinds.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -32,47 +38,65 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
 records = None  # folder with the study's records; None: those that ship
 resamples = 1000  # of photos and seeds, for intervals
+shown = ["german_shepherd", "ring_tailed_lemurs", "scarlet_macaw"]  # sample photos
+
+# %% tags=["hide-input"]
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+import ttame
+from ttame.companion.figures.studies import plot_ranking, show_axis
+from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.studies.records import read_runs, study_provenance, unfinished
+from ttame.companion.studies.references import read_references
+from ttame.companion.studies.study import read_study
+from ttame.companion.studies.tables import axis_runs, mean_scores, run_scores
+from ttame.companion.studies.verdicts import ranking
+from ttame.data import samples
+from ttame.files import shipped
+from ttame.images import denormalize, normalize, to_batch
+from ttame.masking import normalize_maps
+from ttame.plotting import plot_grid, plot_methods
+
+open_profile(profile)
+quiet()
 
 # %%
-from ttame.companion.figures.studies import show_axis
-from ttame.companion.notebook_profiles import quiet
-from ttame.companion.studies.records import read_runs, study_provenance, unfinished
-from ttame.companion.studies.study import read_study
-from ttame.companion.studies.tables import run_scores
-from ttame.files import shipped
-
-quiet()
 study = read_study(shipped("studies") / "ablations.toml")
 folder = records or shipped("results") / "ablations"
-long = run_scores(read_runs(folder))
-left = unfinished(study, folder)
-print(f"{len(study.runs) - len(left)} of {len(study.runs)} runs are there")
-left if len(left) else None
+runs = read_runs(folder)
+long = run_scores(runs)
+judged = long[long["percentage"] < 100]
+lines = read_references(["size128_val.jsonl"], set(runs["photo"]))
+lines = lines[~lines["score"].str.contains("100")]
 
 # %% [markdown]
-# *Where runs have no record, a table lists them: those that were not run, and those that failed,
-# with their error. They are missing from all that follows.*
-#
 # ## Terms of the objective
 #
-# The objective ([method](../book/method.md)) adds to the cross-entropy of the masked photo the area
-# and the variation of the map.
+# The [objective](../book/method.md) asks three things of a mask: that the classifier keeps its
+# answer ({term}`cross-entropy <Cross-entropy term>`), that it shows little
+# ({term}`area <Area term>`), and that it is smooth ({term}`variation <Variation term>`). What if
+# one is left out?
 
 # %%
-show_axis(long, study, "loss terms", resamples=resamples)
+show_axis(judged, study, "loss terms", lines, resamples)
 
 # %% [markdown]
-# *Filled marks are means with 95 % intervals over photos and seeds, hollow ones the seeds' means.
-# Only verdicts whose interval leaves zero out are listed. Without the area term nothing asks for a
-# small mask, so AD with all pixels retained is no fair judge of those rows.*
+# *How to read all figures of this chapter. Filled marks are means over photos and seeds with 95 %
+# intervals; hollow marks are single seeds. The orange line is Grad-CAM, the grey ones are maps that
+# look at nothing. The sentence below a figure sums it up: IC less AD, averaged over 50 and 15 % of
+# retained pixels, paired photo by photo against the row that changes nothing, in percentage points
+# with a 95 % interval. "Not told apart" means that the interval holds zero.*
 #
-# The variation is the term that matters: without it the scores are worse at every share of pixels,
-# with the area or without. Leaving out the area alone makes no difference that can be told from
-# chance at this length of training.
+# The variation is the term that matters, with the area or without. Without it nothing asks
+# neighbouring cells of the map to agree.
 #
 # ## Weights and exponent
 #
@@ -80,94 +104,241 @@ show_axis(long, study, "loss terms", resamples=resamples)
 # area.
 
 # %%
-show_axis(
-    long, study, "area exponent", "weight of the cross-entropy", "weight of the area",
-    "weight of the variation", resamples=resamples,
-)  # fmt: skip
+for axis in ("cross-entropy", "area", "variation"):
+    show_axis(judged, study, f"weight of the {axis}", lines, resamples)
+show_axis(judged, study, "area exponent", lines, resamples)
 
 # %% [markdown]
-# *As above, one seed.*
+# *From above: weight of the cross-entropy, of the area, of the variation, and the area's exponent;
+# the published value comes first.*
 #
-# The published weights lie in a flat valley: ten times less or more of the cross-entropy is worse,
-# of the area at most a little, and more of the variation is rather better. The exponent of the
-# area hardly matters.
+# The published weights lie on a plateau that is flat, but not endless: ten times less or more of
+# the cross-entropy is too much, and so is ten times the area. More of the variation would be rather
+# better. The exponent hardly matters.
 #
 # ## Which maps are regularised, and how
 #
-# The published code regularises, for every photo, the maps of all labels of its batch, and sums the
-# variation over pixels; so that term grows with batch size and resolution. The alternatives: each
-# photo's own map, and a mean.
+# For every photo, the published code regularises the maps of all labels of its batch, and sums the
+# variation over pixels, so that this term grows with batch size and resolution. The alternatives
+# are the photo's own map alone, and a mean.
 
 # %%
-show_axis(long, study, "regularised maps", "reduction of the variation", resamples=resamples)
+show_axis(judged, study, "regularised maps", lines, resamples)
+show_axis(judged, study, "reduction of the variation", lines, resamples)
 
 # %% [markdown]
-# *As above, one seed.*
+# *Above, which maps are regularised; below, sum against mean.*
 #
-# Regularising only the photo's own map is worse here: the other labels' maps, none of which is
-# explained in that photo, tell the mechanism most about what is no support. With our own start
-# from the classifier this difference is gone ([little data](05_little_data.ipynb)). A mean in place
-# of the sum changes nothing that can be told from chance.
+# Regularising the photo's own map alone is worse. The other labels' maps, of classes that the photo
+# does not show, tell the mechanism what is no support. With a start from the classifier's own
+# gradients this difference is gone, as [little data](05_little_data.ipynb) shows.
 #
 # ## Labels
 #
-# What is explained in training: the classifier's own answer (model truth), or the class that the
-# photo belongs to (ground truth).
+# Should training explain the classifier's own answer ({term}`model truth <Model truth>`), or the
+# class that the photo belongs to ({term}`ground truth <Ground truth>`)?
 
 # %%
-show_axis(long, study, "labels", resamples=resamples)
+show_axis(judged, study, "labels", lines, resamples)
 
 # %% [markdown]
-# *As above, one seed.*
+# *One figure for a choice of meaning rather than of quality.*
 #
-# The two labels agree on most photos of these ten classes, and so do the maps that come of them.
-# The choice is one of meaning: the model truth explains what the classifier answers, mistakes
-# included, and needs no labels.
+# The two labels agree on most of these photos, and so do the maps. The model truth explains what
+# the classifier answers, mistakes included, and needs no labels.
 #
 # ## Masking space
 #
-# A mask can multiply the photo as it is, so that what is masked turns black, or the normalised
-# photo, so that it turns grey, this classifier's mean. Training and measurement choose each for
-# itself; the published code trains its transformer in one and measures in the other.
+# A mask can multiply the photo as it is, so that what is hidden turns black, or the normalised
+# photo, so that it turns grey, the mean colour of the classifier's training photos. To a classifier
+# these are two different pictures:
 
-# %%
-show_axis(long, study, "masking space", resamples=resamples)
+# %% tags=["hide-input"]
+explainer = ttame.load("tf_efficientnet_lite0")
+paths = {path.stem: path for path in samples().paths}
+raw = to_batch([paths[name] for name in shown], explainer.spec)
+images = normalize(raw, explainer.spec)
+with torch.inference_mode():
+    probability, target = explainer.classifier(images).softmax(dim=1).max(dim=1)
+    masks = normalize_maps(explainer(images, target[:, None])[2])
+    hidden = {}
+    for title, space in (("black", "raw"), ("grey", "normalized")):
+        spec = replace(explainer.spec, space=space)
+        masked = spec.mask(images, masks, 0.15)
+        kept = explainer.classifier(masked).softmax(dim=1).gather(1, target[:, None])[:, 0]
+        hidden[title] = denormalize(masked, spec), kept
+cells = []
+for index in (0, 2):
+    cells.append((f"whole\np = {probability[index]:.0%}", raw[index]))
+    cells += [(f"{title}\np' = {kept[index]:.0%}", found[index])
+              for title, (found, kept) in hidden.items()]  # fmt: skip
+plot_grid([cells], what="Two photos, whole and masked in two spaces, with the class's probability")
 
 # %% [markdown]
-# *As above, one seed. Rows that are measured in different spaces answer different questions:
-# compare within a space.*
+# *Two sample photos, whole and with 15 % of their pixels retained by the same map of T-TAME (our
+# recipe), in either masking space. Above each, the probability of the predicted class.*
 #
-# Black holes hurt this classifier more than grey ones, whatever the training: measured on black
-# the same maps score worse at every share of pixels where AD is concerned. Training in the space
-# of the measurement is a smaller matter, but the scores of two spaces must never be compared with
-# each other.
+# Training and measurement choose their {term}`space <Masking space>` each for itself; the published
+# code trains its transformer in one and measures it in the other.
+
+# %%
+show_axis(judged, study, "masking space", resamples=resamples)
+
+# %% [markdown]
+# *Without lines, since those were measured on grey alone. Rows that are measured in different
+# spaces answer different questions: compare the first two with each other, and the last two.*
+#
+# Black hurts this classifier more than grey, however the mechanism was trained. Training in the
+# space of the measurement is the smaller matter. What must never be done is to compare scores of
+# two spaces.
 #
 # ## Where the fusion starts
 #
 # The published fusion starts from random numbers. It can also start from the classifier's own
-# gradients, with rows that are free or tied to them ([method](../book/method.md)).
+# gradients, with rows that are {term}`free <Free rows>` to move apart or {term}`tied <Tied rows>`
+# to each other ([method](../book/method.md)).
 
 # %%
-show_axis(long, study, "start of the fusion", resamples=resamples)
+show_axis(judged, study, "start of the fusion", lines, resamples)
 
 # %% [markdown]
-# *As above.*
+# *Random start, and two starts from the classifier's gradients.*
 #
-# The start is the largest lever of the whole study: rows that begin at the classifier's own
-# gradients are ahead of what four times the training makes of random ones. Tying them costs a
-# little on these ten classes, which training shows, and is what carries maps over to classes that
-# it does not ([little data](05_little_data.ipynb)).
+# This is the largest lever of the whole study: a start from the classifier's gradients gains more
+# than four times as many steps from a random one. Tying the rows changes nothing that shows on
+# these ten classes, which training shows; it is what carries maps over to classes that training
+# never shows ([little data](05_little_data.ipynb)).
+#
+# The study kept no weights, but explainers of both kinds ship, trained fully at 224 pixels:
+
+# %%
+names = {
+    "published, free rows": "tf_efficientnet_lite0_published",
+    "published, tied rows": "tf_efficientnet_lite0_published_tied",
+    "our recipe, tied rows": "tf_efficientnet_lite0",
+}
+with torch.inference_mode():
+    maps = {title: ttame.load(name)(images, target[:, None])[2] for title, name in names.items()}
+
+# %% tags=["hide-input"]
+captions = [explainer.classes[index].split(",")[0] for index in target.tolist()]
+plot_methods(raw, maps, captions)
+
+# %% [markdown]
+# *Maps of the predicted class. The first two columns differ in their rows alone: T-TAME (as
+# published) and the same with tied rows, trained on the same photos for as many steps.*
 #
 # ## Training length
 
 # %%
-show_axis(long, study, "training length", resamples=resamples)
+show_axis(judged, study, "training length", lines, resamples)
 
 # %% [markdown]
-# *As above, one seed; each length has a learning-rate schedule of its own.*
+# *Each length has a learning-rate schedule of its own.*
 #
-# More steps help, with diminishing returns; none of these lengths is near the papers' hundreds of
-# thousands.
+# More steps help, less and less. None of these lengths is near the papers' hundreds of thousands.
+#
+# ## What makes our recipe learn
+#
+# The second study starts where the first one ends: T-TAME (our recipe), one pass over photos of
+# many kinds on a GPU, at full resolution, measured on photos of kinds that training never shows.
+# What was changed: three layers instead of one; training on mosaics of four photos, so that
+# the map has to find the right one; a second {term}`target class <Target class>` for each photo;
+# and a term by which the complement, the photo without what the mask keeps, must lose the class.
 
 # %%
-study_provenance(folder).style
+learning = read_study(shipped("studies") / "learning.toml")
+found = read_runs(shipped("results") / "learning")
+learned = run_scores(found)
+cams = read_references(["kinds_val_cam.jsonl"], set(found["photo"]))
+cams = cams[~cams["score"].str.contains("100")]
+show_axis(learned[learned["percentage"] < 100], learning, "learning", cams, resamples)
+
+# %% tags=["hide-input"]
+half = learned[learned["score"] == "AD 50%"].groupby("method")["value"].mean()
+other = cams[cams["score"] == "AD 50%"].groupby("method")["value"].mean()
+Markdown(
+    f"*The lines are measured on the same photos.* By AD at 50 % all rows lie between "
+    f"{half.min():.1f} and {half.max():.1f} %; Grad-CAM has {other['Grad-CAM']:.1f} %, and the "
+    f"random map {other['random']:.1f} %. Whichever row had been chosen for the recipe, its maps "
+    "would have been about as good."
+)
+
+# %% [markdown]
+# ## The levers, largest first
+#
+# All axes of both chapters in one figure, of which only the ends are worth a look.
+
+# %%
+ranked = ranking(judged, study, resamples)
+plot_ranking(pd.concat([ranked.head(8), ranked.tail(8)]))
+
+# %% [markdown]
+# *The eight largest gains and the eight largest losses against the row of the same axis that
+# changes nothing, with 95 % intervals over photos and seeds. The budget is short, so what is better
+# here learns faster, and need not be better in the end.*
+#
+# ## Every number
+#
+# The rows, the means behind the figures, and where the records come from.
+
+# %% tags=["hide-input", "hide-output"]
+axes = ["loss terms", "weight of the cross-entropy", "weight of the area",
+        "weight of the variation", "area exponent", "regularised maps",
+        "reduction of the variation", "labels", "masking space", "start of the fusion",
+        "training length"]  # fmt: skip
+for axis in axes:
+    display(Markdown(f"**{axis.capitalize()}**"))
+    display(mean_scores(axis_runs(long, study.variants, axis)).style.format(precision=1))
+display(Markdown("**Learning**"))
+display(mean_scores(axis_runs(learned, learning.variants, "learning")).style.format(precision=1))
+
+# %% tags=["hide-input", "hide-output"]
+for title, planned, place in (("Ablations", study, folder),
+                              ("Learning", learning, shipped("results") / "learning")):  # fmt: skip
+    left = unfinished(planned, place)
+    display(Markdown(f"**{title}**: {len(planned.runs) - len(left)} of {len(planned.runs)} runs"))
+    if len(left):
+        display(left)
+    display(study_provenance(place).style.set_properties(**{"text-align": "left"}))
+
+# %% [markdown]
+# *Means in percent; runs that the studies plan and that have no record are listed.*
+#
+# ## What to remember
+#
+# - Start from what the classifier knows. No weight, term or schedule gains as much.
+# - Of the objective's regularisers, the variation carries the training; the weights may be wrong by
+#   a little, not by ten times.
+# - Black and grey masks ask different questions. State the masking space, and never compare scores
+#   across it.
+# - Around a recipe that works, most changes cannot be told from chance. A single run that "helps"
+#   is no finding.
+#
+# ## Exercises
+#
+# **1.** Is the gain of the start larger than that of four times the steps, once the intervals are
+# looked at?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+chosen = ranked["variant"].isin(["free rows, from the classifier", "400 steps"])
+ranked.loc[chosen, ["variant", "difference", "low", "high", "seeds"]].round(1)
+
+# %% [markdown]
+# **2.** How many of the gains and losses would you expect by chance alone, if no variant differed
+# from its default, and how many are there?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+told = (ranked["verdict"] != "open").sum()
+print(f"expected by chance: {0.05 * len(ranked):.1f} of {len(ranked)}; found: {told}")
+
+# %% [markdown]
+# **3.** Turn down the mask instead of the photo: what does the classifier say when a quarter of the
+# pixels is retained, in either space?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+with torch.inference_mode():
+    for space in ("raw", "normalized"):
+        masked = replace(explainer.spec, space=space).mask(images, masks, 0.25)
+        kept = explainer.classifier(masked).softmax(dim=1).gather(1, target[:, None])[:, 0]
+        print(space, [f"{name}: {value:.0%}" for name, value in zip(captions, kept, strict=True)])

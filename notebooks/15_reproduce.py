@@ -15,16 +15,19 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/15_reproduce.ipynb)
 #
-# **Shows** each table of this book and of the papers' kind: the command, the profile, the time it
-# took, our value, and an empty column for the published one, which a reader with the papers
-# {cite}`tame,ttame` can fill in. [Reproduce it](../book/reproduce.md) says how to set up and run.
+# **You will learn**
 #
-# **Costs** seconds: this page reads records.
+# - where each number of this book comes from, and the command that makes it anew;
+# - what was run here, and what was not;
+# - how to put the papers' own values beside ours.
 #
-# **Data and model.** The training records, results files and study records that come with `ttame`.
-# `imagenette` {cite}`imagenette` is the scale at which they were made; the papers' scale,
-# `imagenet`, was not run here. Their tables are of other classifiers on other photos: published
-# values and ours stand side by side for orientation and need not agree.
+# **It costs** seconds on two CPU cores and about 1 GB of memory; nothing is downloaded, and nothing
+# is run: this page reads records.
+#
+# **Model and photos.** The training records, results and study records that come with `ttame`. They
+# were made at the scale of Imagenette {cite}`imagenette`. The papers' scale {cite}`tame,ttame`, with
+# other classifiers on ImageNet's photos, was not run here. [Reproduce it](../book/reproduce.md) says
+# how to set up and run.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -34,79 +37,91 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
 records = None  # folder that holds a folder of records for each study; None: those that ship
 
-# %%
+# %% tags=["hide-input"]
 from pathlib import Path
 
-import pandas as pd
 from IPython.display import Markdown, display
 
 from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.reproduction import (
     ablation_table,
-    benchmark_table,
-    evaluation_table,
-    progress_table,
+    benchmarks,
+    command_list,
+    evaluations,
+    progress,
     score_table,
     studies,
-    training_table,
+    trainings,
 )
 
 open_profile(profile)
-pd.set_option("display.max_rows", None)
 folder = Path(records) if records else None
-patterns = {"EfficientNet-Lite0": "imagenette_val*.jsonl", "Transformer": "vit_*.jsonl"}
 
 # %% [markdown]
 # ## Scores of the methods
 #
-# AD, IC and ROAD in percent, joined by dots in the order of the heading; ROAD is the area under
-# the curve of the share of photos that keep their class. `passes` are those of one map. Methods
-# with fewer photos saw the first of the same ones.
+# The papers' main table, on our classifiers. AD, IC and ROAD are in percent.
 
-# %% tags=["hide-input"]
+# %%
+patterns = {"EfficientNet-Lite0": "imagenette_val*.jsonl", "Transformer": "vit_imagenette*.jsonl"}
 for title, pattern in patterns.items():
     display(Markdown(f"**{title}**"), score_table(pattern))
 
 # %% [markdown]
-# Their commands, as recorded; the methods are compared in [the evaluation
-# notebook](06_evaluation.ipynb) and in [that on transformers](07_vision_transformers.ipynb).
+# *Numbers of a cell stand in the order of its heading. ROAD is the area under the curve of the
+# share of photos that keep their class; passes are those of one map. Methods with fewer photos saw
+# the first of the same ones. What the numbers say is the matter of [the
+# evaluation](06_evaluation.ipynb) and of [the chapter on
+# transformers](07_vision_transformers.ipynb).*
+#
+# This is how the first of these files was made. All the others are folded below.
 
-# %% tags=["hide-input"]
-evaluation_table([*patterns.values(), "every_metric/*.jsonl"])
+# %%
+made = evaluations(["*.jsonl", "every_metric/*.jsonl"])
+first = [item for item in made if item.name.startswith("imagenette_val.jsonl")]
+Markdown(command_list(first))
+
+# %% tags=["hide-input", "hide-output"]
+Markdown(command_list(item for item in made if item not in first))
 
 # %% [markdown]
-# ## What training took
+# *For each file: what it holds, the commit and the day, the machine, and the whole command.*
+#
+# ## Trainings
+#
+# Each model that ships has a record beside it. What is marked "not run" would be the papers' own
+# setting.
 
-# %% tags=["hide-input"]
-training_table()
+# %% tags=["hide-input", "hide-output"]
+Markdown(command_list(trainings()))
 
 # %% [markdown]
 # *`ttame train --dry-run` with the same arguments prints what a run will take on your machine.*
 #
-# ## Ablations
+# ## Studies
 #
-# A study is a file of variants; each of its runs is one training and its measurement, which leaves
-# a record.
+# A {term}`study <Study>` is a file of {term}`variants <Variant>`; each of its runs is one training
+# and its measurement, and leaves a record.
 
 # %% tags=["hide-input"]
-progress_table(studies(), folder)
+Markdown(command_list(progress(studies(), folder)))
 
 # %% [markdown]
 # *Runs whose record is there, of those that the study asks for; minutes of training summed up from
-# the records, without the measurement.*
+# the records, without the measurement. The same command runs what is missing.*
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 for name in studies():
     display(Markdown(f"**`{name}`**"), ablation_table(name, folder))
 
 # %% [markdown]
-# *Axis by axis; means over photos and runs. Where a study shows half of the classes in training,
-# these are means over classes seen and unseen; [the notebook on little data](05_little_data.ipynb)
-# keeps them apart.*
+# *All studies, variant by variant; means over photos and runs. Where a study shows half of the
+# classes in training, these are means over classes seen and unseen; [the chapter on little
+# data](05_little_data.ipynb) keeps them apart.*
 #
 # ## Costs and checks
 #
@@ -114,14 +129,35 @@ for name in studies():
 # attached to.
 
 # %% tags=["hide-input"]
-benchmark_table()
+Markdown(command_list(benchmarks()))
 
 # %% [markdown]
-# ## Figures
+# *Every figure of this book is drawn by the chapter that it stands in, from the records above or
+# from what that chapter measures.*
 #
-# Every figure of this book is drawn by the notebook that it stands in, from the records above or
-# from what that notebook measures. One notebook alone is run anew by
+# ## What to remember
 #
-# ```console
-# $ .venv/bin/python -m ttame.companion.notebooks execute notebooks/06_evaluation.py out.ipynb
-# ```
+# - A number without its command, commit and machine cannot be checked; here each has them.
+# - What was not run says so. The papers' tables are of other classifiers on other photos, and need
+#   not agree with these.
+# - One chapter alone is run anew by
+#
+#   ```console
+#   $ .venv/bin/python -m ttame.companion.notebooks execute notebooks/06_evaluation.py out.ipynb
+#   ```
+#
+# ## Exercises
+#
+# **1.** Which command measured RISE on EfficientNet-Lite0, on how many photos, and how long did its
+# maps take?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+Markdown(command_list(item for item in made if item.name.startswith("imagenette_val_rise")))
+
+# %% [markdown]
+# **2.** You have the papers at hand. Put a published value beside ours. (In this example it comes
+# from the authors' public code, which asks RISE for 8,000 masks.)
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+published = {"RISE": {"passes forward · backward": "8000 · 0"}}
+score_table("imagenette_val_rise.jsonl", published)

@@ -25,6 +25,7 @@ from ttame.attention import AttentionConfig
 from ttame.classifiers.classes import class_index, imagenet_classes, resolve_targets, short_name
 from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
+from ttame.evaluation.maps import facts
 from ttame.explainer import FORMAT, VERSION, Explainer
 from ttame.images import normalize
 from ttame.loading import open_explainer
@@ -702,6 +703,9 @@ def test_none_is_an_untrained_explainer_that_is_the_same_each_time() -> None:
     torch.manual_seed(6)
     second, _ = open_explainer("none", "tf_efficientnet_lite0")
     assert not trained and first.spec.name == "tf_efficientnet_lite0"
+    small, _ = open_explainer("none", "tf_efficientnet_lite0", size=64)
+    assert small.spec.input_size == (64, 64)
+    assert facts(small)["size"] == [64, 64] and "size" not in facts(first)
     assert same(second.mechanism, snapshot(first.mechanism))
     shipped = ttame.load("tf_efficientnet_lite0")
     assert weight_digest(first.classifier) == weight_digest(shipped.classifier)
@@ -715,6 +719,8 @@ def test_opening_what_does_not_belong_together_is_refused() -> None:
         open_explainer("tf_efficientnet_lite0", "resnet50")
     with pytest.raises(TTameError, match=r"unknown backbone 'resnet51'.*'resnet50'"):
         open_explainer("none", "resnet51")
+    with pytest.raises(TTameError, match=r"size 128 was given with.*explainer 'none'"):
+        open_explainer("tf_efficientnet_lite0", size=128)
     with pytest.raises(TTameError, match=r"unknown backbone 'resnet51'.*'resnet50'"):
         open_explainer("resnet51")
 

@@ -459,6 +459,7 @@ class Explainer(nn.Module):
         storage: Literal["float32", "float16", "int8"] = "float32",
         preprocess: bool = False,
         batch: int | None = None,
+        any_size: bool = False,
         licence: str = "not stated",
         photos: ImageLike | Iterable[ImageLike] | None = None,
     ) -> Agreement:
@@ -480,6 +481,8 @@ class Explainer(nn.Module):
             preprocess: Resize, crop and normalise in the file: instead of `images` it takes
                 `pixels`, upright photos of one size, `(B, height, width, C)` uint8.
             batch: Number of images per call, for networks that fix it; `None` for any number.
+            any_size: Leave height and width of the images open, where the network takes any; the
+                file is then compared on photos in two sizes.
             licence: Licence of the classifier's weights, noted in the file.
             photos: Photos to compare on, as for `explain`; default: the shipped samples.
 
@@ -487,7 +490,8 @@ class Explainer(nn.Module):
             How far the file is from PyTorch.
 
         Raises:
-            TTameError: If an operation cannot be exported, a photo cannot be read, the file cannot
+            TTameError: If an operation cannot be exported, the network fixes the size of its images
+                and `any_size` is asked for, a photo cannot be read, the file cannot
                 be written, or it disagrees with PyTorch: by more than 1e-3 of the largest value,
                 with float16 weights 1e-2, with int8 0.2. Nothing is written then.
 
@@ -503,8 +507,8 @@ class Explainer(nn.Module):
         from ttame.export.write import export
 
         return export(
-            self, path, storage=storage, preprocess=preprocess, batch=batch, licence=licence,
-            photos=photos,
+            self, path, storage=storage, preprocess=preprocess, batch=batch,
+            any_size=any_size, licence=licence, photos=photos,
         )  # fmt: skip
 
     def demo(

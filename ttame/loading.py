@@ -205,7 +205,10 @@ def load(
 
 
 def open_explainer(
-    name: str | Path, backbone: str | None = None, weights: Path | str | None = None
+    name: str | Path,
+    backbone: str | None = None,
+    weights: Path | str | None = None,
+    size: int | None = None,
 ) -> tuple[Explainer, bool]:
     """Load the explainer to evaluate, or attach an untrained one to a backbone without.
 
@@ -213,19 +216,27 @@ def open_explainer(
         name: As for `load`, or `"none"`.
         backbone: Name of a backbone; required for `"none"`, otherwise checked.
         weights: A local state dict or checkpoint of the backbone.
+        size: Height and width of the images, pixels, for `"none"`; default: the classifier's.
 
     Returns:
         The explainer, and whether it is trained.
 
     Raises:
-        TTameError: If the explainer belongs to another backbone, or none is given.
+        TTameError: If the explainer belongs to another backbone, or none is given; or if a size
+            is given with a trained explainer, or one that the classifier cannot take.
     """
     if str(name) == "none":
         if backbone is None:
             raise TTameError("explainer 'none' needs a backbone (--backbone NAME)")
         with torch.random.fork_rng():  # reproducible, so that runs can be resumed
             torch.manual_seed(0)
-            return attach(backbone, weights=weights), False
+            input_size = None if size is None else (size, size)
+            return attach(backbone, input_size=input_size, weights=weights), False
+    if size is not None:
+        raise TTameError(
+            f"size {size} was given with the explainer {str(name)!r}, which is measured at the "
+            "size it was trained at; leave it out, or measure other methods with explainer 'none'"
+        )
     explainer = load(name, weights=weights)
     if backbone is not None and explainer.spec.name != backbone:
         raise TTameError(

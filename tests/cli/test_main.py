@@ -185,6 +185,7 @@ def test_layers_lists_and_marks(tmp_path: Path) -> None:
         (["evaluate", "--out", "r.jsonl", "--limit", "0"], "limit must be positive"),
         (["evaluate", "--out", "r.jsonl", "--data", "nowhere"], "'nowhere'"),
         (["evaluate", "--out", "r.jsonl", "--explainer", "none"], "--backbone"),
+        (["evaluate", "--out", "r.jsonl", "--size", "128"], "size 128 was given with"),
         (
             [
                 "evaluate",
@@ -292,7 +293,7 @@ def test_evaluating_with_all_metrics_and_masks(
 ) -> None:
     opened: list[tuple[str, str | None]] = []
 
-    def toy(name: str, backbone: str | None, _weights: None) -> tuple[Explainer, bool]:
+    def toy(name: str, backbone: str | None, _: None, __: None) -> tuple[Explainer, bool]:
         opened.append((name, backbone))
         return explainer, True
 

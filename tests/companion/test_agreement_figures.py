@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ttame.companion.figures.agreement import describe_agreement, plot_agreement
+from ttame.companion.figures.agreement import (
+    describe_agreement,
+    describe_margins,
+    plot_agreement,
+    plot_margins,
+)
 from ttame.plotting import Picture
 
 MARGINS = pd.DataFrame(
@@ -29,21 +34,30 @@ PAIRS = pd.DataFrame(
 )
 
 
-def test_margins_are_signed_and_correlations_that_may_be_zero_carry_no_number() -> None:
-    figure = plot_agreement({"photos": MARGINS}, {"photos": PAIRS})
+def test_margins_are_signed_and_ranked() -> None:
+    short = MARGINS.loc[["SDS"]].assign(rank=7, methods=9)
+    figure = plot_margins({"photos": MARGINS, "others": short})
     assert isinstance(figure, Picture)
-    above, below = figure.axes
+    first, second = figure.axes
     marks = {
-        float(x) for line in above.lines for x in line.get_xdata() if line.get_marker() != "None"
+        float(x) for line in first.lines for x in line.get_xdata() if line.get_marker() != "None"
     }
     assert marks == {2.0, -8.0, 1.0}  # a drop that is smaller leads
-    assert [text.get_text() for text in above.texts] == ["1 of 4", "2 of 4", "3 of 4"]
-    assert [label.get_text() for label in above.get_yticklabels()] == list(MARGINS.index)
-    assert [text.get_text() for text in below.texts] == ["-0.5", "", "+0.9"]
-    assert [label.get_text() for label in below.get_xticklabels()] == ["AD 100%", "SDS"]
+    assert [text.get_text() for text in first.texts] == ["1 of 4", "2 of 4", "3 of 4"]
+    assert [label.get_text() for label in first.get_yticklabels()] == list(MARGINS.index)
+    (only,) = second.texts  # in the line of its score, although the set has no other
+    assert (only.get_text(), only.get_position()[1]) == ("7 of 9", 1)
 
 
-def test_the_description_names_what_blind_maps_win() -> None:
-    text = describe_agreement({"photos": MARGINS}, {"photos": PAIRS})
+def test_correlations_that_may_be_zero_carry_no_number() -> None:
+    figure = plot_agreement(PAIRS)
+    assert isinstance(figure, Picture)
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == ["-0.5", "", "+0.9"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["AD 100%", "SDS"]
+
+
+def test_the_descriptions_name_what_blind_maps_win_and_what_agrees() -> None:
+    text = describe_margins({"photos": MARGINS})
     assert "photos: a blind map wins AD 100%. photos: a blind map may win SaCo." in text
-    assert "from AD 100% and SDS -0.50, SDS and SaCo 0.90." in text
+    assert "from AD 100% and SDS -0.50, SDS and SaCo 0.90." in describe_agreement(PAIRS)

@@ -16,11 +16,17 @@ import yaml
 import ttame
 from ttame.companion.claims import claims
 from ttame.companion.shipped import reference
+from ttame.companion.studies.records import read_runs
+from ttame.companion.studies.study import read_study
+from ttame.companion.studies.tables import axis_runs, mean_scores, run_scores
 from ttame.data import samples
 from ttame.evaluation.comparison import paired_differences
+from ttame.evaluation.diagnosis import WHOLE
 from ttame.evaluation.tables import scores
+from ttame.files import shipped
 from ttame.images import normalize
 from ttame.masking import normalize_maps
+from ttame.records import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,3 +116,45 @@ def test_what_the_caption_says_of_the_three_photos_is_so() -> None:
     )
     answers = explainer.classifier(masked)
     assert (answers.argmax(dim=1) == found.targets[:, 0]).tolist() == [True, True, False]
+
+
+def test_the_deepest_layer_makes_the_map() -> None:
+    """What the chapter on the mechanism says of the layers of the published explainer."""
+    _, records = read_results(reference("diagnosis_published.jsonl"))
+    table = paired_differences(scores(records), WHOLE, resamples=1000)
+    verdicts = table.set_index(["against", "score"])["verdict"]
+    drops = [f"AD {share}%" for share in (100, 50, 15)]
+    assert set(verdicts["without blocks.6"][drops]) == {"better"}
+    for shallow in ("blocks.2", "blocks.4"):
+        assert set(verdicts[f"without {shallow}"][drops]) == {"open"}
+        assert set(verdicts[f"only {shallow}"][drops]) == {"better"}
+    assert verdicts["only blocks.6", "AD 100%"] == "better"
+
+
+def test_a_hundred_photos_do_as_well_as_thousands() -> None:
+    """And what else the chapter on little data says in words."""
+    study = read_study(shipped("studies") / "little_data.toml")
+    long = run_scores(read_runs(shipped("results") / "little_data"))
+    photos = paired_differences(
+        axis_runs(long[long["seed"] == 0], study.variants, "photos"), "9,469 photos", resamples=1000
+    )
+    assert set(photos["verdict"]) == {"open"}
+    means = mean_scores(long)
+    rates = means.loc[["learning_rate=0.001", "learning_rate=5e-05"]] - means.loc["nothing"]
+    averaged = means.loc["reduction='paper'"] - means.loc["nothing"]
+    assert rates.abs().max().max() > 2 * averaged.abs().max()
+
+
+def test_one_layer_is_enough() -> None:
+    """The deepest layer alone is not told apart from three in any AD or IC by much."""
+    for one, three in (
+        ("imagenette_val", "recipe_layers"), ("kinds_val", "recipe_layers_kinds"),
+    ):  # fmt: skip
+        found = [
+            scores(records[records["method"] == "T-TAME"]).assign(method=name)
+            for name in (one, three)
+            for records in [read_results(reference(f"{name}.jsonl"))[1]]
+        ]
+        table = paired_differences(pd.concat(found), one, resamples=1000)
+        masked = table[table["score"].str.startswith(("AD", "IC"))]
+        assert "worse" not in set(masked["verdict"])

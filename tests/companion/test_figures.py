@@ -23,7 +23,7 @@ from ttame.companion.figures.curves import (
 )
 from ttame.companion.figures.panels import caption, panels
 from ttame.companion.figures.scores import plot_costs, plot_differences, plot_randomization
-from ttame.companion.figures.training import plot_curves, plot_learning_rates
+from ttame.companion.figures.training import plot_bars, plot_curves, plot_learning_rates
 from ttame.companion.shipped import read_benchmark
 from ttame.errors import TTameError
 from ttame.evaluation.tables import curves, per_sample
@@ -107,6 +107,24 @@ def greys(found: list[Line2D]) -> int:
 
 def legend(figure: Figure) -> list[str]:
     return [" ".join(text.get_text().split()) for text in figure.legends[0].get_texts()]
+
+
+def test_bars_carry_names_and_values() -> None:
+    table = pd.DataFrame(
+        {"a step": [36.8, 6.65], "floor": [38.1, 7.63]}, index=["lite0", "resnet50"]
+    )
+    figure = plot_bars(table, "photos per second")
+    assert [axis.get_title() for axis in figure.axes] == ["a step", "floor"]
+    for axis, column in zip(figure.axes, table, strict=True):
+        assert [bar.get_width() for bar in axis.patches] == table[column].tolist()
+        assert [text.get_text() for text in axis.texts] == [f"{x:.3g}" for x in table[column]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(table.index)
+    low, high = figure.axes[0].get_ylim()
+    assert low > high, "the first row is at the top"
+    assert figure.alt == (  # type: ignore[attr-defined]
+        "Bars, photos per second. a step: lite0 36.8, resnet50 6.65. floor: lite0 38.1, "
+        "resnet50 7.63."
+    )
 
 
 def test_road_shows_both_orders_of_both_quantities(many: pd.DataFrame) -> None:

@@ -19,9 +19,11 @@ from ttame.companion.headline import (
     read_comparison,
     worth_showing,
 )
+from ttame.companion.shipped import reference
 from ttame.errors import TTameError
 from ttame.evaluation.agreement import BLIND, blind_margins, rank_agreement, unwinnable
-from ttame.evaluation.tables import intervals
+from ttame.evaluation.comparison import paired_differences
+from ttame.evaluation.tables import intervals, read_together, scores
 from ttame.files import shipped
 from ttame.records import read_results
 
@@ -160,3 +162,49 @@ def test_what_is_said_of_t_tame_and_its_rivals() -> None:
     for photos in ("Imagenette", "other kinds"):
         table = headline(read_comparison(photos))
         assert set(table[["SDS", "SaCo"]].idxmax()) == {"Occlusion"}
+
+
+# What chapters 6 and 7 say of the transformer and of AD and IC.
+
+
+def verdicts(*names: str) -> pd.DataFrame:
+    long = scores(read_together(*(reference(f"{name}.jsonl") for name in names))[1])
+    asked = [f"{score} {share}%" for score in ("AD", "IC") for share in (50, 15)]
+    table = paired_differences(long[long["score"].isin(asked)])
+    return table.pivot(index="against", columns="score", values="verdict")
+
+
+def test_t_tame_leads_where_it_is_trained_and_not_elsewhere() -> None:
+    home = verdicts("kinds_val", "kinds_val_published", "kinds_val_cam")
+    others = home.drop(["T-TAME (refined)", "Grad-CAM (saturated)"])
+    assert (others[["AD 50%", "AD 15%", "IC 50%"]] == "better").all(axis=None)
+    found = read_comparison("other kinds")
+    kept = found.long["score"].isin(["SDS", "SaCo"]) & ~found.long["method"].isin(BLIND)
+    away = paired_differences(found.long[kept])
+    for score in ("SDS", "SaCo"):
+        assert (away.loc[away["score"] == score, "verdict"] == "worse").any()
+
+
+def test_noise_hides_less_of_a_photo_from_a_transformer_than_gradcam_does() -> None:
+    long = scores(read_results(reference("vit_imagenette_val.jsonl"))[1])
+    means = long[long["score"] == "AD 50%"].groupby("method")["value"].mean()
+    assert means["random"] < means["Grad-CAM"]
+
+
+def test_transformer_is_led_by_attribution_where_t_tame_is_not_trained() -> None:
+    found = read_comparison("transformer")
+    kept = found.long["score"].isin(MEASURES) & ~found.long["method"].isin(BLIND)
+    table = paired_differences(found.long[kept]).set_index(["against", "score"])["verdict"]
+    assert set(table["Transformer attribution"]) == {"worse"}
+    assert table["LeGrad", "SDS"] == table["LeGrad", "SaCo"] == "worse"
+    home = verdicts(*(f"vit_imagenette_val{part}" for part in ("", "_ttame", "_rise")))
+    assert set(home.loc["Transformer attribution"]) == {"better"}
+
+
+def test_dropping_the_class_token_is_better() -> None:
+    kept = read_results(reference("vit_imagenette_val_ttame.jsonl"))[1]
+    multiplied = read_results(reference("vit_imagenette_val_cls.jsonl"))[1]
+    both = pd.concat([kept[kept["method"] == "T-TAME"], multiplied.assign(method="multiplied")])
+    long = scores(both)
+    table = paired_differences(long[long["score"].isin(["AD 50%", "AD 15%", "IC 50%", "IC 15%"])])
+    assert set(table["verdict"]) == {"better"}

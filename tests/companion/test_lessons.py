@@ -19,16 +19,11 @@ PENDING = {
     "03_attention_mechanism",
     "04_training",
     "05_little_data",
-    "06_evaluation",
-    "07_vision_transformers",
-    "08_ablations_mechanism",
-    "09_ablations_training",
     "10_your_own_classifier",
     "11_explore",
     "12_failure_cases",
     "13_drawn_objects",
     "14_take_it_with_you",
-    "15_reproduce",
 }
 
 MOST_LINES = 8

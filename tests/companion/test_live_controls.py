@@ -202,9 +202,61 @@ def test_a_camera_is_asked_for_where_screens_are_touched(chromium: Any, toy_page
     assert not Live(chromium, toy_page).page.locator(".tx-camera").is_visible()
     touched = Live(chromium, toy_page, has_touch=True, is_mobile=True)
     assert touched.page.locator(".tx-camera").is_visible()
+    assert not touched.page.locator(".tx-webcam").is_visible()
     assert touched.page.locator(camera).get_attribute("accept") == "image/*"
     touched.drop(photo(), field=1)
     assert touched.state()["photo"] == 2
+
+
+# A camera that sees one red picture, and remembers whether it still runs.
+CAMERA = """
+Object.defineProperty(navigator, "mediaDevices", { value: { getUserMedia: async () => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [64, 48];
+  const context = canvas.getContext("2d"), paint = () => {
+    context.fillStyle = "rgb(200, 30, 30)";
+    context.fillRect(0, 0, 64, 48);
+  };
+  setInterval(paint, 20);
+  paint();
+  return (window.seen = canvas.captureStream());
+} } });
+"""
+REFUSING = """
+Object.defineProperty(navigator, "mediaDevices", { value: { getUserMedia: async () => {
+  throw new DOMException("no", "NotAllowedError");
+} } });
+"""
+
+
+def test_the_camera_of_a_desk_takes_a_picture_and_is_closed(chromium: Any, toy_page: Path) -> None:
+    live = Live(chromium, toy_page, CAMERA)
+    live.page.click(".tx-webcam")
+    live.page.wait_for_function("document.querySelector('video').videoWidth === 64")
+    live.page.click(".tx-shoot")
+    live.page.wait_for_selector("img[alt='camera.png']")
+    live.settle()
+    assert live.state()["photo"] == 2 and live.complaints == []
+    assert not live.page.locator(".tx-viewfinder").is_visible()
+    assert live.evaluate("() => seen.getTracks().every(track => track.readyState === 'ended')")
+    shown = live.evaluate(
+        """async () => {
+            const image = document.querySelector("img[alt='camera.png']");
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [1, 1];
+            canvas.getContext("2d").drawImage(image, 0, 0, 1, 1);
+            return [...canvas.getContext("2d").getImageData(0, 0, 1, 1).data].slice(0, 3);
+        }"""
+    )
+    assert np.abs(np.array(shown) - [200, 30, 30]).max() < 20  # video is coded lossily
+
+
+def test_a_camera_that_is_refused_is_said(chromium: Any, toy_page: Path) -> None:
+    live = Live(chromium, toy_page, REFUSING)
+    live.page.click(".tx-webcam")
+    live.page.wait_for_function("document.querySelector('.tx-alert').textContent !== ''")
+    assert "The camera cannot be used (NotAllowedError)" in live.text(".tx-alert")
+    assert live.page.locator(".tx-webcam").is_visible()
 
 
 def test_what_is_no_photo_is_named_and_changes_nothing(live: Live) -> None:

@@ -10,15 +10,10 @@ import pytest
 
 from ttame.companion.figures.studies import plot_axis, plot_ranking
 from ttame.companion.studies.study import Claim, read_study
-from ttame.companion.studies.tables import (
-    axis_words,
-    check_claims,
-    combined,
-    differences,
-    ranking,
-    seed_intervals,
-)
+from ttame.companion.studies.tables import combined, differences, seed_intervals
+from ttame.companion.studies.verdicts import axis_words, check_claims, ranking
 from ttame.errors import TTameError
+from ttame.plotting import Picture
 
 STUDY = """
     [budget]
@@ -125,24 +120,65 @@ def test_ranking_claims_and_words(path: Path) -> None:
     assert list(claims["verdict"]) == ["agrees", "not run"]
     assert claims["measured"].iloc[0] == "+35.0 (+30.0\u00a0to\u00a0+40.0)"
     assert list(claims["on"]) == ["AD 100%", "IC - AD"]
-    words = axis_words(long(), study, "size")
-    assert "- *small* (1 seed): **worse** on AD 100% +35.0" in words
-    assert "not run" not in words
+    assert axis_words(long(), study, "size") == (
+        "By IC less AD (1 seed), **behind** *whole*: *small* (-35.0, -40.0 to -30.0)."
+    )
     only = long()[long()["method"] == "nothing"]
+    with pytest.raises(TTameError, match=r"records of whole alone.*needs 'whole' and another"):
+        axis_words(only, study, "size")
     with pytest.raises(TTameError, match="no variant and the row"):
         ranking(only, study)
+
+
+def test_what_is_no_different_is_said_last(path: Path) -> None:
+    study = read_study(path)
+    same = pd.DataFrame(
+        [
+            *rows("nothing", "a", 0, 10, 0), *rows("nothing", "b", 0, 20, 0),
+            *rows("size=64", "a", 0, 20, 0), *rows("size=64", "b", 0, 10, 0),
+            *rows("size=32", "a", 0, 5, 0), *rows("size=32", "b", 0, 15, 0),
+            *rows("nothing", "a", 1, 10, 0), *rows("nothing", "b", 1, 20, 0),
+            *rows("size=32", "a", 1, 5, 0), *rows("size=32", "b", 1, 15, 0),
+        ]
+    )  # fmt: skip
+    assert axis_words(same, study, "size") == (
+        "By IC less AD (1 to 2 seeds), **ahead of** *whole*: *not run* (+5.0, +5.0 to +5.0); "
+        "**not told apart** from *whole*: *small*."
+    )
 
 
 def test_an_axis_is_drawn_with_its_seeds() -> None:
     figure = plot_axis(long())
     assert [axis.get_title() for axis in figure.axes] == [
-        "AD 100% (lower is better)", "IC 100% (higher is better)",
+        "AD 100%\n(lower is better)", "IC 100%\n(higher is better)",
     ]  # fmt: skip
+    assert not figure.legends
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert len(hollow) == 1 and sorted(hollow[0].get_xdata()) == [
         15,
         25,
     ]  # the variant has one seed
+
+
+def references(method: str, drop: float) -> pd.DataFrame:
+    named = pd.DataFrame(rows(method, "a", 0, drop, 50) + rows(method, "b", 0, drop, 100))
+    return named[["photo", "method", "score", "value"]]
+
+
+def test_references_are_lines_with_a_legend() -> None:
+    lines = pd.concat([references("Grad-CAM", 33), references("random", 90)])
+    figure = plot_axis(long(), lines)
+    drops, rises = figure.axes
+    assert [line.get_xdata()[0] for line in drops.lines[:2]] == [33, 90]
+    assert [line.get_xdata()[0] for line in rises.lines[:2]] == [75, 75]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Grad-CAM", "random"]
+    assert isinstance(figure, Picture) and "lines: Grad-CAM 33.0, random 90.0" in figure.alt
+    five = pd.concat([references(f"m{index}", 1) for index in range(5)])
+    with pytest.raises(TTameError, match="at most 4 methods"):
+        plot_axis(long(), five)
+    with pytest.raises(TTameError, match="with the scores AD 100%, IC 100%"):
+        plot_axis(long(), lines[lines["score"] == "AD 100%"])
 
 
 @pytest.mark.parametrize(

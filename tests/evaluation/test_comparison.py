@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ttame.data import PhotoList
 from ttame.errors import TTameError
-from ttame.evaluation.comparison import in_words, paired_differences
+from ttame.evaluation.comparison import in_short, in_words, paired_differences
 from ttame.evaluation.cost import count_passes
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import summary
@@ -198,4 +198,19 @@ def test_verdicts_in_words() -> None:
         "",
         "- against Grad-CAM: **better** on AD 100%, IC 50%; **open** on AD 50%",
         "- against RISE: **worse** on AD 100%",
+    ]
+
+
+def test_verdicts_in_short() -> None:
+    table = pd.DataFrame(
+        {
+            "against": ["Grad-CAM", "RISE", "random", "Grad-CAM"],
+            "score": ["AD 50%", "AD 50%", "AD 50%", "IC 50%"],
+            "verdict": ["open", "worse", "better", "better"],
+        }
+    )
+    assert in_short(table, "Ours").split("\n") == [
+        "- **AD 50%**: Ours is better than 1 of 3 others; worse than RISE; not told apart from "
+        "Grad-CAM",
+        "- **IC 50%**: Ours is better than 1 of 1 others",
     ]

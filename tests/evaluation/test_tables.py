@@ -368,7 +368,7 @@ def test_files_of_different_photos_are_joined(tmp_path: Path) -> None:
     [
         ("backbone", "other"), ("space", "normalized"), ("cam_layer", "features"),
         ("data", "samples"), ("metrics", ["AD/IC", "ROAD"]), ("percentages", [100]),
-        ("steps", 5), ("seed", 1),
+        ("steps", 5), ("seed", 1), ("size", [128, 128]),
     ],
 )  # fmt: skip
 def test_files_of_another_configuration_are_refused(tmp_path: Path, key: str, value: Any) -> None:

@@ -81,6 +81,23 @@ def test_any_photo_is_explained_as_the_library_does(
     np.testing.assert_allclose(found.upsampled(), expected.upsampled()[0, 0], atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_photo_of_100_megapixels(exported: Path, fixed: Explainer, tmp_path: Path) -> None:
+    photo = tmp_path / "huge.png"
+    image = Image.new("1", (10_000, 10_000), 1)
+    image.paste(0, (0, 0, 10_000, 4_000))
+    image.save(photo)
+    found, expected = Exported(exported).explain(photo), fixed.explain(photo)
+    np.testing.assert_allclose(found.map, expected.maps[0, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_photo_beyond_what_pillow_opens_is_refused(exported: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 10_000)).save(photo)
+    with pytest.raises(TTameError, match=r"bomb\.png' cannot be read: .*exceeds limit"):
+        Exported(exported).explain(photo)
+
+
 def test_overlay_is_the_photo_under_the_colours(exported: Path) -> None:
     found = Exported(exported).explain(CAT)
     np.testing.assert_array_equal(np.asarray(found.overlay(0)), np.asarray(found.image))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 pytest.importorskip("onnxruntime", reason="needs ttame[export]")
 
 import onnx
+from timm.layers import Conv2dSame
 
 import ttame
 from ttame.classifiers.weights import weight_digest
@@ -208,3 +209,50 @@ def test_a_network_that_fixes_the_batch_is_exported_for_one(toy: nn.Module, tmp_
     explainer = ttame.attach(toy, ["stages.2"], input_size=(32, 32), mean=0, std=1)
     _refused(explainer, tmp_path / "toy.onnx", "any number of images .* export with batch=1")
     assert explainer.export(tmp_path / "toy.onnx", batch=1).maps < 1e-4
+
+
+def test_images_of_any_size(fixed: Explainer, tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    assert fixed.export(path, any_size=True).photos == 18  # each in two sizes
+    shown = onnx.helper.printable_value_info(onnx.load(path).graph.input[0])
+    assert shown == "%images[FLOAT, batchx3xheightxwidth]"
+    images = torch.randn(1, 3, 40, 24)
+    logits, _, maps = open_graph(path)(images.numpy(), np.array([4]))
+    with torch.inference_mode():
+        expected, _, own = fixed(images, torch.tensor([[4]]))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(maps, own, rtol=1e-4, atol=1e-4)
+
+
+class Placed(nn.Module):
+    """A step that adds what was learnt for each place of a map of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(1, 16, 4, 4))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.places
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Placed, r"cannot take images of any size .*; leave any_size out, or export one file per"),
+        (
+            lambda: Conv2dSame(16, 16, 3, stride=2),
+            r"module 'stages\.3' \(Conv2dSame\) pads by the size of the image",
+        ),
+    ],
+    ids=["one size", "same padding"],
+)
+def test_networks_of_one_size_are_refused(
+    toy: nn.Module, tmp_path: Path, module: Callable[[], nn.Module], message: str
+) -> None:
+    toy.stages.append(module())
+    explainer = ttame.attach(toy, ["stages.2"], input_size=(32, 32), mean=0, std=1)
+    _refused(explainer, tmp_path / "toy.onnx", message, any_size=True)
+
+
+def test_any_size_and_preprocessing_exclude_each_other(fixed: Explainer, tmp_path: Path) -> None:
+    _refused(fixed, tmp_path / "x.onnx", "any_size or preprocess", any_size=True, preprocess=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from ttame.data import PhotoList
+from ttame.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
+PARTS = "data/results/every_metric/parts.toml"
 STUDY = """
 [budget]
 backbone = "tf_efficientnet_lite0"
@@ -43,6 +46,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Snakefile", "_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "data" / "studies").mkdir(parents=True)
+    (tmp_path / PARTS).parent.mkdir(parents=True)
+    shutil.copy(ROOT / PARTS, tmp_path / PARTS)
     (tmp_path / "data" / "studies" / "trial.toml").write_text(STUDY, encoding="utf-8")
     return tmp_path
 
@@ -82,3 +87,28 @@ def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(
     again = snakemake(checkout, "--dry-run", "--quiet", "host", "--", "trial")
     assert "layers-9_seed0" in again.stdout + again.stderr
     assert "layers-2_seed0" not in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_every_metric_is_measured_of_the_parts_that_are_missing(checkout: Path) -> None:
+    done = checkout / "_build" / "every_metric" / "vit_main.jsonl.gz"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    said = snakemake(checkout, "--summary", "--", "every_metric")
+    assert said.returncode == 0, said.stderr
+    rows = [line.split("\t") for line in said.stdout.splitlines()[1:]]
+    pending = {Path(row[0]).name for row in rows if row[-1] == "update pending"}
+    assert len(pending) == len(rows) - 1 and "kinds_lcam.jsonl.gz" in pending
+    assert "vit_main.jsonl.gz" not in pending
+
+
+def test_every_metric_names_methods_that_exist() -> None:
+    parts = tomllib.loads((ROOT / PARTS).read_text("utf-8"))
+    named = [
+        method
+        for found in parts.values()
+        if isinstance(found, dict)
+        for methods in found["methods"].values()
+        for method in methods.split(",")
+    ]
+    assert set(named) <= set(METHODS) and len(named) > 40

@@ -25,6 +25,9 @@ def export(
     batch: Annotated[
         int | None, typer.Option(help="Images per call, for networks that fix it; default: any.")
     ] = None,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Leave height and width of the images open.")
+    ] = False,
     licence: Annotated[
         str, typer.Option(help="Licence of the classifier's weights, noted in the file.")
     ] = "not stated",
@@ -42,8 +45,8 @@ def export(
     from ttame.loading import load
 
     found = load(explainer, weights=weights).export(
-        out, storage=storage, preprocess=preprocess, batch=batch, licence=licence,  # type: ignore[arg-type]
-        photos=photos,
+        out, storage=storage, preprocess=preprocess, batch=batch,  # type: ignore[arg-type]
+        any_size=any_size, licence=licence, photos=photos,
     )  # fmt: skip
     prepared = "" if found.pixels is None else f", pixels by {found.pixels:.1f} of 255 grey levels"
     console.print(

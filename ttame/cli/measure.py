@@ -49,6 +49,13 @@ def evaluate(
     backbone: REGISTERED = None,
     explainer: EXPLAINER = None,
     weights: WEIGHTS = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height and width of the photos, pixels, with --explainer none; default: the "
+            "classifier's."
+        ),
+    ] = None,
     methods: METHODS = "default",
     metrics: METRICS = "AD/IC",
     data: DATA = "imagenette",
@@ -82,7 +89,7 @@ def evaluate(
     from ttame.data import open_photos
     from ttame.evaluation.evaluate import evaluate as run
 
-    opened, names = _open(explainer, backbone, methods, weights, device)
+    opened, names = _open(explainer, backbone, methods, weights, device, size)
     photos = open_photos(data, "val").sample(limit, seed)
     with bar() as shown:
         task = shown.add_task("photos", total=len(photos))
@@ -141,12 +148,13 @@ def _open(
     methods: str,
     weights: Path | None,
     device: str | None,
+    size: int | None = None,
 ) -> tuple[Explainer, list[str]]:
     """Open the explainer and name the methods that apply, saying which do not."""
     from ttame.loading import open_explainer
     from ttame.methods import select
 
-    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone, weights)
+    opened, trained = open_explainer(explainer or backbone or DEFAULT, backbone, weights, size)
     opened.to(open_device(device))
     names, left_out = select(methods, opened, trained)
     for name, reason in left_out.items():

@@ -57,19 +57,26 @@ def beaten_by(records: pd.DataFrame, method: str, other: str, percentage: int = 
     return found.dropna().sort_values("gap", ascending=False, kind="stable")
 
 
-def kept_mistakes(
-    records: pd.DataFrame, labels: Mapping[str, int], method: str, percentage: int = 50
+def keep_by_truth(
+    records: pd.DataFrame,
+    labels: Mapping[str, int],
+    method: str,
+    percentage: int = 50,
+    between: tuple[float, float] = (0.0, 1.0),
 ) -> pd.DataFrame:
-    """Sort wrong predictions by the probability that the masked photo retains, largest first.
+    """Compare what masked photos keep of wrong and of right predictions.
 
     Args:
         records: Records of results files.
         labels: True class by photo.
         method: Method whose maps mask the photos.
         percentage: Percentage of retained pixels.
+        between: Lowest and highest probability of the predictions to compare: wrong ones are less
+            sure than right ones, and unsure ones keep other shares.
 
     Returns:
-        Columns target, probability, masked and label, by photo.
+        Rows wrong and right; columns photos and kept, the mean of masked by whole probability,
+        percent, NaN where there are no photos.
 
     Raises:
         TTameError: If the records lack the method or the percentage, or a photo has no label.
@@ -78,9 +85,12 @@ def kept_mistakes(
     unknown = [str(photo) for photo in found.index if photo not in labels]
     if unknown:
         raise TTameError(f"no label of {len(unknown)} photos, the first {unknown[0]!r}")
-    found["label"] = [labels[photo] for photo in found.index]
-    wrong = found[found["target"] != found["label"]]
-    return wrong.sort_values("masked", ascending=False, kind="stable")
+    found = found[found["probability"].between(*between)]
+    kept = 100 * found["masked"] / found["probability"]
+    right = found["target"] == [labels[photo] for photo in found.index]
+    groups = {"wrong": kept[~right], "right": kept[right]}
+    rows = {name: {"photos": len(each), "kept": each.mean()} for name, each in groups.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def class_sensitivity(maps: Tensor) -> Tensor:

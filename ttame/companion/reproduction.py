@@ -1,19 +1,21 @@
-"""Tables in the papers' form: our values, their commands, and room for the published values.
+"""Every number of the book: our values in the papers' form, and the command behind each.
 
-Our values are read from the committed records. The column of published values is empty, for a
-reader with the papers to fill in.
+Our values are read from the committed records. Values of the papers stand beside them where the
+caller, a reader with the papers, gives any.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ttame.companion.shipped import training_record
+from ttame.companion.shipped import BENCHMARKS, training_record
 from ttame.companion.studies.records import read_runs, total_minutes
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import mean_scores, run_scores
@@ -23,9 +25,10 @@ from ttame.files import shipped
 from ttame.methods import METHODS
 from ttame.records import read_results, results_paths
 
-OURS, PUBLISHED, NOT_RUN = "ours", "published (fill from the PDF)", "not run"
+NOT_RUN = "not run"
 # The papers' classifiers, which need ImageNet-1k and their weights.
 PAPERS = ("vgg16", "resnet50", "vit_b_16")
+Published = Mapping[str, Mapping[str, str]]
 _SHARES = (100, 50, 15)
 _AND = "\u00a0·\u00a0"  # keeps the numbers of a cell in one line
 # Columns of `ttame.evaluation.tables.summary` that a cell joins, by the heading that it gets.
@@ -38,21 +41,38 @@ _SCORES = {
     "ROAD MoRF · LeRF": ["ROAD MoRF", "ROAD LeRF"],
     "passes forward · backward": ["forward", "backward"],
 }
-_SINGLE = ("benchmark", "throughput", "scaling", "families")
+_LINE = 76  # characters of a command that fit the book's column
 
 
-def score_table(pattern: str) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Made:
+    """How one record was made.
+
+    Attributes:
+        name: Name of the file, model or study.
+        facts: What it holds or took, then commit, date and machine, in words.
+        command: The recorded command, or the one that would make what was not run.
+    """
+
+    name: str
+    facts: tuple[str, ...]
+    command: str
+
+
+def score_table(pattern: str, published: Published | None = None) -> pd.DataFrame:
     """Make the papers' main table for one classifier.
 
     Args:
         pattern: Pattern of results files in `data/results`, such as `"imagenette_val*.jsonl"`.
+        published: Published values by method and heading of the table; each heading with any gets
+            a column of its own.
 
     Returns:
-        One row per method: for every score a column of ours, percent, and an empty one; then the
-        number of photos. A second explainer of the same method has a row under its own name.
+        One row per method: for every score a column, percent, then the number of photos. A second
+        explainer of the same method has a row under its own name.
 
     Raises:
-        TTameError: If no file matches.
+        TTameError: If no file matches, or a published value has no such method or heading.
     """
     pieces = []
     for path in _results(pattern):
@@ -67,14 +87,15 @@ def score_table(pattern: str) -> pd.DataFrame:
     records["place"] = records["method"].str.split(", ").str[0].map(order)
     found = summary(records.sort_values("place", kind="stable"))
     rows = {
-        method: _beside(row, _SCORES) | {("photos", ""): f"{row['photos']:.0f}"}
+        str(method): _cells(row, _SCORES) | {"photos": f"{row['photos']:.0f}"}
         for method, row in found.iterrows()
     }
-    return _framed(rows, ["method"])
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    return _beside(table, published or {})
 
 
-def evaluation_table(patterns: Sequence[str]) -> pd.DataFrame:
-    """List the commands behind `score_table`, one row per results file.
+def evaluations(patterns: Sequence[str]) -> list[Made]:
+    """List how results files were made.
 
     Args:
         patterns: Patterns of results files in `data/results`.
@@ -82,53 +103,41 @@ def evaluation_table(patterns: Sequence[str]) -> pd.DataFrame:
     Raises:
         TTameError: If no file matches one of them.
     """
-    rows = {}
+    found = []
     for path in (path for pattern in patterns for path in _results(pattern)):
         header, records = read_results(path)
-        rows[path.name] = {
-            "profile": "imagenette",
-            "photos": f"{records['photo'].nunique()}",
-            # Records know how long each map took, not the masking and scoring after it.
-            "minutes, of the maps alone": f"{records['seconds'].sum() / 60:.1f}",
-            **_made(header),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("results file")
+        # Records know how long each map took, not the masking and scoring after it.
+        minutes = records["seconds"].sum() / 60
+        photos = f"{records['photo'].nunique()} photos"
+        found.append(_made(path.name, header, photos, f"{minutes:.1f} minutes for the maps"))
+    return found
 
 
-def training_table() -> pd.DataFrame:
-    """List training costs: of the shipped models, and of the papers' classifiers, not run here."""
-    rows = {}
+def trainings() -> list[Made]:
+    """List how the shipped models were trained, and the papers' classifiers, not run here."""
+    found = []
     for kind in ("explainers", "classifiers"):
         for path in sorted(shipped(kind).glob("*.json")):
             record = training_record(path.stem, "explainers" if kind[0] == "e" else "classifiers")
-            length = record.get("steps") or f"{record['config']['epochs']} epochs"
-            drawn = record["data"].startswith("drawn/")  # which every profile can draw
-            rows[kind[:-1], path.stem] = {
-                "profile": "any" if drawn else "imagenette",
-                "photos": f"{record['photos']:,}",
-                "steps": f"{length}",
-                f"minutes, {OURS}": f"{record['minutes']:.1f}",
-                f"minutes, {PUBLISHED}": "",
-                **_made(record),
-            }
+            length = record.get("steps")
+            took = f"{length} steps" if length else f"{record['config']['epochs']} epochs"
+            facts = f"{record['photos']:,} photos", took, f"{record['minutes']:.1f} minutes"
+            found.append(_made(f"{kind[:-1]} {path.stem}", record, *facts))
     for backbone in PAPERS:
-        rows["explainer", f"{backbone}, as in the papers"] = {
-            "profile": "imagenet",
-            f"minutes, {OURS}": NOT_RUN,
-            "command": "ttame train --profile imagenet --recipe published "
-            f"--backbone {backbone} --out runs/{backbone}",
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
-    table.index.names = ["", "trained"]
-    return table
+        command = (
+            "ttame train --profile imagenet --recipe published "
+            f"--backbone {backbone} --out runs/{backbone}"
+        )
+        found.append(Made(f"explainer of {backbone}, as in the papers", (NOT_RUN,), command))
+    return found
 
 
-def benchmark_table() -> pd.DataFrame:
-    """List the commands of the benchmarks, one row per record."""
-    rows = {}
-    for path in (path for name in _SINGLE for path in _results(f"{name}.json")):
-        rows[path.name] = {"profile": "quick", **_made(json.loads(path.read_text("utf-8")))}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("record")
+def benchmarks() -> list[Made]:
+    """List how the records of the benchmarks were made."""
+    paths = sorted(shipped("results").glob("*.json"))
+    formats = {name for name, _, _ in BENCHMARKS.values()}
+    records = {path.name: json.loads(path.read_text("utf-8")) for path in paths}
+    return [_made(name, record) for name, record in records.items() if record["format"] in formats]
 
 
 def studies() -> list[str]:
@@ -140,50 +149,83 @@ def studies() -> list[str]:
     )
 
 
-def progress_table(names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
-    """List how many runs of each study are done, and their cost, one row per study.
+def progress(names: Sequence[str], folder: Path | None = None) -> list[Made]:
+    """List how many runs of each study are done, their training time and the study's command.
 
     Args:
         names: Names of the studies.
         folder: Parent folder of the studies' records; default: the shipped ones.
-
-    Returns:
-        Columns profile, runs, minutes of training and command; `"not run"` without a record.
     """
-    rows = {}
+    found = []
     for name in names:
         planned, runs = _plan(name), _runs(name, folder)
         each = (
             runs.drop_duplicates("run")["minutes"] if runs is not None else pd.Series(dtype=float)
         )
-        rows[name] = {
-            "profile": "imagenette",
-            "runs": f"{len(each)} of {len(planned[1])}" if planned else f"{len(each)}",
-            "minutes of training": total_minutes(each) if len(each) else NOT_RUN,
-            "command": f"ttame study data/studies/{name}.toml --out data/results/{name}",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
+        count = f"{len(each)} of {len(planned[1])} runs" if planned else f"{len(each)} runs"
+        took = f"{total_minutes(each)} minutes of training" if len(each) else NOT_RUN
+        command = f"ttame study data/studies/{name}.toml --out data/results/{name}"
+        found.append(Made(name, (count, took), command))
+    return found
 
 
-def ablation_table(name: str, folder: Path | None = None) -> pd.DataFrame:
-    """Make a study's table of scores, each with an empty column for the published value.
+def ablation_table(
+    name: str, folder: Path | None = None, published: Published | None = None
+) -> pd.DataFrame:
+    """Make a study's table of scores.
 
     Args:
         name: Name of the study.
         folder: Parent folder of the study's records; default: the shipped ones.
+        published: Published values by variant and heading, as for `score_table`.
 
     Returns:
-        One row per variant: AD and IC, means over photos and runs, percent, or `"not run"`.
+        One row per variant, under its axis: AD and IC, means over photos and runs, percent, or
+        `"not run"`.
+
+    Raises:
+        TTameError: If a published value has no such variant or heading.
     """
     plan, runs = _plan(name), _runs(name, folder)
     found = pd.DataFrame() if runs is None else mean_scores(run_scores(runs))
     recorded = [("", changes, changes) for changes in found.index]
-    rows = {}
+    rows = []
     for axis, variant, changes in (plan[0] if plan else recorded) or [("", "all axes", "")]:
         row = found.loc[[changes]].iloc[0] if changes in found.index else None
         count = "0" if row is None else f"{row['runs']:.0f}"
-        rows[axis, variant] = _beside(row, _MASKED) | {("runs", ""): count}
-    return _framed(rows, ["axis", "variant"])
+        rows.append({"axis": axis, "variant": variant, **_cells(row, _MASKED), "runs": count})
+    table = pd.DataFrame(rows).set_index("variant")
+    return _beside(table, published or {})
+
+
+def command_list(made: Iterable[Made]) -> str:
+    """Write commands as Markdown: a line of facts each, then the whole command, broken to fit.
+
+    Args:
+        made: From `evaluations`, `trainings`, `benchmarks` or `progress`.
+    """
+    items = (
+        f"**`{item.name}`**: {', '.join(item.facts)}\n\n```console\n$ {_broken(item.command)}\n```"
+        for item in made
+    )
+    return "\n\n".join(items)
+
+
+def _broken(command: str) -> str:
+    """Break a command before its options, so that it can still be copied as it is."""
+    parts: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if word.startswith("--") or not parts:
+            parts.append(word)
+        else:
+            parts[-1] += f" {word}"
+    lines = parts[:1]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) > _LINE:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return " \\\n".join(lines)
 
 
 def _plan(name: str) -> tuple[list[tuple[str, str, str]], list[str]] | None:
@@ -208,26 +250,35 @@ def _results(pattern: str) -> list[Path]:
     return found
 
 
-def _made(header: Mapping[str, Any]) -> dict[str, str]:
-    keys = ("command", "commit", "date", "hardware")
-    return {key: str(header[key])[:10] if key == "date" else str(header[key]) for key in keys}
+def _made(name: str, header: Mapping[str, Any], *facts: str) -> Made:
+    made = f"commit {header['commit']}", str(header["date"])[:10], str(header["hardware"])
+    return Made(name, (*facts, *made), str(header["command"]))
 
 
-def _beside(
-    row: Mapping[str, Any] | pd.Series | None, scores: Mapping[str, Iterable[str]]
-) -> dict[tuple[str, str], str]:
-    """Make two cells for every score: our values, joined, and an empty one."""
+def _cells(row: pd.Series | None, scores: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Make one cell for every heading: our values, joined."""
     cells = {}
-    for score, columns in scores.items():
+    for heading, columns in scores.items():
         values = [] if row is None else [row[column] for column in columns if column in row]
         known = [f"{value:.1f}" for value in values if pd.notna(value)]
-        cells[score, OURS] = NOT_RUN if row is None else _AND.join(known) or "not measured"
-        cells[score, PUBLISHED] = ""
+        cells[heading] = NOT_RUN if row is None else _AND.join(known) or "not measured"
     return cells
 
 
-def _framed(rows: Mapping[Any, Mapping[tuple[str, str], str]], names: list[str]) -> pd.DataFrame:
-    table: pd.DataFrame = pd.DataFrame.from_dict(dict(rows), orient="index")
-    table.columns = pd.MultiIndex.from_tuples([tuple(column) for column in table.columns])
-    table.index.names = names
-    return table
+def _beside(table: pd.DataFrame, published: Published) -> pd.DataFrame:
+    """Put published values beside ours, in a column of their own for each heading with any."""
+    for name, values in published.items():
+        for heading in values:
+            if name not in table.index or heading not in table:
+                raise TTameError(
+                    f"a published value of {name!r} for {heading!r} has no place; rows are "
+                    f"{', '.join(map(str, table.index))}, headings {', '.join(table)}"
+                )
+    columns: dict[str, pd.Series] = {}
+    for heading in table:
+        columns[heading] = table[heading]
+        given = {name: values[heading] for name, values in published.items() if heading in values}
+        if given:
+            shown = [given.get(str(name), "") for name in table.index]
+            columns[f"{heading}, published"] = pd.Series(shown, table.index)
+    return pd.DataFrame(columns, index=table.index)

@@ -14,8 +14,8 @@ from ttame.files import shipped
 from ttame.records import read_record, results_paths
 
 Benchmark = Literal[
-    "explaining", "training", "scaling", "families", "transfer", "refinement", "export", "storage",
-    "runtime",
+    "explaining", "training", "scaling", "families", "transfer", "refinement", "quality", "export",
+    "storage", "runtime",
 ]  # fmt: skip
 # Format, version and command of the record that `python -m benchmarks NAME` writes.
 BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
@@ -25,6 +25,7 @@ BENCHMARKS: Mapping[Benchmark, tuple[str, int, str]] = {
     "families": ("ttame-families", 1, "make families"),
     "transfer": ("ttame-transfer", 1, "python -m benchmarks transfer"),
     "refinement": ("ttame-refinement", 1, "python -m benchmarks refinement"),
+    "quality": ("ttame-quality", 1, "python -m benchmarks quality"),
     "export": ("ttame-export-families", 1, "python -m benchmarks export"),
     "storage": ("ttame-storage", 1, "python -m benchmarks storage"),
     "runtime": ("ttame-runtime", 1, "make bench"),

@@ -69,3 +69,24 @@ def in_words(differences: pd.DataFrame, method: str = "T-TAME") -> str:
         parts = [f"**{name}** on {on[name]}" for name in ("better", "worse", "open") if name in on]
         lines.append(f"- against {other}: {'; '.join(parts)}")
     return "\n".join(lines)
+
+
+def in_short(differences: pd.DataFrame, method: str = "T-TAME") -> str:
+    """Write the verdicts of `paired_differences` as a Markdown list, one item per score.
+
+    Methods that are worse than `method` are counted, the others named.
+
+    Args:
+        differences: With columns `against`, `score` and `verdict`.
+        method: What the differences are of.
+    """
+    lines = []
+    for score, found in differences.groupby("score", sort=False):
+        named = found.groupby("verdict")["against"].agg(", ".join)
+        better = int((found["verdict"] == "better").sum())
+        parts = [f"{method} is better than {better} of {len(found)} others"]
+        parts += [f"{words} {named[verdict]}" for verdict, words in
+                  (("worse", "worse than"), ("open", "not told apart from"))
+                  if verdict in named]  # fmt: skip
+        lines.append(f"- **{score}**: {'; '.join(parts)}")
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame.classifiers.folding import fold_batch_norm
+from ttame.classifiers.registry import BACKBONES
 from ttame.classifiers.weights import input_like, weight_digest
 from ttame.errors import TTameError
 from ttame.evaluation.cost import count_passes
@@ -69,6 +70,8 @@ def _called(method: Method, like: Tensor, images: Tensor, targets: Tensor) -> Te
 def facts(explainer: Explainer) -> dict[str, Any]:
     """Return what a results file's header says of the explainer and its classifier."""
     spec = explainer.spec
+    known = BACKBONES.get(spec.name)
+    usual = known is None or known.input_size == spec.input_size
     return {
         "backbone": spec.name,
         "weights": spec.source,
@@ -77,6 +80,8 @@ def facts(explainer: Explainer) -> dict[str, Any]:
         "cam_layer": spec.cam_layer,
         "explainer": explainer.record.get("name", "untitled"),
         "digests": [weight_digest(explainer.classifier), weight_digest(explainer.mechanism)],
+        # A registered classifier's own size is not named, as files begun earlier do not name it.
+        **({} if usual else {"size": list(spec.input_size)}),
         # Softmax is not named, as files begun before there were others do not name it.
         **({} if spec.activation == "softmax" else {"activation": spec.activation}),
         **({} if explainer.auxiliary is None else {"auxiliary": explainer.auxiliary.facts()}),

@@ -19,8 +19,8 @@ from ttame.records import read_results
 
 # What two files must share before their methods may stand in one table.
 _SHARED = (
-    "backbone", "space", "cam_layer", "data", "metrics", "percentages", "steps", "grid", "groups",
-    "mosaics", "seed",
+    "backbone", "size", "space", "cam_layer", "data", "metrics", "percentages", "steps", "grid",
+    "groups", "mosaics", "seed",
 )  # fmt: skip
 _ROAD = {
     "ROAD MoRF": "road_morf_kept",

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ttame.classifiers.passes import own_precision
 from ttame.errors import TTameError
-from ttame.export.program import PREDICTED, Program
+from ttame.export.program import PREDICTED, Program, other_size
 from ttame.export.weights import Storage
 from ttame.images import (
     ImageLike,
@@ -66,6 +67,7 @@ def compare(
     batch: int | None = None,
     storage: Storage = "float32",
     prepare: Run | None = None,
+    any_size: bool = False,
 ) -> Agreement:
     """Run an exported network and PyTorch on photos, one and several at a time.
 
@@ -77,6 +79,7 @@ def compare(
         storage: How the weights are stored, on which the tolerance depends.
         prepare: The preprocessing in the file, if there is any: from pixels `(1, H, W, C)` to
             normalised images. What it makes is then what PyTorch gets.
+        any_size: Compare on the photos in another height and width as well.
 
     Raises:
         TTameError: If a photo cannot be read, or the network disagrees.
@@ -84,7 +87,11 @@ def compare(
     program, spec = Program(explainer), explainer.spec
     count, same, apart = 0, 0, {"logits": 0.0, "maps": 0.0}
     pixels = None if prepare is None else 0.0
-    given = _inputs(explainer, photos, batch) if prepare is None else _pixels(explainer, photos)
+    given = (
+        _pixels(explainer, photos)
+        if prepare is not None
+        else _inputs(explainer, photos, batch, any_size)
+    )
     for fed, images in given:
         if prepare is not None:
             prepared = torch.from_numpy(prepare(fed)[0])
@@ -105,7 +112,9 @@ def compare(
             if part == len(images):
                 same += int((explained == targets)[:size].sum())
         count += size
-    agreement = Agreement(count, **apart, same=same / count, pixels=pixels)
+    agreement = Agreement(
+        count // 2 if any_size else count, **apart, same=same / count, pixels=pixels
+    )
     _judge(agreement, TOLERANCES[storage])
     return agreement
 
@@ -133,12 +142,15 @@ def _torch(program: Program, images: Tensor) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _inputs(
-    explainer: Explainer, photos: ImageLike | Iterable[ImageLike], batch: int | None
+    explainer: Explainer, photos: ImageLike | Iterable[ImageLike], batch: int | None, other: bool
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield normalised images batch by batch, twice."""
+    """Yield normalised images batch by batch, twice; with `other` also in another size."""
+    own = explainer.spec.input_size
+    sizes = [own, other_size(own)] if other else [own]
     for raw, _ in image_batches(image_source(photos), explainer.spec, batch or _BATCH):
-        images = normalize(raw, explainer.spec)
-        yield images.numpy(), images
+        for size in sizes:
+            images = F.interpolate(normalize(raw, explainer.spec), size, mode="bilinear")
+            yield images.numpy(), images
 
 
 def _pixels(

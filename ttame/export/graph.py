@@ -76,16 +76,19 @@ def _culprit(program: ExportedProgram, error: BaseException) -> tuple[str, str]:
 
 
 def _clean(model: ModelProto) -> None:
-    """Take out notes on the trace, among them paths of this machine, and name the free axis."""
+    """Take out notes on the trace, among them paths of this machine, and name the open axes."""
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
-        first = value.type.tensor_type.shape.dim[0]
-        if first.dim_param:
-            first.dim_param = "batch"
+        for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "", "height", "width"),
+                              strict=False):  # fmt: skip
+            if axis.dim_param:
+                axis.dim_param = (
+                    name if value.name == INPUTS[0] or name == "batch" else f"map {name}"
+                )
 
 
 def open_graph(file: Path | bytes) -> Callable[..., Sequence[np.ndarray]]:

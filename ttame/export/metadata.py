@@ -14,7 +14,13 @@ KEY, FORMAT, VERSION = "ttame", "ttame-export", 1
 
 
 def facts(
-    explainer: Explainer, licence: str, *, storage: Storage, preprocess: bool, batch: int | None
+    explainer: Explainer,
+    licence: str,
+    *,
+    storage: Storage,
+    preprocess: bool,
+    batch: int | None,
+    any_size: bool = False,
 ) -> dict[str, Any]:
     """Describe an explainer for those who run it elsewhere: all that JSON can hold.
 
@@ -24,6 +30,7 @@ def facts(
         storage: How the weights are stored.
         preprocess: Whether the file takes the pixels of photos.
         batch: Number of images per call; `None` for any number.
+        any_size: Whether height and width of the images are open.
     """
     spec = explainer.spec
     return {
@@ -46,6 +53,7 @@ def facts(
         "storage": storage,
         "preprocessing": preprocess,
         "batch": batch,
+        "any_size": any_size,
         "layers": list(explainer.layers),
         "digests": {name: weight_digest(part) for name, part in explainer.named_children()},
     }

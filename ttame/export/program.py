@@ -9,6 +9,10 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 INPUTS = ("images", "targets")
 OUTPUTS = ("logits", "explained", "maps")  # an input and an output cannot both be `targets`
 PREDICTED = -1  # in place of a target class
+# Layers that compute their padding from the size of the image.
+_SAME = (AvgPool2dSame, Conv2dSame, MaxPool2dSame, ScaledStdConv2dSame, StdConv2dSame)
 
 
 class Program(nn.Module):
@@ -69,31 +75,64 @@ def portable(explainer: Explainer) -> Explainer:
     return explainer.replace(**parts)  # type: ignore[arg-type]
 
 
-def trace(explainer: Explainer, batch: int | None = None) -> ExportedProgram:
+def trace(
+    explainer: Explainer, batch: int | None = None, *, any_size: bool = False
+) -> ExportedProgram:
     """Trace the explainer's `Program`.
 
     Args:
         explainer: In `eval()`, in float32 on the CPU (`portable`).
         batch: Number of images per call; `None` for any number.
+        any_size: Leave height and width of the images open.
 
     Raises:
-        TTameError: If the network cannot be traced, naming the module, or fixes the number of
-            images and `batch` does not.
+        TTameError: If the network cannot be traced, naming the module, or fixes the number or size
+            of the images where they are to be open.
     """
     spec, program = explainer.spec, Program(explainer).eval()
     image = probe_images(explainer.classifier, spec.input_size, spec.channels)[:1]
     images = image.repeat(batch or 2, 1, 1, 1)
     targets = torch.full((len(images),), PREDICTED)
     free = {0: Dim.DYNAMIC} if batch is None else {}
-    with tracing(spec.name, program):
+    places = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if any_size else {}
+    if any_size:
+        _check_padding(explainer)
+    with tracing(spec.name, program, any_size):
+        if any_size:
+            program(F.interpolate(images, other_size(spec.input_size)), targets)
         return torch.export.export(
-            program, (images, targets), dynamic_shapes=(free, free), strict=False
+            program, (images, targets), dynamic_shapes=({**free, **places}, free), strict=False
         )
 
 
+def other_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a height and width of another shape, to try what takes images of any size."""
+    return size[0] + size[0] // 3, size[1] - size[1] // 4
+
+
+def _check_padding(explainer: Explainer) -> None:
+    """Refuse padding that is computed from the image's size, whose tracing does not end.
+
+    Raises:
+        TTameError: Naming the first such module.
+    """
+    for name, module in explainer.classifier.named_modules():
+        if isinstance(module, _SAME):
+            raise TTameError(
+                f"{explainer.spec.name} cannot take images of any size: module {name!r} "
+                f"({type(module).__name__}) pads by the size of the image; leave any_size out, or "
+                "export one file per size"
+            )
+
+
 @contextmanager
-def tracing(name: str, program: nn.Module) -> Iterator[None]:
+def tracing(name: str, program: nn.Module, any_size: bool = False) -> Iterator[None]:
     """Trace inside the block; an exception is turned into a message that names the module.
+
+    Args:
+        name: Name of the network, for messages.
+        program: What is traced.
+        any_size: Whether height and width of the images are open.
 
     Raises:
         TTameError: Instead of any exception of the network or of `torch.export`.
@@ -121,6 +160,11 @@ def tracing(name: str, program: nn.Module) -> Iterator[None]:
             raise
         except Exception as error:
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
+            if any_size:
+                raise TTameError(
+                    f"{name} cannot take images of any size ({what}); leave any_size out, or "
+                    "export one file per size"
+                ) from error
             if "Constraints violated" in what:
                 raise TTameError(
                     f"{name} cannot take any number of images at a time, its code fixes it; "

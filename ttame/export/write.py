@@ -35,6 +35,7 @@ def export(
     storage: Storage = "float32",
     preprocess: bool = False,
     batch: int | None = None,
+    any_size: bool = False,
     licence: str = "not stated",
     photos: ImageLike | Iterable[ImageLike] | None = None,
 ) -> Agreement:
@@ -53,18 +54,24 @@ def export(
             f"{path.name!r} holds float32 weights and no preprocessing; end it in .onnx, or leave "
             "storage and preprocess out"
         )
+    if any_size and preprocess:
+        raise TTameError(
+            f"preprocessing in the file crops every photo to {explainer.spec.input_size}; leave "
+            "any_size or preprocess out"
+        )
     write = _write_program if path.suffix == ".pt2" else _write_onnx
     if write is _write_onnx:
         require("export")
     explainer = portable(explainer)
-    notes = facts(explainer, licence, storage=storage, preprocess=preprocess, batch=batch)
+    notes = facts(explainer, licence, storage=storage, preprocess=preprocess, batch=batch,
+                  any_size=any_size)  # fmt: skip
     with replacing(path) as temporary:  # first of all, as tracing takes a while
         return write(explainer, temporary, notes, samples().paths if photos is None else photos)
 
 
 def _write_onnx(explainer: Explainer, path: Path, notes: dict[str, Any], photos: Any) -> Agreement:
     """Write an ONNX file and compare it."""
-    program = trace(explainer, notes["batch"])
+    program = trace(explainer, notes["batch"], any_size=notes["any_size"])
     model, prepare = to_onnx(program, explainer.spec.name), None
     model = compress(model, notes["storage"])
     if notes["preprocessing"]:
@@ -79,7 +86,7 @@ def _write_onnx(explainer: Explainer, path: Path, notes: dict[str, Any], photos:
     path.write_bytes(model.SerializeToString())
     return compare(
         open_graph(path), explainer, photos, batch=notes["batch"], storage=notes["storage"],
-        prepare=prepare,
+        prepare=prepare, any_size=notes["any_size"],
     )  # fmt: skip
 
 
@@ -87,7 +94,7 @@ def _write_program(
     explainer: Explainer, path: Path, notes: dict[str, Any], photos: Any
 ) -> Agreement:
     """Write a program of `torch.export` and compare it."""
-    program = trace(explainer, notes["batch"])
+    program = trace(explainer, notes["batch"], any_size=notes["any_size"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about weights that share memory on a GPU
         torch.export.save(program, path, extra_files={KEY: json.dumps(notes)})
@@ -98,4 +105,4 @@ def _write_program(
             found = loaded(torch.from_numpy(images), torch.from_numpy(targets))
         return [part.numpy() for part in found]
 
-    return compare(run, explainer, photos, batch=notes["batch"])
+    return compare(run, explainer, photos, batch=notes["batch"], any_size=notes["any_size"])

@@ -27,7 +27,7 @@ from ttame.companion.figures.panels import (
 )
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import higher_is_better
-from ttame.plotting import PALETTE
+from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE
 
 Array = NDArray[np.floating[Any]]
 
@@ -106,7 +106,7 @@ def plot_differences(
     others = list(dict.fromkeys(table["against"]))
     lines = ceil(len(chosen) / _COLUMNS)
     columns = ceil(len(chosen) / lines)  # six panels are two lines of three
-    size = (2.3 * columns + 1.6, lines * (0.2 * len(others) + 1.0) + 0.4)
+    size = (PAGE_WIDTH, lines * (0.2 * len(others) + 0.8) + 0.4)
     alt = describe_differences(table, method, chosen)
     figure, axes = panels(len(chosen), size, alt, columns=columns, sharey=True)
     for axis, score in zip(axes, chosen, strict=True):
@@ -117,7 +117,7 @@ def plot_differences(
         places = [others.index(name) for name in rows["against"]]
         draw_verdicts(axis, signed.assign(verdict=rows["verdict"]), places, 4, method)
         caption(axis, score)
-        name_lines(axis, others, size=8)
+        name_lines(axis, others, size=LETTERING)
     figure.supxlabel(f"advantage of {method}, percentage points", fontsize=8)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False

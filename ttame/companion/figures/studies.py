@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ttame.companion.figures.panels import (
     COLORS,
@@ -16,62 +15,96 @@ from ttame.companion.figures.panels import (
     panels,
 )
 from ttame.companion.studies.study import Study
-from ttame.companion.studies.tables import axis_runs, axis_words, mean_scores, seed_intervals
+from ttame.companion.studies.tables import axis_runs, seed_intervals
+from ttame.companion.studies.verdicts import axis_words
+from ttame.errors import TTameError
 from ttame.evaluation.confidence import higher_is_better
+from ttame.plotting import LETTERING, PAGE_WIDTH
+
+_LOOKS = (("-", COLORS[1]), ("--", "0.35"), ("-.", "0.35"), (":", "0.35"))  # of references
 
 
-def show_axis(long: pd.DataFrame, study: Study, *axes: str, resamples: int = 1000) -> None:
-    """Display the mean scores, the chart and the verdicts of each axis in a notebook.
+def show_axis(
+    long: pd.DataFrame,
+    study: Study,
+    axis: str,
+    references: pd.DataFrame | None = None,
+    resamples: int = 1000,
+) -> None:
+    """Display the chart of an axis in a notebook, and below it what it says in one sentence.
 
     Args:
-        long: `ttame.companion.studies.tables.run_scores`.
+        long: `ttame.companion.studies.tables.run_scores`, or some of its percentages.
         study: The study.
-        axes: Names of its axes; several get a heading each.
+        axis: Name of the axis.
+        references: As for `plot_axis`.
         resamples: Number of bootstrap resamples.
 
     Raises:
-        TTameError: If the study has no such axis, or no record of its runs.
+        TTameError: If the study has no such axis, or no record of its default and a variant.
     """
     from IPython.display import Markdown, display
 
-    for name in axes:
-        found = axis_runs(long, study.variants, name)
-        if len(axes) > 1:
-            display(Markdown(f"**{name.capitalize()}**"))  # type: ignore[no-untyped-call]
-        words = Markdown(axis_words(long, study, name, resamples))  # type: ignore[no-untyped-call]
-        display(mean_scores(found).round(1), plot_axis(found), words)  # type: ignore[no-untyped-call]
+    words = Markdown(axis_words(long, study, axis, resamples))  # type: ignore[no-untyped-call]
+    figure = plot_axis(axis_runs(long, study.variants, axis), references)
+    display(figure, words)  # type: ignore[no-untyped-call]
 
 
-def plot_axis(long: pd.DataFrame) -> Figure:
+def plot_axis(long: pd.DataFrame, references: pd.DataFrame | None = None) -> Figure:
     """Plot the scores of an axis's variants, one panel per score.
 
     Filled marks are means with 95 % intervals over photos and seeds; hollow marks are the means of
-    single seeds, where there are several.
+    single seeds, where there are several. Vertical lines are the means of other methods.
 
     Args:
         long: `ttame.companion.studies.tables.axis_runs`.
+        references: At most four other methods on the same photos, columns method, score and value
+            (`ttame.companion.studies.references.read_references`).
+
+    Raises:
+        TTameError: If there are more than four references, or one lacks a score.
     """
     table = seed_intervals(long)
     scores, names = list(dict.fromkeys(table["score"])), list(dict.fromkeys(table["method"]))
-    columns = min(len(scores), 3)
-    lines = ceil(len(scores) / columns)
-    size = (10.0, lines * (0.26 * len(names) + 0.9))
-    figure, axes = panels(len(scores), size, describe_axis(table), columns=columns, sharey=True)
+    lines = _reference_means(references, scores)
+    size = (PAGE_WIDTH, 0.22 * len(names) + 0.85 + 0.2 * bool(len(lines)))
+    figure, axes = panels(len(scores), size, describe_axis(table, lines), sharey=True)
     seeds = long.groupby(["method", "score", "seed"], sort=False)["value"].mean().reset_index()
     for axis, score in zip(axes, scores, strict=True):
         rows = table[table["score"] == score].set_index("method").loc[names]
+        for value, (style, color) in zip(lines[score], _LOOKS, strict=False):
+            axis.axvline(value, linestyle=style, color=color, linewidth=1, zorder=0)
         axis.hlines(range(len(names)), rows["low"], rows["high"], color=COLORS[0], linewidth=1.5)
-        axis.plot(rows["mean"], range(len(names)), "o", color=COLORS[0], markersize=6)
+        axis.plot(rows["mean"], range(len(names)), "o", color=COLORS[0], markersize=5)
         single = seeds[(seeds["score"] == score) & seeds["method"].map(rows["seeds"]).gt(1)]
         axis.plot(
-            single["value"], single["method"].map(names.index), "o", markersize=7,
+            single["value"], single["method"].map(names.index), "o", markersize=6,
             markerfacecolor="none", markeredgecolor="0.3", markeredgewidth=0.8, linestyle="none",
         )  # fmt: skip
         better = "higher" if higher_is_better(score) else "lower"
-        caption(axis, f"{score} ({better} is better)")
-        name_lines(axis, names, size=8)
+        caption(axis, f"{score}\n({better} is better)")
+        name_lines(axis, names, size=LETTERING)
     figure.supxlabel("mean over photos and seeds, %", fontsize=8)
+    handles = [Line2D([], [], label=name, linestyle=style, color=color, linewidth=1)
+               for name, (style, color) in zip(lines.index, _LOOKS, strict=False)]  # fmt: skip
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles),
+                      frameon=False, fontsize=LETTERING)  # fmt: skip
     return figure
+
+
+def _reference_means(references: pd.DataFrame | None, scores: list[str]) -> pd.DataFrame:
+    """Return the mean of each reference and score, one row per method."""
+    if references is None:
+        return pd.DataFrame(columns=scores)
+    means = references.pivot_table(index="method", columns="score", values="value", sort=False)
+    means = means.reindex(columns=scores)
+    if len(means) > len(_LOOKS) or bool(means.isna().any(axis=None)):
+        raise TTameError(
+            f"references are at most {len(_LOOKS)} methods with the scores {', '.join(scores)}; "
+            f"got {', '.join(map(str, means.index))}"
+        )
+    return means
 
 
 def plot_ranking(table: pd.DataFrame) -> Figure:
@@ -84,17 +117,22 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     axis.axvline(0, color="0.3", linewidth=0.8)
     draw_verdicts(axis, table, range(len(table)), size=6)
     name_lines(axis, list(table["axis"] + ": " + table["variant"]), size=8)
-    axis.set_xlabel("IC - AD against the default, percentage points")
+    axis.set_xlabel("IC less AD against the default, percentage points")
     axis.legend(frameon=False, loc="lower right")
     return figure
 
 
-def describe_axis(table: pd.DataFrame) -> str:
-    """List the mean of every score and variant of an axis."""
-    parts = [
-        f"{score}: {listed(rows.set_index('method')['mean'])}."
-        for score, rows in table.groupby("score", sort=False)
-    ]
+def describe_axis(table: pd.DataFrame, lines: pd.DataFrame) -> str:
+    """List the mean of every score and variant of an axis, and of the references.
+
+    Args:
+        table: `ttame.companion.studies.tables.seed_intervals`.
+        lines: Means of the references, one row per method and one column per score.
+    """
+    parts = []
+    for score, rows in table.groupby("score", sort=False):
+        beside = f"; lines: {listed(lines[score])}" if len(lines) else ""
+        parts.append(f"{score}: {listed(rows.set_index('method')['mean'])}{beside}.")
     return f"Means over photos and seeds with intervals, percent. {' '.join(parts)}"
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ttame.companion.figures.panels import COLORS, caption, panels
+from ttame.companion.figures.panels import COLORS, caption, name_lines, panels
+from ttame.plotting import LETTERING
 
 _FEW = 12  # points that a line marks one by one
 
@@ -57,6 +58,26 @@ def plot_learning_rates(table: pd.DataFrame, chosen: float) -> Figure:
     return figure
 
 
+def plot_bars(table: pd.DataFrame, unit: str) -> Figure:
+    """Plot numbers as horizontal bars that carry their values, one panel per column.
+
+    Args:
+        table: One row per bar, from the top, with its name in the index.
+        unit: What the numbers are, such as `"photos per second"`.
+    """
+    size = (3.2 * table.shape[1] + 1.6, 0.3 * len(table) + 0.8)
+    alt = describe_bars(table, unit)
+    figure, axes = panels(table.shape[1], size, alt, columns=table.shape[1], sharey=True)
+    for axis, (title, values) in zip(axes, table.items(), strict=True):
+        bars = axis.barh(range(len(table)), values, color=COLORS[0], height=0.6)
+        axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=LETTERING)
+        axis.set_xlim(0, 1.18 * values.max())  # room for the values
+        caption(axis, str(title), unit)
+        name_lines(axis, list(map(str, table.index)), size=LETTERING)
+        axis.grid(visible=False)
+    return figure
+
+
 def describe_curves(curves: pd.DataFrame, columns: Mapping[str, str], quantity: str) -> str:
     """Describe where each logged quantity begins and ends."""
     parts = []
@@ -71,6 +92,13 @@ def describe_curves(curves: pd.DataFrame, columns: Mapping[str, str], quantity: 
             f"{last[column]:.3g} at step {last['step']:.0f}"
         )
     return f"Over training steps, {quantity}: {'; '.join(parts)}."
+
+
+def describe_bars(table: pd.DataFrame, unit: str) -> str:
+    """List the numbers of every column."""
+    parts = [f"{title}: {', '.join(f'{name} {value:.3g}' for name, value in values.items())}."
+             for title, values in table.items()]  # fmt: skip
+    return f"Bars, {unit}. {' '.join(parts)}"
 
 
 def describe_rates(table: pd.DataFrame, chosen: float) -> str:

@@ -1,17 +1,14 @@
-"""Tables of studies: scores, axes, intervals, the ranking of variants, and others' claims."""
+"""Tables of studies: scores of variants, axes, intervals and paired differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from ttame.companion.studies.study import Claim, Study
 from ttame.companion.studies.variants import Variant
 from ttame.errors import TTameError
 from ttame.evaluation.comparison import paired_differences
-from ttame.evaluation.confidence import higher_is_better
 from ttame.evaluation.intervals import bootstrap, verdict
 from ttame.evaluation.tables import per_sample
 
@@ -187,93 +184,3 @@ def differences(
         found = bootstrap(values, resamples, seed)
         rows.append((score, *found, values.shape[1], verdict(str(score), found)))
     return pd.DataFrame(rows, columns=["score", "difference", "low", "high", "seeds", "verdict"])
-
-
-def ranking(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataFrame:
-    """Compare every variant that was run with the default of its axis, best first.
-
-    Args:
-        long: `run_scores`.
-        study: The study.
-        resamples: Number of bootstrap resamples.
-
-    Returns:
-        Columns axis, variant, and those of `differences` for `combined` scores.
-
-    Raises:
-        TTameError: If no variant has been run together with its default.
-    """
-    one, pieces = combined(long), []
-    present = set(one["method"])
-    for row in study.variants:
-        plain = next(other for other in study.variants
-                     if other.axis == row.axis and not other.changed)  # fmt: skip
-        if row.changed and {row.changes, plain.changes} <= present:
-            found = differences(one, row.changes, plain.changes, resamples)
-            pieces.append(found.assign(axis=row.axis, variant=row.name))
-    if not pieces:
-        raise TTameError("no variant and the row that it differs from are there yet")
-    table = pd.concat(pieces).sort_values("difference", ascending=False, kind="stable")
-    columns = ["axis", "variant", "difference", "low", "high", "seeds", "verdict"]
-    return table[columns].reset_index(drop=True)
-
-
-def check_claims(long: pd.DataFrame, study: Study, resamples: int = 1000) -> pd.DataFrame:
-    """Compare what the papers' authors found of variants with what was measured.
-
-    Args:
-        long: `run_scores`.
-        study: The study, with its claims.
-        resamples: Number of bootstrap resamples.
-
-    Returns:
-        Columns claim, on (the score), measured (advantage of the row said to be better, percentage
-        points, with its interval) and verdict: `"agrees"`, `"disagrees"`, `"open"` or
-        `"not run"`.
-    """
-    everything = pd.concat([long, combined(long)])
-    rows = [_check(everything, study, claim, resamples) for claim in study.claims]
-    return pd.DataFrame(rows, columns=["claim", "on", "measured", "verdict"])
-
-
-def _check(long: pd.DataFrame, study: Study, claim: Claim, resamples: int) -> tuple[Any, ...]:
-    named = {row.name: row.changes for row in study.variants if row.axis == claim.axis}
-    pair = named[claim.better], named[claim.worse]
-    if not set(pair) <= set(long["method"]):
-        return claim.text, claim.score, "", "not run"
-    found = differences(long[long["score"] == claim.score], *pair, resamples).iloc[0]
-    sign = 1 if higher_is_better(claim.score) else -1
-    low, high = sorted((sign * found["low"], sign * found["high"]))
-    said = {"better": "agrees", "worse": "disagrees", "open": "open"}[found["verdict"]]
-    shown = f"{sign * found['difference']:+.1f} ({low:+.1f}\u00a0to\u00a0{high:+.1f})"
-    return claim.text, claim.score, shown, said
-
-
-def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 1000) -> str:
-    """List an axis's verdicts against its default, in Markdown.
-
-    Args:
-        long: `run_scores`.
-        study: The study.
-        axis: Name of the axis.
-        resamples: Number of bootstrap resamples.
-
-    Raises:
-        TTameError: If the study has no such axis, or no record of its runs.
-    """
-    found = axis_runs(long, study.variants, axis)
-    names = list(dict.fromkeys(found["method"]))
-    plain = next(row.name for row in study.variants if row.axis == axis and not row.changed)
-    lines = [f"Against *{plain}*, percentage points:", ""]
-    for name in (name for name in names if name != plain and plain in names):
-        table = differences(found, name, plain, resamples)
-        parts = [
-            f"**{judged}** on "
-            + ", ".join(f"{row.score} {row.difference:+.1f}" for row in rows.itertuples())
-            for judged, rows in table.groupby("verdict")
-            if judged != "open"
-        ]
-        seeds = int(table["seeds"].max())
-        what = "; ".join(parts) or "no difference that can be told from chance"
-        lines.append(f"- *{name}* ({seeds} seed{'s' if seeds > 1 else ''}): {what}")
-    return "\n".join(lines)

@@ -1,5 +1,6 @@
 // The page: its state, what changes it, and the order in which it is drawn.
 
+import { wireCamera } from "./camera.js";
 import { drawChart } from "./chart.js";
 import { listClasses, listMethods, listOthers, listPhotos, make, tell } from "./controls.js";
 import { EngineError, createEngine, lacking } from "./engine.js";
@@ -237,6 +238,8 @@ const start = (root, first) => {
   find(".tx-note").textContent = data.note;
   for (const part of root.querySelectorAll(".tx-live")) part.hidden = !engine;
   if (engine) {
+    const fail = (message) => { find(".tx-alert").textContent = message; };
+    wireCamera(root, { open, fail });
     wireIntake(root, { open, pick, start: startEngine, names: data.live.names, pasted: first });
     if (lacking()) {
       find(".tx-start").hidden = true;
