@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 UV := $(shell sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser book test outside lint format bench throughput families distill \
+.PHONY: help setup browser book pdf costs test outside lint format bench throughput families distill \
 	notebooks readme runtime lock clean
 .DELETE_ON_ERROR:
 
@@ -54,6 +54,12 @@ endif
 book: $(STAMP) browser ## Run the notebooks and build the book
 	@$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) $(ARGS) -- book
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+pdf: book ## Print the book into one PDF
+	@$(BIN)/python -m tests.printing _build/html _build/ttame.pdf
+
+costs: $(STAMP) ## Write what the chapters of the last build took into their first lines
+	@$(BIN)/python -m tests.costs _build/src/notebooks
 
 # One process per core, each with one thread: more threads than cores wait for each other.
 test: $(STAMP) browser ## Run the tests (fast part: ARGS="-m 'not slow'")

@@ -32,13 +32,21 @@ async () => {
     }
     return null;
   };
-  const allowed = (element) => element.closest(".cell.tag_wide, .live") !== null;
   const cut = (selector) => [...document.querySelectorAll(selector)]
-    .filter((each) => !allowed(each)).map(scrolling).filter(Boolean);
-  // A formula's box cuts what is too high for it as well.
-  const low = [...document.querySelectorAll("div.math, mjx-container")]
-    .filter((box) => box.clientHeight && box.scrollHeight > box.clientHeight + 2)
-    .map((box) => `${box.scrollHeight} px high in ${box.clientHeight} px, ${name(box)}`);
+    .filter((each) => !each.closest(".cell.tag_wide")).map(scrolling).filter(Boolean);
+  // Formulas are measured by what is drawn, since their text for screen readers takes room, too.
+  const formulas = [...document.querySelectorAll("mjx-container > svg")].map((drawn) => {
+    let box = drawn.parentElement;
+    while (box && getComputedStyle(box).overflowX === "visible") box = box.parentElement;
+    const {width, height} = drawn.getBoundingClientRect();
+    return {drawn, box, width, height, inside: box ?? document.documentElement};
+  });
+  const told = ({drawn, inside}, value, length) =>
+    `${Math.round(value)} px in ${length} px, ${name(drawn.parentElement)}`;
+  const long = formulas.filter((it) => it.width > it.inside.clientWidth + 1 && it.inside.clientWidth)
+    .map((it) => told(it, it.width, it.inside.clientWidth));
+  const low = formulas.filter((it) => it.height > it.inside.clientHeight + 1 && it.inside.clientHeight)
+    .map((it) => told(it, it.height, it.inside.clientHeight));
   // Text against the first opaque ground behind it, by the ratio of WCAG.
   const channels = (color) => color.match(/[\d.]+/g).map(Number);
   const luminance = (color) => {
@@ -72,7 +80,7 @@ async () => {
   return {
     anchors: [...document.querySelectorAll("[id], a[name]")].flatMap((each) => [each.id, each.name]),
     links: [...new Set([...document.links].map((link) => link.href))],
-    scrolling: {table: cut("table"), formula: cut("mjx-container"), code: cut("pre")},
+    scrolling: {table: cut("table"), formula: long, code: cut("pre")},
     low,
     faint: [...new Set(faint)].slice(0, 5),
     commands: document.body.innerText.match(/\S*ipykernel_launcher\S*|\S*kernel-[\w-]{36}\.json/g) ?? [],
