@@ -22,8 +22,6 @@ PENDING = {
     "07_vision_transformers",
     "08_ablations_mechanism",
     "09_ablations_training",
-    "11_explore",
-    "14_take_it_with_you",
     "15_reproduce",
 }
 
