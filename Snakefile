@@ -13,6 +13,7 @@ target `every_metric` measures every method by every metric, into _build/every_m
 
 import hashlib
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -84,6 +85,16 @@ def digest(paths):
     return found.hexdigest()[:12]
 
 
+def whole():
+    """A digest of what every page shows or is made by: where it changes, all are made anew."""
+    made_by = [*files("book/_ext", "*.*"), "_config.yml", "_toc.yml", "requirements.txt"]
+    title = re.compile(r"^(?:# )?# (\w.*)$", re.MULTILINE)
+    texts = [Path(path).read_text(encoding="utf-8").split("# ---\n")[-1]
+             for path in [*files("notebooks", "*.py"), *files("book", "*.md")]]  # fmt: skip
+    titles = [found[1] for text in texts if (found := title.search(text))]
+    return digest(made_by) + hashlib.sha256("\n".join(titles).encode()).hexdigest()[:12]
+
+
 def missing(study):
     """The records that a study lacks, found out only where they are asked for."""
 
@@ -151,14 +162,21 @@ rule site:
         LIBRARY,  # the API pages are made from its docstrings
     output:
         f"{BUILD}/html/index.html",
-    # From scratch each time: Sphinx repeats no warning of a page that it need not read again, so
-    # that after a failure a second, incremental build would pass.
+    params:
+        whole=whole(),
+    # Only what changed, but from scratch after a failure: Sphinx repeats no warning of a page that
+    # it need not read again, so that a second build would pass. Links to what a changed page no
+    # longer has are found by the check in a browser.
     shell:
         "echo 'Building the pages'"
-        " && rm -rf {BUILD}/html {BUILD}/.doctrees {SOURCE}/book && mkdir -p {SOURCE}"
-        " && cp -R book _config.yml _toc.yml {SOURCE}"
-        " && cp -R {LIVE} {SOURCE}/book/_static/live"
+        " && mkdir -p {SOURCE} && touch {BUILD}/whole"
+        " && if [ '{params.whole}' != \"$(cat {BUILD}/whole)\" ];"
+        "    then rm -rf {BUILD}/html {BUILD}/.doctrees; fi"
+        " && rm -rf {BUILD}/whole {SOURCE}/book"
+        " && cp -Rp book _config.yml _toc.yml {SOURCE}"
+        " && cp -Rp {LIVE} {SOURCE}/book/_static/live"
         " && {JUPYTER_BOOK:q} build {SOURCE} --path-output . -nW --keep-going -q"
+        " && echo '{params.whole}' > {BUILD}/whole"
 
 
 rule check:
