@@ -278,10 +278,10 @@ def _beside(table: pd.DataFrame, published: Published) -> pd.DataFrame:
             if name not in table.index or heading not in table:
                 raise TTameError(
                     f"a published value of {name!r} for {heading!r} has no place; rows are "
-                    f"{', '.join(map(str, table.index))}, headings {', '.join(table)}"
+                    f"{', '.join(map(str, table.index))}, headings {', '.join(map(str, table))}"
                 )
     columns: dict[str, pd.Series] = {}
-    for heading in table:
+    for heading in map(str, table):
         columns[heading] = table[heading]
         given = {name: values[heading] for name, values in published.items() if heading in values}
         if given:
