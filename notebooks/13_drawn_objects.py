@@ -124,7 +124,7 @@ plot_methods(raw, maps, [explainer.classes[target] for target in targets])
 #
 # ## Do they know what matters?
 #
-# Six measures, each with the exact effects as its judge:
+# Six measures. The exact effects judge the first four, the outline of the creature the last two:
 #
 # - **part correlation** and **pair correlation**: does the map rank the five parts, or the ten
 #   pairs of parts, as their removal does? 1 is the same order, 0 none.
@@ -180,9 +180,10 @@ columns = {"logit lost": effects["importance"], "mean of the map": brightness}
 pd.DataFrame(columns, index=PARTS).round(2)
 
 # %% [markdown]
-# **2.** Why does a blob in the centre point so well? Look at the average of two hundred drawings.
+# **2.** Why does a blob in the centre point so well? Look at where two hundred creatures stand.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-# Colours and clutter average out, and a creature remains in the middle.
-many = to_batch([drawing("val", index).render() for index in range(200)], explainer.spec)
-plot_grid([[("one drawing", many[0]), ("mean of 200", many.mean(dim=0))]])
+# Nearly every creature covers the middle.
+covers = [drawing("val", index).coverage() for index in range(200)]
+share = sum(cover[name] for cover in covers for name in (*PARTS, "body")) / len(covers)
+plot_grid([[("share of creatures that cover a pixel", share)]])

@@ -19,8 +19,6 @@ PENDING = {
     "03_attention_mechanism",
     "04_training",
     "05_little_data",
-    "11_explore",
-    "14_take_it_with_you",
 }
 
 MOST_LINES = 8

@@ -61,6 +61,8 @@ def test_what_the_chapter_says_of_the_scores_holds() -> None:
         assert looking.loc[score].idxmax() == "RISE"
     for score in ("background independence", "pointing", "energy"):
         assert looking.loc[score].idxmax() == "T-TAME"
+    # Better than chance, and far from perfect.
+    assert looking.loc[["part correlation", "pair correlation"]].stack().between(0.1, 0.5).all()
     # The centre is a good guess in two of the measures, and none in the others.
     assert means.loc[["pointing", "background independence"], "centre Gaussian"].min() > 70
     assert means.loc[["part correlation", "pair correlation"], blind].abs().max(axis=None) < 0.1
