@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from tests.outside import make_environment, requirement, run_notebook
+from tests.outside import COLAB, make_environment, pretend, requirement, run_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -30,6 +32,15 @@ def test_extras_of_the_install_cell_are_kept(tmp_path: Path) -> None:
     assert requirement(written(tmp_path / "a.ipynb", "1", cell)) == "ttame[book]"
     with pytest.raises(ValueError, match=r"b\.ipynb has no cell"):
         requirement(written(tmp_path / "b.ipynb", "1"))
+
+
+def test_packages_that_are_only_said_to_be_there_are_found(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    pretend(tmp_path, COLAB)
+    ask = "from importlib.metadata import version; print(version('torch'), version('numpy'))"
+    python = [tmp_path / "bin" / "python", "-c", ask]
+    done = subprocess.run(python, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [COLAB["torch"], COLAB["numpy"]]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def checkout(tmp_path: Path) -> Path:
     """What the graph reads, with one study that is small, and one row of it that must fail."""
     for name in ("profiles", "notebooks", "book", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("Snakefile", "_config.yml", "_toc.yml"):
+    for name in ("Snakefile", "_config.yml", "_toc.yml", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "data" / "studies").mkdir(parents=True)
     (tmp_path / PARTS).parent.mkdir(parents=True)
