@@ -390,10 +390,6 @@ def test_page_fits_a_phone_works_by_keyboard_and_follows_the_theme(
 def test_the_orange_gains_when_lemons_are_hidden() -> None:
     path = {path.stem: path for path in samples().paths}
     explainer = ttame.load("tf_efficientnet_lite0")
-<<<<<<< HEAD
-    page = explore(explainer, path["citrus_fruits"], ["lemon", "orange"], methods=["Grad-CAM"])
-    found = page.table().set_index(["class", "share"])
-=======
     page = explore(
         explainer,
         path["citrus_fruits"],
@@ -402,6 +398,5 @@ def test_the_orange_gains_when_lemons_are_hidden() -> None:
     )
     table = page.table()
     found = table[table["method"] == "Grad-CAM"].set_index(["class", "share"])
->>>>>>> bookC
     assert found.loc[("orange", 30), "masked"] > found.loc[("orange", 30), "whole"] + 0.4
     assert found.loc[("lemon", 100), "whole"] > 0.5
