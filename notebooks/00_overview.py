@@ -59,6 +59,12 @@ from ttame.plotting import plot_methods
 open_profile(profile)
 path = {path.stem: path for path in samples().paths}
 photos = [path[name] for name in [*shown, *compared_on]]
+names = {
+    "T-TAME": "T-TAME (our recipe)",
+    "T-TAME (refined)": "T-TAME (our recipe, refined)",
+    "T-TAME (published)": "T-TAME (as published)",
+    "T-TAME (published with tied rows)": "T-TAME (as published, tied rows)",
+}
 
 # %%
 explainer = ttame.load("tf_efficientnet_lite0")
@@ -100,13 +106,14 @@ plot_architecture(ttame.load("tf_efficientnet_lite0_published_tied"), path["hone
 
 # %%
 methods = ["T-TAME", "T-TAME (published)", "Grad-CAM", "Layer-CAM", "L-CAM-Fm", "random"]
-maps = {name: build(name, explainer)(images, targets) for name in methods}
-plot_methods(explanation.images, maps, [names[0] for names in explanation.names()])
+maps = {names.get(name, name): build(name, explainer)(images, targets) for name in methods}
+plot_methods(explanation.images, maps, [found[0] for found in explanation.names()])
 
 # %% [markdown]
-# *The same photos and classes under the maps of several methods. `T-TAME (published)` and
-# `L-CAM-Fm` have a free row of weights for each class, and training showed these classes rarely or
-# never.*
+# *The same photos and classes under the maps of several methods: Grad-CAM {cite}`gradcam`,
+# Layer-CAM {cite}`layercam`, L-CAM-Fm {cite}`lcam` and a random map. T-TAME (as published) and
+# L-CAM-Fm learn a row of weights for each class from photos of that class, and training showed
+# these classes rarely or never.*
 #
 # ## In three lines
 #
@@ -132,21 +139,19 @@ timed = pd.DataFrame(benchmark["methods"]).set_index("method")
 (
     table[[*measures, "passes"]]
     .assign(time=timed["ratio"])
+    .rename(index=names)
     .style.format(precision=1, na_rep="–")
     .format(precision=0, subset="passes")
     .highlight_max(subset=measures, props="font-weight: bold")
 )
 
 # %% [markdown]
-# *Five measures that no map wins which looks at neither photo nor class, in percent, higher is
-# better: [the test of the tests](06_evaluation.ipynb) says why these, and what each can be trusted
-# for. Best mean rank over the measures first; every method is shown that is ahead of T-TAME in one
-# of them. `T-TAME` is the explainer that ships, by our recipe; `T-TAME (published)` the papers'
-# mechanism and objective, trained on the same photos. `passes`: runs of the classifier, forward
-# and backward, that one map takes. `time`: of one photo alone, divided by that of a plain forward
-# pass; a dash: not measured. Bold: the best of a column. [The evaluation
-# notebook](06_evaluation.ipynb) has all methods and scores, Average Drop and Increase in
-# Confidence among them, with intervals.*
+# *Five measures, in percent, higher is better; no map wins one that looks at neither photo nor
+# class. Every method is shown that is ahead of our recipe in one of them. `passes`: runs of the
+# classifier that one map takes; `time`: in units of a plain forward pass, a dash where it was not
+# measured; bold: the best of a column. Average Drop, the papers' score, is left out: a map that
+# looks at nothing wins it, and our recipe trains for it. [Evaluation](06_evaluation.ipynb) has all
+# methods and scores, with intervals, and says what each score can be trusted for.*
 
 # %% tags=["remove-input"]
 record = training_record("tf_efficientnet_lite0")
@@ -180,11 +185,12 @@ Markdown(
 # - [Take it with you](14_take_it_with_you.ipynb): the explainer in one file, for a phone, a server
 #   without Python or a page.
 # - [Drawn objects](13_drawn_objects.ipynb): do maps know which parts matter?
-# - [Your own classifier](10_your_own_classifier.ipynb): attach it to a network of your own.
+# - [Your own classifier](10_your_own_classifier.ipynb): attach a mechanism, train it in a minute,
+#   and see what can go wrong.
 # - [Reproduce it](../book/reproduce.md): run everything yourself. [Every number and its
-#   command](15_reproduce.ipynb) lists what is measured, beside room for the published values.
-# - [Limitations](../book/limitations.md) and [failure cases](12_failure_cases.ipynb): what these
-#   maps do not tell.
+#   command](15_reproduce.ipynb) lists what is measured, and how.
+# - [Where maps mislead](12_failure_cases.ipynb) and [limitations](../book/limitations.md): what
+#   these maps do not tell.
 #
 # The [glossary](../book/glossary.md) explains the words, [the API pages](../book/api.md) the
 # library. The rocket at the top of a page opens it in Colab or Binder.

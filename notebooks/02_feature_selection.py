@@ -150,7 +150,7 @@ plot_methods(explanation.images, cams, [short_name(names[0]) for names in explan
 
 # %% [markdown]
 # *Grad-CAM for the predicted class at three depths, from shallow to deep. At the shallow layers it
-# is scattered over edges; only the deepest gathers on the animal.*
+# is scattered over spots and edges; at the deepest it covers the animal in large patches.*
 #
 # ### What each layer is worth
 #
@@ -159,18 +159,18 @@ plot_methods(explanation.images, cams, [short_name(names[0]) for names in explan
 
 # %% tags=["hide-input"]
 headers["diagnosis_published.jsonl"], parts = read_results(reference("diagnosis_published.jsonl"))
-drops = summary(parts)[["AD 100%", "AD 50%", "AD 15%"]]
-plot_bars(drops, "Average Drop, % (lower is better)")
+readings = ["all layers", *(f"{kind} {of}" for kind in ("without", "only") for of in tapped)]
+drops = summary(parts).loc[readings, "AD 50%"]
+plot_bars(drops.to_frame("half of the pixels kept"), "Average Drop, % (lower is better)")
 
 # %% tags=["remove-input"]
-whole, deep = drops.loc["all layers"], explainer.layers[-1]
+shallow, middle, deep = explainer.layers
 Markdown(
     f"*Means over {parts['photo'].nunique()} photos of Imagenette.* Read alone, the shallowest layer "
-    f"has an AD of {drops.loc[f'only {explainer.layers[0]}', 'AD 50%']:.0f} % at 50 % of the pixels, "
-    f"the middle one {drops.loc[f'only {explainer.layers[1]}', 'AD 50%']:.0f} %, the deepest "
-    f"{drops.loc[f'only {deep}', 'AD 50%']:.0f} %; all three together have "
-    f"{whole['AD 50%']:.0f} %. [The attention mechanism](03_attention_mechanism.ipynb) has the "
-    "differences with their intervals."
+    f"has an AD of {drops[f'only {shallow}']:.0f} %, the middle one {drops[f'only {middle}']:.0f} %, "
+    f"the deepest {drops[f'only {deep}']:.0f} %; all three together have {drops['all layers']:.0f} %. "
+    "[The attention mechanism](03_attention_mechanism.ipynb) has the differences with their "
+    "intervals."
 )
 
 # %% [markdown]
@@ -239,7 +239,7 @@ either[["channels", "stride", "chosen", "registered"]].rename(columns={"chosen":
 # ```
 
 # %% tags=["hide-cell"]
-provenances(headers)
+provenances(headers).style
 
 # %% [markdown]
 # *Where the scores of this chapter come from.*

@@ -307,7 +307,7 @@ Markdown(
 )
 
 # %% tags=["hide-cell"]
-provenance_table(header)
+provenance_table(header).style
 
 # %% [markdown]
 # *Where these measurements come from.*

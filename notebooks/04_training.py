@@ -144,18 +144,17 @@ plot_curves(curves, measures, ylabel="held-out photos, %")
 ours = training_record("tf_efficientnet_lite0")
 measured, beside = (training_curves(found)[list(measures)].dropna() for found in (record, ours))
 first, last, start = measured.iloc[0], measured.iloc[-1], beside.iloc[0]
+begun = training_curves(ours).loc[beside.index[0], "step"] + 1
 Markdown(
     "Between the first measurement and the last, AD goes "
     + ", ".join(
         f"from {first[key]:.0f} to {last[key]:.0f} % at {key.split()[1][:-1]} %" for key in measures
     )
-    + ".\n\nT-TAME (our recipe) does not start at random. Its rows begin as the classifier's own "
-    "gradients and its mask is scaled to its own range, so that its curves are nearly flat: on the "
-    f"same photos its first measurement, after {training_curves(ours)['val/AD 50%'].first_valid_index()}"
-    " logged points, is already at "
-    + " · ".join(f"{start[key]:.0f}" for key in measures)
-    + " %. What is left to learn is in the values of the mask, and in classes that other recipes "
-    "see too rarely."
+    + ".\n\nT-TAME (our recipe) does not start at random: its rows begin as the classifier's own "
+    "gradients, and its mask is scaled to its own range. So it starts where the run above has not "
+    f"arrived: on the same photos, its AD is {', '.join(f'{start[key]:.0f}' for key in measures)} % "
+    f"at its first measurement, step {begun:.0f}, and "
+    f"{', '.join(f'{beside.iloc[-1][key]:.0f}' for key in measures)} % at its last."
 )
 
 # %% [markdown]
@@ -212,7 +211,7 @@ folder = Path(run.name)
 
 # %%
 explainer = ttame.attach(setting.backbone)  # the papers' mechanism on three layers, untrained
-config = published(fusion="tied", optimizer="adamw", learning_rate=5e-3, steps=count,
+config = published(fusion="tied", optimizer="adamw", learning_rate=2e-3, steps=count,
                    batch_size=batch, validate_every=count // 4, workers=0)  # fmt: skip
 images = normalize(to_batch(held.paths[:watched], explainer.spec), explainer.spec)
 snapshots = MapSnapshots(images, every=count // 4)
@@ -450,7 +449,7 @@ headers = {"recorded run": record, "our recipe": ours, "a step": throughput, "pr
 origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
 for name in ("learning", "trials"):
     origins[f"study {name}"] = study_provenance(shipped("results") / name)["provenance"]
-pd.concat(origins).rename_axis(["of", "fact"]).to_frame()
+pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
 
 # %% [markdown]
 # *Where the numbers of this chapter come from: the recorded run, our recipe, the benchmarks of a

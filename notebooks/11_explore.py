@@ -15,14 +15,17 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/11_explore.ipynb)
 #
-# **Shows** explanation maps to play with: choose a photo or drop one of your own, any class, a
-# method and how many pixels the classifier keeps, and see what it still recognises.
+# **You will learn**
 #
-# **Costs** less than a minute on a CPU; nothing is downloaded.
+# - to read a map by hiding what it ranks low, and watching the classifier's answer;
+# - to compare methods, and two classes, on the same photo;
+# - to make such a page of photos of your own.
 #
-# **Data and model.** The sample photos that ship with `ttame`, and an EfficientNet-Lite0
-# {cite}`efficientnet` with its ImageNet weights. Its shipped explainer is compared with the
-# mechanism trained as published {cite}`ttame` and with Grad-CAM {cite}`gradcam`.
+# **It costs** half a minute on two CPU cores and 2 GB of memory; nothing is downloaded.
+#
+# **Model and photos.** Six sample photos and an EfficientNet-Lite0 {cite}`efficientnet` with its
+# ImageNet weights. T-TAME (our recipe) stands beside the mechanism trained as published
+# {cite}`ttame` and Grad-CAM {cite}`gradcam`.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -32,14 +35,14 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile = "quick"
 shown = ["citrus_fruits", "cat", "honey_bee", "photographer", "suspension_bridge", "scarlet_macaw"]
 classes = 5  # the most probable ones of each photo
 methods = ["T-TAME", "T-TAME (published)", "Grad-CAM"]
 live = None  # where the network's files lie; the book's build has them, None shows samples only
 
-# %%
+# %% tags=["hide-input"]
 import tempfile
 from pathlib import Path
 
@@ -49,60 +52,81 @@ from ttame.data import samples
 
 setting = open_profile(profile)
 path = {path.stem: path for path in samples().paths}
-explainer = ttame.load(setting.backbone)
+photos = [path[name] for name in shown]
 
-exploration = ttame.explore(
-    explainer, [path[name] for name in shown], classes=classes, methods=methods, live=live
-)
-table = exploration.table()
-print(f"{explainer.spec.name}: {len(shown)} photos × {classes} classes × {len(methods)} methods,")
-print(f"{len(table)} probabilities measured, at {exploration.shares} % of the pixels")
+# %% [markdown]
+# Choose a photo, a class and a method. Then move the slider to the right: only the pixels that the
+# map ranks highest stay, and the line shows how sure the classifier still is.
+
+# %%
+explainer = ttame.load(setting.backbone)
+exploration = ttame.explore(explainer, photos, classes=classes, methods=methods, live=live)
 exploration
 
 # %% [markdown]
-# *Sample photos with the most probable classes that the classifier finds in each; counts stand
-# above. Bright places support the chosen class. Move the slider to the right and only the pixels
-# that the map ranks highest are kept: a good map loses little of the class's probability on the
-# way, or even raises it, because what spoke for other classes is gone. The lines compare the
+# *Bright places support the chosen class. A good map loses little of the class's probability on the
+# way. Some even raise it, because what spoke for other classes is gone. The lines compare the
 # methods at every step.*
 #
-# In the built book the network itself runs in this page, once it is asked to: about 17 MB are then
-# loaded from beside it. Photos that you drop there stay in your browser. Maps, masked photos and
-# answers are computed by the same classifier and mechanism as everywhere in this book, with weights
-# rounded to 16 bits; tests hold the numbers against PyTorch in Chromium and Firefox. The other
-# methods need gradients or many passes, and are shown for the samples alone.
+# ## Your own photo
 #
-# The mechanism trained as published has a free row for every class, and has met most classes rarely
-# or never; its maps of these mean little ([little data](05_little_data.ipynb) measures that). The
-# shipped explainer has seen the same photos; its rows are tied to the classifier's own class
-# vectors.
+# In the built book the network itself runs in this page, once you ask for it: about 17 MB are then
+# loaded from beside the page. Drop a photo, paste one, or use the camera. Ask for any of the 1,000
+# classes by name, set two classes or several methods side by side, and copy a link that keeps what
+# you see. Photos stay in your browser.
 #
-# ## Where to look first
+# The page computes with the same classifier and mechanism as everywhere in this book, its weights
+# rounded to 16 bits; tests hold its numbers against PyTorch in Chromium and Firefox. Grad-CAM needs
+# gradients, which the page's network does not have, so it is shown for the sample photos alone.
 #
-# Where keeping fewer pixels raises a class the most:
+# Maps of the mechanism trained as published mean little here. It learns a row of weights for each
+# class from photos of that class, and has met most classes rarely or never
+# ([Training on little data](05_little_data.ipynb) measures what that does). Our recipe ties the
+# rows to the classifier's own {term}`class vectors <Class vector>`.
+#
+# ## A page of your photos
+#
+# The same as a file, for a colleague or a talk. It needs no server, and on the command line it is
+# `ttame explain PHOTO... --html page.html`.
 
 # %%
-gains = table.assign(gain=table["masked"] - table["whole"]).sort_values("gain", ascending=False)
-best = gains.drop_duplicates(["photo", "class"]).head(6)
-best.style.hide().format("{:.1%}", subset=["whole", "masked", "gain"]).format(
-    "{} %", subset="share"
-)
-
-# %% [markdown]
-# *For each photo and class the method and the share of pixels with the largest gain, the six
-# largest gains of this page; `whole` is the probability on the whole photo, `masked` that with only
-# this share of its pixels. A high gain says that the classifier finds these pixels enough, not that
-# a person would.*
-#
-# ## Your own photos
-#
-# A page of results computed beforehand is one small file that needs no server. `ttame.explore`
-# takes whatever `explain` takes, classes by name as well, and any of `ttame.methods.METHODS`; on
-# the command line it is `ttame explain PHOTO... --html page.html`. With the network inside, it is
-# `explainer.demo("demo.html")`: see [Take it with you](14_take_it_with_you.ipynb).
-
-# %%
+fruits = ttame.explore(explainer, path["citrus_fruits"], classes=["lemon", "orange", "fig"])
 with tempfile.TemporaryDirectory() as folder:
-    fruits = ttame.explore(explainer, path["citrus_fruits"], classes=["lemon", "orange", "fig"])
     page = fruits.save(Path(folder) / "fruits.html", title="Which fruit?")
     print(f"{page.name}: {page.stat().st_size / 1000:.0f} kB")
+
+# %% [markdown]
+# With the network inside, so that its readers can drop photos of their own, it is
+# `explainer.demo("demo.html")`: see [Take it with you](14_take_it_with_you.ipynb).
+#
+# ## What to remember
+#
+# - The slider is the test: a map is as good as the pixels that it keeps.
+# - A class that gains when pixels are hidden had rivals elsewhere in the photo.
+# - What is enough for the classifier need not be what a person would point at.
+#
+# ## Exercises
+#
+# Answer both with the page, before you unfold the solution.
+#
+# **1.** How few pixels of the photographer are enough for the tripod? Try T-TAME first, then
+# Grad-CAM.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+table = exploration.table()
+tripod = table[table["class"] == "tripod"]
+tripod.pivot(index="share", columns="method", values="masked").style.format("{:.0%}")
+
+# %% [markdown]
+# **2.** On which photo does a class gain most when pixels are hidden, and which rival has to go for
+# it?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+table["gain"] = table["masked"] - table["whole"]
+best = table.sort_values("gain", ascending=False).drop_duplicates(["photo", "class"]).head(4)
+best.style.hide().format("{:.0%}", subset=["whole", "masked", "gain"])
+
+# %% [markdown]
+# *The largest gains, each with the method and the share of pixels in percent: `whole` is the
+# probability on the whole photo, `masked` that with only this share of its pixels. Lemons have to
+# go for the orange.*

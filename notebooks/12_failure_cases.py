@@ -224,7 +224,7 @@ plot_grid(rows, signed=True, what="Differences of the maps of two classes")
 #
 # ## A perfect score that says nothing
 #
-# Fake-CAM {cite}`opticam` is one everywhere but at a single pixel. It looks at nothing.
+# Fake-CAM {cite}`fakecam` is one everywhere but at a single pixel. It looks at nothing.
 
 # %%
 images, targets = read_rows(explainer, photos, worst.head(2))
@@ -243,7 +243,11 @@ summary(committed).loc[[*compared, "Fake-CAM"], columns].style.format(precision=
 # *{term}`Average Drop` (AD, lower is better) and {term}`Increase in Confidence` (IC, higher is
 # better) on 500 photos of Imagenette, percent. By AD with all pixels retained, the map that looks
 # at nothing wins. Never read that column alone.*
-#
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
+provenances(dict(zip(names, headers, strict=True))).style
+
+# %% [markdown]
 # ## What to remember
 #
 # - Rank photos by a score and look at the worst ones before you trust the mean.
@@ -279,9 +283,3 @@ explainer.explain(path["photographer"], [["tripod", "giant panda"]]).plot()
 cheat = torch.ones(len(images), 1, 8, 8)
 cheat[:, :, 0, 0] = 0
 plot_masked(explainer, images, targets, {"one corner": cheat}, (100,))
-
-# %% [markdown]
-# ## Where the numbers come from
-
-# %% tags=["hide-cell"]
-provenances(dict(zip(names, headers, strict=True))).style

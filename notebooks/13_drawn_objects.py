@@ -15,15 +15,17 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/13_drawn_objects.ipynb)
 #
-# **Shows** whether explanation maps know which parts of an object matter, where that is known
-# exactly: creatures drawn by a program, which can be drawn again without any of their parts, in the
-# spirit of FunnyBirds {cite}`funnybirds`.
+# **You will learn**
 #
-# **Costs** about a minute on one CPU core; nothing is trained or downloaded.
+# - how to know exactly which part of an object a classifier needs: draw the object without it;
+# - whether maps of several methods find these parts;
+# - which measures a map can win by looking at nothing.
 #
-# **Data and model.** Drawings of `ttame.evaluation.drawings`, made on the spot; `drawn_cnn`, a
-# network of five convolutions that ships with `ttame`, and its shipped explainer. The scores are
-# those of a committed record.
+# **It costs** half a minute on two CPU cores and 1 GB of memory; nothing is trained or downloaded.
+#
+# **Model and photos.** No photos: creatures drawn by a program, in the spirit of FunnyBirds
+# {cite}`funnybirds`. The classifier is `drawn_cnn`, five convolutions that ship with `ttame`
+# together with an explainer. The scores come from a committed record.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -33,122 +35,155 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile = "quick"
 shown = 4  # drawings
 first = 0  # position of the first one in the validation split
 
-# %%
+# %% tags=["hide-input"]
 import pandas as pd
 import torch
+from IPython.display import Markdown
 
 import ttame
-from ttame.classifiers.drawn import PARTS, class_words
-from ttame.companion.figures.parts import plot_removals
+from ttame.classifiers.drawn import PARTS, class_words, nearest_classes
+from ttame.companion.figures.parts import plot_part_scores, plot_removals
 from ttame.companion.notebook_profiles import open_profile
 from ttame.companion.shipped import provenance_table, reference, training_record
 from ttame.evaluation.drawings import drawing
-from ttame.evaluation.parts import part_intervals
+from ttame.evaluation.parts import part_intervals, region_means
+from ttame.evaluation.removal import removal_effects
 from ttame.images import normalize, to_batch
 from ttame.methods import build
-from ttame.plotting import plot_methods
+from ttame.plotting import plot_grid, plot_methods
 from ttame.records import read_results
+
+open_profile(profile)
+record = training_record("drawn_cnn", "classifiers")
+header, records = read_results(reference("drawn_val_parts.jsonl"))
 
 # %% [markdown]
 # ## Creatures of five parts
 #
-# Beak, crest, wing, tail and feet have four variants each. A class is a choice of variants, and its
-# name spells them, a syllable per part. Body, pose, colours and clutter say nothing of the class.
+# With photos, nobody knows for sure what a classifier needs. Blacken a bird's beak, and the
+# classifier sees a bird with a black hole. A drawing can be made again without the beak, while
+# every other pixel stays as it is.
 
 # %%
-open_profile(profile)
 explainer = ttame.load("drawn_cnn")
-words = pd.DataFrame(class_words(), index=explainer.classes, columns=PARTS)
-words.head(shown)
-
-# %% [markdown]
-# *The variants of the first classes; any two classes differ in at least two parts. The classifier
-# was trained on drawings of which half had parts missing, so that a drawing without a part is
-# nothing that it has never seen. Its accuracy on validation drawings:*
-
-# %%
-record = training_record("drawn_cnn", "classifiers")
-pd.Series({name: record[name] for name in record if name.startswith("top1")}).to_frame("percent")
-
-# %% [markdown]
-# ## What a part is worth
-#
-# To take a part away, the drawing is drawn again without it: all other pixels stay the same. What
-# the logit of the class loses is the importance of the part, with nothing to impute.
-
-# %%
 drawings = [drawing("val", first + index) for index in range(shown)]
 plot_removals(explainer, drawings)
 
 # %% [markdown]
-# *Drawings of four classes: whole, without each part, and without the clutter, with the change of
-# the class's logit. What to see: a part may be worth much in one drawing and nothing in another,
-# and so may the clutter as a whole, which no class depends on. Piece by piece it is worth little:*
+# *Four drawings: whole, without each part, and without the clutter around it. The number is the
+# change of the {term}`logit <Logits>` of the class. The same part is worth much in one drawing and
+# little in another.*
+#
+# Beak, crest, wing, tail and feet have four variants each. A class is a choice of variants, and its
+# name spells them, one syllable a part. Body, pose, colours and clutter say nothing about it.
 
 # %%
-header, records = read_results(reference("drawn_val_parts.jsonl"))
-once = records.drop_duplicates("photo")
-kinds = {
-    "a part": "importance",
-    "two parts": "pairs",
-    "a piece of clutter": "clutter",
-    "all clutter": "background",
-}
-changes = {name: once[column].explode().astype(float).abs() for name, column in kinds.items()}
-table = pd.DataFrame({name: values.describe() for name, values in changes.items()})
-table.loc[["mean", "50%", "max"]].T.round(2)
+words = pd.DataFrame(class_words(), index=explainer.classes, columns=PARTS)
+words.loc[[explainer.classes[found.label] for found in drawings]]
 
 # %% [markdown]
-# *Size of the change of the logit by what is removed, over all drawings of the record below.*
-#
+# *The variants that make the four classes. Any two classes differ in two parts at least.*
+
+# %% tags=["remove-input"]
+once = records.drop_duplicates("photo")
+size = {
+    column: once[column].explode().astype(float).abs().mean()
+    for column in ("importance", "pairs", "clutter", "background")
+}
+Markdown(
+    "The classifier was trained on drawings of which half had parts missing, so a drawing without "
+    f"a part is nothing new to it. It is right on {record['top1']:.1f} % of whole drawings, on "
+    f"{record['top1_without_a_part']:.1f} % without one part and on "
+    f"{record['top1_without_clutter']:.1f} % without clutter. Over {len(once)} drawings, removing "
+    f"a part changes the logit by {size['importance']:.2f} on average, two parts "
+    f"{size['pairs']:.2f}, one piece of clutter {size['clutter']:.2f}, all clutter at once "
+    f"{size['background']:.2f}: even what no class depends on is not ignored altogether."
+)
+
+# %% [markdown]
 # ## Maps of the same drawings
 
 # %%
 raw = to_batch([found.render() for found in drawings], explainer.spec)
-targets = torch.tensor([found.label for found in drawings])
+images, targets = normalize(raw, explainer.spec), torch.tensor([d.label for d in drawings])
 names = ("T-TAME", "Grad-CAM", "Layer-CAM", "RISE", "Integrated Gradients")
 settings = {"RISE": {"masks": 400}}
 methods = {name: build(name, explainer, settings.get(name)) for name in names}
-given = normalize(raw, explainer.spec)
-maps = {name: method(given, targets) for name, method in methods.items()}
+maps = {name: method(images, targets) for name, method in methods.items()}
 plot_methods(raw, maps, [explainer.classes[target] for target in targets])
 
 # %% [markdown]
-# *Maps of the class by several methods. Compare them with the changes above: a map that knows what
-# matters is brightest on the part whose removal costs most.*
+# *Maps of the class by T-TAME (our recipe), Grad-CAM {cite}`gradcam`, Layer-CAM {cite}`layercam`,
+# RISE {cite}`rise` and Integrated Gradients {cite}`integrated_gradients`. Hold them against the
+# numbers above: a map that knows what matters is brightest on the part whose removal costs most.*
 #
-# ## How well maps foretell the importance
+# ## Do they know what matters?
 #
-# - **part correlation**: Spearman's correlation between the means of the map over the five parts
-#   and what their removal costs; **pair correlation**: the same of the ten pairs of parts.
-# - **background independence**: how often a part that matters has a larger mean than clutter whose
-#   removal changes nothing (less than 5 % of the most important part), percent.
-# - **target sensitivity**: how often the map of class A prefers the parts that speak for A over B
-#   more than the map of B does, percent; B shares as many parts with A as any class.
-# - **pointing** and **energy**: whether the map's peak lies on the creature, and which share of the
-#   map does, percent.
+# Six measures. The exact effects judge the first four, the outline of the creature the last two:
 #
-# A constant map scores 0 in the correlations and 50 in the two comparisons, and points at one
-# pixel that is drawn by lot and the same in all drawings.
+# - **part correlation** and **pair correlation**: does the map rank the five parts, or the ten
+#   pairs of parts, as their removal does? 1 is the same order, 0 none.
+# - **background independence**: how often does a part that matters outshine clutter that does not?
+# - **target sensitivity**: asked for class A and then for a similar class B, does the map move
+#   towards the parts that tell A from B?
+# - **pointing** and **energy**: does the peak lie on the creature, and how much of the map does?
 
 # %%
 table = part_intervals(records)
-order = {"index": records["method"].unique(), "columns": table["score"].unique()}
-scores = table.pivot(index="method", columns="score", values="mean").reindex(**order)
-scores.round(2)
+plot_part_scores(table)
 
 # %% [markdown]
-# *Means over the drawings of the record below. The last rows are blind: they do not know the class,
-# nor what is drawn. Half the width of the 95 % intervals, over drawings:*
+# *Means with 95 % intervals over drawings; the last four in percent. Hollow dots are
+# {term}`blind maps <Blind map>`, which know neither the drawing nor the class.*
+#
+# No method wins everywhere. RISE, which asks the classifier about hundreds of masked copies of each
+# drawing, ranks parts best and follows the class best. T-TAME, with one pass, keeps best to the
+# creature and off the clutter. And not every measure means much: a blob in the centre, which looks
+# at nothing, does well in pointing and background independence, since creatures stand in the
+# middle. In the correlations and in target sensitivity it scores what chance does.
 
-# %%
-table["half width"] = (table["high"] - table["low"]) / 2
-table.pivot(index="method", columns="score", values="half width").reindex(**order).round(2)
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means and intervals", "code_prompt_hide": "Hide all means and intervals"}
+table["half"] = (table["high"] - table["low"]) / 2
+table["shown"] = [
+    f"{mean:.2f} ± {half:.2f}" for mean, half in zip(table["mean"], table["half"], strict=True)
+]
+order = {"index": table["score"].unique(), "columns": table["method"].unique()}
+table.pivot(index="score", columns="method", values="shown").reindex(**order).T
 
-# %%
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenance_table(header).style
+
+# %% [markdown]
+# ## What to remember
+#
+# - Where an object can be drawn without a part, the effect of the part is exact, and a map can be
+#   held against it.
+# - Maps foretell which part matters better than chance, and far from perfectly.
+# - Measures differ in what they ask; pointing at the object is the easiest.
+# - Before a measure impresses you, see what a map scores that looks at nothing.
+#
+# ## Exercises
+#
+# **1.** Which part matters most in the first drawing, and on which part is T-TAME's map brightest?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+found = drawings[0]
+effects = removal_effects(explainer, found, found.label, nearest_classes(found.label)[0])
+covered = torch.stack([found.coverage()[part] for part in PARTS])[None]
+brightness = region_means(maps["T-TAME"][:1], covered)[0]
+columns = {"logit lost": effects["importance"], "mean of the map": brightness}
+pd.DataFrame(columns, index=PARTS).round(2)
+
+# %% [markdown]
+# **2.** Why does a blob in the centre point so well? Look at where two hundred creatures stand.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# Nearly every creature covers the middle.
+covers = [drawing("val", index).coverage() for index in range(200)]
+share = sum(cover[name] for cover in covers for name in (*PARTS, "body")) / len(covers)
+plot_grid([[("share of creatures that cover a pixel", share)]])

@@ -15,17 +15,16 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/14_take_it_with_you.ipynb)
 #
-# **Shows** how an explainer leaves Python: as one ONNX file that other runtimes read, and as a page
-# in which the network runs in its reader's browser.
+# **You will learn**
 #
-# **Costs** about two minutes on a CPU; nothing is downloaded.
+# - to write classifier and mechanism to one ONNX file, checked against PyTorch;
+# - to run that file without PyTorch, and in ten lines of JavaScript;
+# - to make a page in which the network runs in its reader's browser.
 #
-# **Data and model.** The sample photos that ship with `ttame`, and the shipped explainer of an
-# EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights.
+# **It costs** about a minute on two CPU cores and 2 GB of memory; nothing is downloaded.
 #
-# Methods that trace gradients back, or that ask the classifier hundreds of times, stay where
-# PyTorch is. A trained mechanism is a few more layers of a forward pass: whatever runs the
-# classifier runs its explanations, too.
+# **Model and photos.** The sample photos and the explainer that ships for an EfficientNet-Lite0
+# {cite}`efficientnet` with its ImageNet weights.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -35,18 +34,12 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate,export] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile = "quick"
 photo = "citrus_fruits"  # a sample photo
 live = None  # where the network's files lie; the book's build has them, None shows samples only
 
-# %% [markdown]
-# ## One file
-#
-# `export` writes classifier and mechanism together. Before the file takes its place it is run on
-# photos and held against PyTorch, and one that disagrees is not left behind.
-
-# %%
+# %% tags=["hide-input"]
 import tempfile
 from pathlib import Path
 
@@ -60,52 +53,65 @@ setting = open_profile(profile)
 path = {path.stem: path for path in samples().paths}
 explainer = ttame.load(setting.backbone)
 folder = tempfile.TemporaryDirectory()
-file = Path(folder.name) / "explainer.onnx"
 
+# %% [markdown]
+# Methods that trace gradients back, or that ask the classifier hundreds of times, stay where
+# PyTorch is. A trained mechanism is a few more layers of a forward pass: whatever runs the
+# classifier runs its explanations, too.
+#
+# ## One file
+#
+# `export` writes classifier and mechanism together. Before the file takes its place it is run on
+# photos and compared with PyTorch; a file that disagrees is not kept.
+
+# %%
+file = Path(folder.name) / "explainer.onnx"
 agreement = explainer.export(file, storage="float16", preprocess=True)
 print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, compared on {agreement.photos} photos")
 print(f"largest difference: logits {agreement.logits:.1e}, maps {agreement.maps:.1e}")
 print(f"the same class is predicted for {agreement.same:.0%} of them")
 
 # %% [markdown]
-# The differences are relative to the largest value. `storage="float16"` halves the file: weights
-# are rounded, while the network computes in float32 as before. `preprocess=True` puts resizing,
-# cropping and normalising inside, so that the file takes the pixels of a photo as they are. On the
-# command line this is `ttame export explainer.onnx --storage float16 --preprocess`.
+# Differences are relative to the largest value. `storage="float16"` halves the file: weights are
+# rounded, while the network computes in float32 as before. `preprocess=True` puts resizing, cropping
+# and normalising inside, so that the file takes the pixels of a photo as they are. On the command
+# line this is `ttame export explainer.onnx --storage float16 --preprocess`.
 #
 # ## Without PyTorch
 #
-# `ttame.Exported` needs onnxruntime, Pillow and numpy, and no other part of this library: it is one
-# file to copy.
+# `ttame.Exported` needs onnxruntime, Pillow and numpy, and no other part of this library: one
+# source file to copy.
 
 # %%
 exported = ttame.Exported(file)
 found = exported.explain(path[photo])
-shown = f"{found.name}, {found.probability:.1%}"
-plot_grid([[("photo", to_raw(found.image)), (shown, to_raw(found.overlay()))]])
-
-# %%
 expected = explainer.explain(path[photo])
-print(f"{expected.names()[0][0]}: {expected.probabilities()[0, 0]:.1%} in PyTorch")
+ours = f"ONNX: {found.name}, {found.probability:.1%}"
+torchs = f"PyTorch: {expected.names()[0][0]}, {expected.probabilities()[0, 0]:.1%}"
+pictures = [("photo", found.image), (ours, found.overlay())]
+shown = [(title, to_raw(picture)) for title, picture in pictures]
+plot_grid([[*shown, (torchs, expected.overlay()[0, 0])]])
+
+# %% tags=["remove-input"]
 print(f"maps differ by {abs(found.map - expected.maps[0, 0].numpy()).max():.4f} at most")
 
 # %% [markdown]
-# *A sample photo as the classifier sees it, and the map of its predicted class laid over it, both
-# from the ONNX file. Below them, the same by PyTorch.*
+# *A sample photo as the classifier sees it, and the map of its predicted class by the ONNX file and
+# by PyTorch.*
 #
 # ## In a page
 #
 # `explainer.demo("demo.html")`, or `ttame demo demo.html`, writes a page in which the explainer
-# runs. It is one file to open, to put on any host of files or to send to a colleague, with the
-# network and ONNX Runtime inside. Nothing is sent anywhere: photos stay in the reader's browser.
+# runs, with the network and ONNX Runtime inside. Open it, put it on any web host, or send it to a
+# colleague. Nothing is sent anywhere: photos stay in the reader's browser.
 
 # %%
 page = explainer.demo(Path(folder.name) / "demo.html", path[photo])
 print(f"{page.name}: {page.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# The same page, here within the text. In the built book its network lies beside it and is loaded
-# when it is first asked for:
+# Here is the same page within the text. In the built book its network lies beside it and is loaded
+# when you first ask for it:
 
 # %%
 ttame.explore(explainer, path[photo], live=live)
@@ -133,18 +139,40 @@ ttame.explore(explainer, path[photo], live=live)
 # ```
 #
 # `maps` holds one value per cell; scale it to its own range and enlarge it over the photo's central
-# part. Class names, the size of that part and everything else that the network expects stand in
-# the file's metadata, as JSON under the key `ttame`.
+# part. Class names, the size of that part and everything else that the network expects are in the
+# file's metadata, as JSON under the key `ttame`.
 #
 # ## Limits
 #
-# - The page runs the network on one core, as more need headers that a file on a disk cannot send:
-#   here a few tenths of a second per pass.
+# - The page runs the network on one core, since more need headers that a file on a disk cannot send:
+#   a few tenths of a second per pass.
 # - A browser without WebAssembly, or with too little memory, says so; photos that were explained
 #   beforehand are shown all the same.
-# - Rounding moves a few pixels across the threshold of a mask, so that single answers to masked
-#   photos differ from PyTorch's by a few percentage points, and by less than one on average.
+# - Rounding moves a few pixels across the threshold of a mask. Single answers to masked photos
+#   differ from PyTorch's by a few percentage points, and by less than one on average.
 # - Layers that depend on the values of an image cannot be exported; the error names the module.
+#
+# ## What to remember
+#
+# - An explainer is one forward pass, so it goes wherever its classifier goes.
+# - `export` compares what it writes with PyTorch; keep the numbers that it reports.
+# - A page with the network inside is one file, and keeps its readers' photos at home.
+#
+# ## Exercises
+#
+# **1.** How much smaller is the file with 8-bit weights, and what does that cost?
 
-# %%
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+small = Path(folder.name) / "small.onnx"
+rounded = explainer.export(small, storage="int8", preprocess=True)
+print(f"{small.stat().st_size / file.stat().st_size:.0%} of the size")
+print(f"largest difference: logits {rounded.logits:.1e}, maps {rounded.maps:.1e}")
+print(f"the same class is predicted for {rounded.same:.0%} of the photos")
+
+# %% [markdown]
+# **2.** Explain a class of your choice by the ONNX file: the orange among these fruits.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+orange = exported.explain(path[photo], "orange")
 folder.cleanup()
+plot_grid([[(f"{orange.name}, {orange.probability:.1%}", to_raw(orange.overlay()))]])

@@ -67,13 +67,16 @@ folder = Path(records) if records else None
 # The papers' main table, on our classifiers. AD, IC and ROAD are in percent.
 
 # %%
-patterns = {"EfficientNet-Lite0": "imagenette_val*.jsonl", "Transformer": "vit_imagenette*.jsonl"}
+patterns = {
+    "EfficientNet-Lite0": "imagenette_val*.jsonl",
+    "Transformer of ten classes": "vit_imagenette*.jsonl",
+}
 for title, pattern in patterns.items():
     display(Markdown(f"**{title}**"), score_table(pattern))
 
 # %% [markdown]
 # *Numbers of a cell stand in the order of its heading. ROAD is the area under the curve of the
-# share of photos that keep their class; passes are those of one map. Methods with fewer photos saw
+# share of photos that keep their class; passes are those of one map. Where photos are fewer, they are
 # the first of the same ones. What the numbers say is the matter of [the
 # evaluation](06_evaluation.ipynb) and of [the chapter on
 # transformers](07_vision_transformers.ipynb).*

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.refinement import measure_budgets
+from benchmarks.refinement import BUDGETS, measure_budgets
 from ttame.data import PhotoDataset, PhotoList
 from ttame.evaluation.confidence import average_drop, masked_probabilities
 from ttame.explainer import Explainer
+from ttame.methods import build
 
 
 def test_every_budget_is_scored_and_compared(explainer: Explainer, photos: PhotoList) -> None:
@@ -39,3 +40,9 @@ def test_every_budget_is_scored_and_compared(explainer: Explainer, photos: Photo
         refined["mean"] - rival["mean"], abs=0.01
     )
     assert "difference from RISE" not in rival
+
+
+def test_the_methods_have_the_settings_that_are_their_budgets(explainer: Explainer) -> None:
+    for name, (setting, values) in BUDGETS.items():
+        for value in values:
+            build(name, explainer.eval(), {setting: value})

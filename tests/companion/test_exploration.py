@@ -21,7 +21,7 @@ from torch import Tensor
 
 import ttame
 from ttame.companion.exploration import SHARES, Exploration, explore
-from ttame.data import PhotoList
+from ttame.data import PhotoList, samples
 from ttame.errors import TTameError
 from ttame.evaluation.confidence import masked_probabilities
 from ttame.explainer import Explainer
@@ -382,3 +382,21 @@ def test_page_fits_a_phone_works_by_keyboard_and_follows_the_theme(
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     assert page.evaluate(colour) == "rgb(20, 24, 30)"
     assert opened.complaints == []
+
+
+# What the chapter says of its exercises
+
+
+def test_the_orange_gains_when_lemons_are_hidden() -> None:
+    path = {path.stem: path for path in samples().paths}
+    explainer = ttame.load("tf_efficientnet_lite0")
+    page = explore(
+        explainer,
+        path["citrus_fruits"],
+        classes=["lemon", "orange"],
+        methods=["T-TAME", "Grad-CAM"],
+    )
+    table = page.table()
+    found = table[table["method"] == "Grad-CAM"].set_index(["class", "share"])
+    assert found.loc[("orange", 30), "masked"] > found.loc[("orange", 30), "whole"] + 0.4
+    assert found.loc[("lemon", 100), "whole"] > 0.5

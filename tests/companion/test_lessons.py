@@ -19,11 +19,6 @@ PENDING = {
     "03_attention_mechanism",
     "04_training",
     "05_little_data",
-    "10_your_own_classifier",
-    "11_explore",
-    "12_failure_cases",
-    "13_drawn_objects",
-    "14_take_it_with_you",
 }
 
 # Chapters whose cost is not recorded yet: to be emptied by `make book` and `make costs`.

@@ -38,27 +38,5 @@ def test_missing_data_set_is_named(name: str) -> None:
         open_profile(name)
 
 
-def test_crops_of_the_samples_make_a_task(tmp_path: Path) -> None:
-    train, held_out, classes = open_profile("quick").three_classes(tmp_path / "crops", 4)
-    assert len(classes) == 3
-    assert (train.labels, held_out.labels) == ((0,) * 4 + (1,) * 4 + (2,) * 4, (0, 1, 2))
-    assert all(path.is_file() for path in train.paths + held_out.paths)
-
-
-@pytest.mark.data
-@pytest.mark.usefixtures("imagenette_val")
-def test_imagenette_makes_the_same_task() -> None:
-    train, held_out, classes = open_profile("imagenette").three_classes("unused", 8)
-    assert len(classes) == 3
-    assert (len(train), len(held_out)) == (24, 6)
-    assert {
-        label: name.split("/")[0]
-        for label, name in zip(train.labels or (), train.names, strict=True)
-    } == {
-        label: name.split("/")[0]
-        for label, name in zip(held_out.labels or (), held_out.names, strict=True)
-    }
-
-
 def test_pick_takes_the_profile_s_value() -> None:
     assert Profile("imagenette", "any").pick(quick=1, imagenette=2, imagenet=3) == 2

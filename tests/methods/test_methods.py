@@ -306,6 +306,11 @@ def test_settings_reach_the_method_or_are_refused(explainer: Explainer, images: 
     with count_passes(explainer.classifier) as passes:
         build("RISE", explainer, {"masks": 7})(images, predictions(explainer, images))
     assert passes.forward == 7 * len(images) + len(images)
+    targets = predictions(explainer, images)
+    method = build("Opti-CAM", explainer, {"iterations": 3})
+    with count_passes(explainer.classifier) as passes:
+        method(images, targets)
+    assert (passes.forward, passes.backward) == (4 * len(images), 3 * len(images))
     with pytest.raises(TTameError, match="Grad-CAM has no settings"):
         build("Grad-CAM", explainer, {"masks": 7})
     with pytest.raises(TTameError, match="RISE needs masks"):

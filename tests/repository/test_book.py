@@ -15,10 +15,13 @@ import pytest
 import torch
 import typer
 import yaml
+from pybtex.database import parse_file
+from pybtex.plugin import find_plugin
 
 import ttame
 from tests.helpers.reader import NAMES as BROWSERS
 from ttame.cli.main import app
+from ttame.methods import METHODS
 from ttame.plotting import Picture, plot_grid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,6 +177,50 @@ def test_citations_exist() -> None:
     }
     assert cited
     assert cited <= set(keys)
+
+
+# Where each method of the tables comes from; those without a paper of their own are told why.
+SOURCES = {
+    "T-TAME": "ttame", "T-TAME (refined)": "ttame", "T-TAME (published)": "ttame",
+    "T-TAME (published with tied rows)": "ttame", "P-TAME": "ptame", "Grad-CAM": "gradcam",
+    "Grad-CAM (saturated)": "gradcam", "Grad-CAM++": "gradcampp", "XGrad-CAM": "xgradcam",
+    "Layer-CAM": "layercam", "Eigen-CAM": "eigencam", "Score-CAM": "scorecam",
+    "Ablation-CAM": "ablationcam", "Finer-CAM": "finercam", "RefineCAM": "refinecam",
+    "Opti-CAM": "opticam", "IIA": "iia", "L-CAM-Img": "lcam", "L-CAM-Fm": "lcam",
+    "amortised Shapley": "vitshapley", "attention rollout": "rollout",
+    "Transformer attribution": "chefer_generic", "LeGrad": "legrad", "LibraGrad": "libragrad",
+    "AttnLRP": "attnlrp", "RISE": "rise", "Integrated Gradients": "integrated_gradients",
+    "SmoothGrad": "smoothgrad", "Occlusion": "occlusion", "Fake-CAM": "fakecam",
+}  # fmt: skip
+BLIND_OF_OUR_OWN = {"random", "all ones", "centre Gaussian"}
+
+
+def test_every_method_of_the_tables_is_cited_where_methods_are_told_apart() -> None:
+    assert SOURCES.keys() | BLIND_OF_OUR_OWN == METHODS.keys()
+    related = pages()["method.md"].split("## Related methods")[1]
+    cited = {
+        key.strip()
+        for group in re.findall(r"\{cite\}`([^`]+)`", related)
+        for key in group.split(",")
+    }
+    assert set(SOURCES.values()) <= cited
+    # The names stand there as in the tables, so that a search finds them.
+    for name in SOURCES.keys() | BLIND_OF_OUR_OWN:
+        assert name.removeprefix("T-TAME ").strip("()") in related, name
+
+
+def test_labels_tell_all_entries_of_the_bibliography_apart() -> None:
+    extension("citations").setup(None)
+    database = parse_file(ROOT / "book/references.bib")
+    style = find_plugin("pybtex.style.formatting", "author_year")()
+    found = style.format_bibliography(database)
+    labels = {entry.key: entry.label for entry in found}
+    assert len(labels) == len(set(labels.values())) == len(database.entries)
+    assert labels["gradcam"] == "Selvaraju et al., 2017"
+    assert labels["eigencam"] == "Muhammad and Yeasin, 2020"
+    assert labels["timm"] == "Wightman, 2019"
+    both = {labels["chefer_generic"], labels["chefer_attribution"]}
+    assert both == {"Chefer et al., 2021a", "Chefer et al., 2021b"}
 
 
 # Names that must agree

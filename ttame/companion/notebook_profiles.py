@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TypeVar
-
-import torch
-from torchvision.transforms import v2
 
 from ttame.companion.allocation import keep_freed_memory
 from ttame.data import PhotoList, data_root, image_folder, imagenette, samples
 from ttame.errors import TTameError, unknown
-from ttame.files import replacing
-from ttame.images import read_image
 
 T = TypeVar("T")
 
@@ -83,41 +77,6 @@ class Profile:
             shuffled.select(range(kept)),
         )
 
-    def three_classes(
-        self, folder: Path | str, each: int, seed: int = 0
-    ) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
-        """Make a small classification task of three classes.
-
-        The classes are three of the profile's data set; for `quick` they are random crops of three
-        sample photos: of the left part to train on, of the right part held out.
-
-        Args:
-            folder: Folder for the crops.
-            each: Maximum number of training photos per class; a quarter as many are held out.
-            seed: Seed of the choice.
-
-        Returns:
-            Photos to train on and photos held out, labelled 0 to 2, and the names of the classes.
-        """
-        if self.name == "quick":
-            return _crops(Path(folder), each, seed)
-        found = []
-        for split, count in (("train", each), ("val", max(each // 4, 1))):
-            photos = self.photos(split).sample(None, seed)
-            chosen = [
-                [i for i, name in enumerate(photos.names) if name.startswith(wnid)][:count]
-                for wnid in _WNIDS
-            ]
-            labels = tuple(label for label, rows in enumerate(chosen) for _ in rows)
-            picked = photos.select([i for rows in chosen for i in rows])
-            found.append(replace(picked, labels=labels))
-        return found[0], found[1], tuple(_WNIDS.values())
-
-
-# Three classes of ImageNet that a small network tells apart after little training.
-_WNIDS = {"n03445777": "golf ball", "n03028079": "church", "n01440764": "tench"}
-_CROPPED = ("citrus_fruits", "ring_tailed_lemurs", "hens")
-
 
 def open_profile(name: str) -> Profile:
     """Open a profile, check for its data set and set up this process's allocator.
@@ -159,25 +118,3 @@ def _imagenet(split: str) -> PhotoList:
             "obtain them from https://image-net.org, or choose another profile"
         ) from error
     return image_folder(root / split, name=f"imagenet/{split}")
-
-
-def _crops(folder: Path, each: int, seed: int) -> tuple[PhotoList, PhotoList, tuple[str, ...]]:
-    torch.manual_seed(seed)
-    crop = v2.Compose([v2.RandomResizedCrop(160, scale=(0.2, 0.6)), v2.RandomHorizontalFlip()])
-    paths = {path.stem: path for path in samples().paths}
-    for name in _CROPPED:
-        image = read_image(paths[name])
-        edge = image.width * 2 // 3
-        parts = {
-            "train": (image.crop((0, 0, edge, image.height)), each),
-            "val": (image.crop((edge, 0, image.width, image.height)), max(each // 4, 1)),
-        }
-        for split, (part, count) in parts.items():
-            for index in range(count):
-                with replacing(folder / split / name / f"{index:03d}.jpg") as temporary:
-                    crop(part).save(temporary, format="JPEG", quality=90)
-    names = tuple(name.replace("_", " ") for name in _CROPPED)
-    train, held_out = (
-        image_folder(folder / split, name=f"crops of samples/{split}") for split in ("train", "val")
-    )
-    return train, held_out, names

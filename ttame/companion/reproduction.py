@@ -41,6 +41,7 @@ _SCORES = {
     "ROAD MoRF · LeRF": ["ROAD MoRF", "ROAD LeRF"],
     "passes forward · backward": ["forward", "backward"],
 }
+_PHOTOS = "photos AD, IC · ROAD"
 _LINE = 76  # characters of a command that fit the book's column
 
 
@@ -68,8 +69,8 @@ def score_table(pattern: str, published: Published | None = None) -> pd.DataFram
             a column of its own.
 
     Returns:
-        One row per method: for every score a column, percent, then the number of photos. A second
-        explainer of the same method has a row under its own name.
+        One row per method: for every score a column, percent, then the number of photos, of AD and
+        IC and of ROAD. A second explainer of the same method has a row under its own name.
 
     Raises:
         TTameError: If no file matches, or a published value has no such method or heading.
@@ -85,12 +86,17 @@ def score_table(pattern: str, published: Published | None = None) -> pd.DataFram
     # As the methods are listed; a second explainer stands beside the first.
     order = {name: place for place, name in enumerate(METHODS)}
     records["place"] = records["method"].str.split(", ").str[0].map(order)
-    found = summary(records.sort_values("place", kind="stable"))
+    records = records.sort_values(["place", "method"], kind="stable")
+    found = summary(records)
+    # ROAD may be limited to the first photos, or not measured.
+    walked = records[records["road_morf"].notna()] if "road_morf" in records else records[:0]
+    counts = walked.groupby("method").size().reindex(found.index, fill_value=0)
     rows = {
-        str(method): _cells(row, _SCORES) | {"photos": f"{row['photos']:.0f}"}
+        str(method): _cells(row, _SCORES)
+        | {_PHOTOS: f"{row['photos']:.0f}{_AND}{counts[str(method)]}"}
         for method, row in found.iterrows()
     }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    table = pd.DataFrame.from_dict(rows, orient="index")
     return _beside(table, published or {})
 
 
@@ -272,10 +278,10 @@ def _beside(table: pd.DataFrame, published: Published) -> pd.DataFrame:
             if name not in table.index or heading not in table:
                 raise TTameError(
                     f"a published value of {name!r} for {heading!r} has no place; rows are "
-                    f"{', '.join(map(str, table.index))}, headings {', '.join(table)}"
+                    f"{', '.join(map(str, table.index))}, headings {', '.join(map(str, table))}"
                 )
     columns: dict[str, pd.Series] = {}
-    for heading in table:
+    for heading in map(str, table):
         columns[heading] = table[heading]
         given = {name: values[heading] for name, values in published.items() if heading in values}
         if given:

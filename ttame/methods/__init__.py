@@ -65,6 +65,7 @@ METHODS: dict[str, Callable[[Explainer], Method]] = {
 
 # Methods with settings: a call with them gives the factory.
 CONFIGURABLE: dict[str, Callable[..., Callable[[Explainer], Method]]] = {
+    "Opti-CAM": opticam_method,
     "RISE": rise_method,
     "T-TAME (refined)": refined_method,
 }

@@ -1,7 +1,7 @@
 """Trained mechanisms: the explainer's own, T-TAME as published, P-TAME and L-CAM (`lcam`).
 
 Of the others, one of each ships for the default classifier: the published one trained on photos of
-many kinds, L-CAM's on Imagenette alone.
+many kinds, as the Shapley values', L-CAM's on Imagenette alone.
 L-CAM, the predecessor, is our mechanism on one layer with
 `AttentionConfig(branch=False)`: a 1x1 convolution from feature map to classes; its two kinds
 differ in what the mask multiplies in training (`TrainingConfig.masked`). P-TAME (`ptame`), the

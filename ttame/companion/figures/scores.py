@@ -169,6 +169,8 @@ def _log_axis(axis: Axes, costs: pd.Series[float]) -> None:
     """Scale the axis logarithmically; a cost of zero has a place of its own at the left."""
     positive = costs[costs > 0]
     if len(positive) == len(costs):
+        if costs.max() < 10 * costs.min():  # a logarithmic axis would have one tick or none
+            return
         axis.set_xscale("log")
     elif len(positive):
         axis.set_xscale("symlog", linthresh=10 ** floor(log10(positive.min())), linscale=0.6)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,7 +24,10 @@ from ttame.errors import TTameError
 from ttame.evaluation.confidence import higher_is_better
 from ttame.plotting import LETTERING, PAGE_WIDTH
 
-_LOOKS = (("-", COLORS[1]), ("--", "0.35"), ("-.", "0.35"), (":", "0.35"))  # of references
+# Of references, in order.
+_LOOKS: Sequence[tuple[Literal["-", "--", "-.", ":"], Any]] = (
+    ("-", COLORS[1]), ("--", "0.35"), ("-.", "0.35"), (":", "0.35"),
+)  # fmt: skip
 
 
 def show_axis(

@@ -29,7 +29,7 @@ def plot_curves(
         window: Number of rows to average over; above 1, single values are drawn as points.
     """
     alt = describe_curves(curves, columns, ylabel)
-    figure, axes = panels(len(columns), (3.2 * len(columns), 2.8), alt)
+    figure, axes = panels(len(columns), (2.8 * len(columns), 2.6), alt)
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         known = curves[["step", column]].dropna()
         color, mean = COLORS[0], known.copy()
