@@ -39,7 +39,8 @@ class AuthorYearStyle(Style):
 
 def _authors(entry: Entry) -> str:
     """The surnames of an entry's authors: one, both of two, or the first of more."""
-    names = [" ".join(person.last_names).strip("{}") for person in entry.persons["author"]]
+    # Rich names are without LaTeX's accents and braces.
+    names = [" ".join(map(str, person.rich_last_names)) for person in entry.persons["author"]]
     return names[0] + (" et al." if len(names) > 2 else f" and {names[1]}" if names[1:] else "")
 
 
