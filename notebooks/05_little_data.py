@@ -18,7 +18,6 @@
 # **You will learn**
 #
 # - how few photos and steps are enough, and which settings matter when there are few;
-# - what quality costs in minutes on two CPU cores;
 # - how maps become good for classes that training never shows.
 #
 # **It costs** less than a minute and 1 GB of memory on two CPU cores: the trainings are read from
@@ -50,7 +49,7 @@ import torch
 from IPython.display import Markdown
 
 import ttame
-from ttame.companion.figures.scores import plot_costs, plot_differences
+from ttame.companion.figures.scores import plot_differences
 from ttame.companion.figures.studies import plot_axis, plot_ranking
 from ttame.companion.notebook_profiles import open_profile, quiet
 from ttame.companion.shipped import provenance_table, read_benchmark, reference, training_record
@@ -58,14 +57,13 @@ from ttame.companion.studies.records import read_runs, study_provenance
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import (
     axis_runs,
-    axis_words,
     mean_scores,
-    ranking,
     run_scores,
     sight_gap,
     split_by_sight,
     study_table,
 )
+from ttame.companion.studies.verdicts import axis_words, ranking
 from ttame.evaluation.comparison import in_words, paired_differences
 from ttame.evaluation.tables import read_together, scores
 from ttame.files import shipped
@@ -147,20 +145,12 @@ study_table(study.variants)
 # %% [markdown]
 # *All variants of the study.*
 #
-# ## Quality against time
-
-# %% tags=["hide-input"]
-everything = mean_scores(long)
-timed = runs.drop_duplicates("run").groupby("changes")["minutes"].mean()
-quick = {row.changes: row.name for row in study.variants if row.axis in ("steps", "resolution")}
-quick["nothing"] = "the default"
-costs = everything.assign(minutes=timed).loc[[key for key in quick if key in everything.index]]
-scored = {"AD 50%": "AD at 50 %"}
-plot_costs(costs.rename(quick), "minutes", scored, "minutes of training", method=quick["nothing"])
-
-# %% [markdown]
-# *Quality against training time, start included, of the variants that change the time. Two runs
-# shared the machine, one core each. The default takes 148 steps at 224 pixels.*
+# [GPU training](04_training.ipynb) shows what more minutes of training buy.
+#
+# ### Keep the feature maps?
+#
+# The classifier is frozen, so its first pass over a photo gives the same feature maps in every
+# epoch. They could be computed once and kept.
 
 # %% tags=["remove-input"]
 throughput = read_benchmark(reference("throughput.json"), "training")
@@ -174,8 +164,7 @@ with torch.inference_mode():
     maps = explainer.extract(torch.zeros(1, 3, *explainer.spec.input_size))[1]
 size = sum(item.numel() * item.element_size() for item in maps) * 9469 / 1e9
 Markdown(
-    "Could the first pass over a photo be kept from epoch to epoch, rather than computed anew? It "
-    f"takes {first_pass:.0f} of the {whole:.0f} ms that a step spends on a photo, "
+    f"The first pass takes {first_pass:.0f} of the {whole:.0f} ms that a step spends on a photo, "
     f"{first_pass / whole:.0%}. The feature maps of three layers of all 9,469 photos would fill "
     f"{size:.1f} GB, and crops and flips would be lost, because the kept maps are of one view each. "
     "The recipe makes a single pass over the photos, where nothing can be saved. Nothing is kept."
@@ -319,13 +308,14 @@ pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
 # **1.** Which single change costs most in AD when all pixels are kept?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-(everything["AD 100%"] - everything.loc["nothing", "AD 100%"]).nlargest(1).round(1)
+means = mean_scores(long)["AD 100%"]
+(means - means["nothing"]).nlargest(1).round(1)
 
 # %% [markdown]
 # **2.** How many minutes does a training of 148 steps take, and how many photos a second is that?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-minutes = timed["nothing"]
+minutes = runs.loc[runs["changes"] == "nothing", "minutes"].mean()
 print(f"{minutes:.1f} minutes, {148 * 32 / minutes / 60:.0f} photos a second, start included")
 
 # %% [markdown]

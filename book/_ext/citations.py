@@ -20,7 +20,7 @@ from sphinx.application import Sphinx
 NAME = "author_year"
 
 
-class AuthorYearLabels(BaseLabelStyle):
+class AuthorYearLabels(BaseLabelStyle):  # type: ignore[misc]  # pybtex has no types
     """Labels such as "Selvaraju et al., 2017", with a letter where two are the same."""
 
     def format_labels(self, sorted_entries: Iterable[Entry]) -> Iterator[str]:
@@ -31,7 +31,7 @@ class AuthorYearLabels(BaseLabelStyle):
             yield label + (ascii_lowercase[next(shared[label])] if label in shared else "")
 
 
-class AuthorYearStyle(Style):
+class AuthorYearStyle(Style):  # type: ignore[misc]
     """The plain style, with `AuthorYearLabels` in the place of numbers."""
 
     default_label_style = NAME
@@ -39,7 +39,8 @@ class AuthorYearStyle(Style):
 
 def _authors(entry: Entry) -> str:
     """The surnames of an entry's authors: one, both of two, or the first of more."""
-    names = [" ".join(person.last_names).strip("{}") for person in entry.persons["author"]]
+    # Rich names are without LaTeX's accents and braces.
+    names = [" ".join(map(str, person.rich_last_names)) for person in entry.persons["author"]]
     return names[0] + (" et al." if len(names) > 2 else f" and {names[1]}" if names[1:] else "")
 
 

@@ -206,13 +206,6 @@ def test_costs_of_a_benchmark_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert weights == {"T-TAME": "bold", "RISE": "normal"}
 
 
-def test_costs_within_a_decade_are_drawn_on_a_linear_axis() -> None:
-    table = pd.DataFrame({"minutes": [3.0, 10.0], "AD 50%": [30.0, 28.0]}, ["few", "many"])
-    figure = plot_costs(table, "minutes", {"AD 50%": "AD"}, "minutes")
-    assert figure.axes[0].get_xscale() == "linear"
-    assert places(figure) == {3.0: 30.0, 10.0: 28.0}
-
-
 def test_a_cost_of_zero_has_a_place_left_of_all_others() -> None:
     table = pd.DataFrame({"passes": [0, 1, 100], "gap": [5, 50, 40]}, ["random", "T-TAME", "IIA"])
     figure = plot_costs(table, "passes", {"gap": "gap"}, "passes", controls=["random"])

@@ -219,6 +219,9 @@ def test_labels_tell_all_entries_of_the_bibliography_apart() -> None:
     assert labels["gradcam"] == "Selvaraju et al., 2017"
     assert labels["eigencam"] == "Muhammad and Yeasin, 2020"
     assert labels["timm"] == "Wightman, 2019"
+    assert labels["coda_nets"] == "Böhle et al., 2021"
+    assert labels["imagenette"] == "Howard and fast.ai, 2019"
+    assert not any(set(label) & set("{}\\") for label in labels.values())
     both = {labels["chefer_generic"], labels["chefer_attribution"]}
     assert both == {"Chefer et al., 2021a", "Chefer et al., 2021b"}
 
