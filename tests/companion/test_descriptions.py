@@ -104,7 +104,13 @@ def test_variants_of_an_axis_are_read_out() -> None:
         {"method": ["a", "b", "a"], "score": ["AD 50%", "AD 50%", "IC 50%"],
          "mean": [10.0, 20.0, 33.33]}
     )  # fmt: skip
-    assert describe_axis(table).endswith("percent. AD 50%: a 10.0, b 20.0. IC 50%: a 33.3.")
+    alone = describe_axis(table, pd.DataFrame())
+    assert alone.endswith("percent. AD 50%: a 10.0, b 20.0. IC 50%: a 33.3.")
+    lines = pd.DataFrame({"AD 50%": [31.0], "IC 50%": [20.0]}, index=["Grad-CAM"])
+    beside = describe_axis(table, lines)
+    assert beside.endswith(
+        "AD 50%: a 10.0, b 20.0; lines: Grad-CAM 31.0. IC 50%: a 33.3; lines: Grad-CAM 20.0."
+    )
 
 
 def test_ranked_variants_are_read_out() -> None:
