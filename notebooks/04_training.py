@@ -23,7 +23,7 @@
 # - what a training step costs in time and memory, on CPU cores, on one GPU and on several;
 # - how our recipe was found, one change at a time.
 #
-# **It costs** about a minute and 2 GB of memory on two CPU cores; nothing is downloaded. The live
+# **It costs** about two minutes and 2 GB of memory on two CPU cores; nothing is downloaded. The live
 # training of this chapter uses a GPU where there is one.
 #
 # **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights. The
@@ -282,11 +282,11 @@ Markdown(
     f"before to after, AD goes from {', '.join(changes)} of the pixels: it falls at {better} of 3 "
     f"shares. "
     + (
-        f"{len(train)} photos and {count} steps show the direction; the recorded run, on a thousand "
-        "times as many, shows how far it leads."
+        f"{len(train)} photos and {count} steps show the direction; the recorded run, on "
+        f"{record['photos']:,} photos, shows how far it leads."
         if better > 1
         else f"{len(train)} photos and {count} steps are too little for photos that training does "
-        "not see; the recorded run, on a thousand times as many, shows what more of both does."
+        f"not see; the recorded run, on {record['photos']:,}, shows what more of both does."
     )
 )
 
@@ -499,8 +499,8 @@ plot_learning_rates(tested, config.optimization.learning_rate)
 print(f"{8 * 1_281_167 / pace / 3600:.1f} hours, on this classifier and that card")
 
 # %% [markdown]
-# **3.** How much of the held-out photos did the masks of the live run show, from snapshot to
-# snapshot?
+# **3.** Do the maps of the live run get better by showing more? Print the mean of the masks of the
+# held-out photos, from snapshot to snapshot.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 for step, maps in zip(snapshots.steps, snapshots.maps, strict=True):

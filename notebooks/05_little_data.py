@@ -115,7 +115,7 @@ plot_ranking(ranking(long, study, resamples))
 # the run of its axis that changes nothing. Lines are 95 % intervals, which ignore seed variation
 # where there is one seed; grey: chance explains the difference.*
 #
-# Score by score:
+# The same in numbers, with intervals, percentage points:
 
 # %% tags=["remove-input"]
 axes = [axis for axis in dict.fromkeys(row.axis for row in study.variants)
@@ -247,8 +247,8 @@ Markdown(
         f"*{name}* are worse than Grad-CAM on {count} of {judged['score'].nunique()} scores"
         for name, count in poor.value_counts().items()
     )
-    + f". No other of the {len(verdicts)} variants is worse on any, and {len(good)} are better on "
-    "one or more; the rest is level with Grad-CAM. Our recipes tie the rows, and the explainer that "
+    + f". None of the {len(verdicts) - poor.nunique()} other variants is worse on any, and "
+    f"{len(good)} are better on one or more; the rest is level with Grad-CAM. Our recipes tie the rows, and the explainer that "
     "ships is trained on photos of many kinds."
 )
 

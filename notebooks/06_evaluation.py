@@ -204,6 +204,22 @@ Markdown("\n\n".join(
     for name in ("other kinds", "Imagenette")
 ))  # fmt: skip
 
+# %% tags=["remove-input"]
+boards = {"four": "mosaics_imagenette", "nine": "mosaics3_imagenette"}
+right = {count: summary(reference(f"every_metric/{file}.jsonl"))["pointing"]
+         for count, file in boards.items()}  # fmt: skip
+Markdown(
+    "Grid pointing adds up all positive values of a map of several photos side by side, and the "
+    "maps of our recipe are positive everywhere. Where their *highest* value lies is another "
+    "question: it lies on the photo of the asked class "
+    + ", ".join(
+        f"in {of['T-TAME']:.0f} % of the mosaics of {count} photos (Grad-CAM {of['Grad-CAM']:.0f} %, "
+        f"T-TAME as published {of['T-TAME (published)']:.0f} %)"
+        for count, of in right.items()
+    )
+    + "."
+)
+
 # %% [markdown]
 # ## What T-TAME is trained for
 #
