@@ -23,7 +23,7 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
-_SMALL = 340  # points
+_SMALL = 290  # points: a phone shows it at nine tenths, with letters of 9 pixels
 # Lightness of what is black and what is white in a light figure: soft white, and the dark page's.
 _BLACK, _WHITE = 0.88, 0.1
 # Not the names of parts, which are referred to by `#` as well.
@@ -53,7 +53,7 @@ def darkened(svg: str) -> str:
 
 
 def is_small(picture: ElementTree.Element) -> bool:
-    """Whether an SVG document is as narrow as two photos, which a phone's screen may shrink."""
+    """Whether an SVG document is so narrow that a phone's screen may shrink it."""
     width = picture.get("width", "")
     return width.endswith("pt") and float(width.removesuffix("pt")) <= _SMALL
 

@@ -421,7 +421,7 @@ def test_drawn_colours_turn_their_lightness_on_dark_pages(
 
 
 @pytest.mark.parametrize(
-    ("width", "small"), [("100pt", True), ("340pt", True), ("340.1pt", False), ("100", False)]
+    ("width", "small"), [("100pt", True), ("290pt", True), ("290.1pt", False), ("100", False)]
 )
 def test_only_narrow_figures_shrink_on_a_phone(
     pictures: ModuleType, width: str, small: bool
