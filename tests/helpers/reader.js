@@ -61,6 +61,10 @@ async () => {
     }
     return "rgb(255, 255, 255)";
   };
+  // Colours that are on their way from one theme to the other have arrived.
+  for (const each of document.getAnimations()) {
+    if (Number.isFinite(each.effect.getComputedTiming().endTime)) each.finish();
+  }
   const written = [...document.querySelectorAll("p, li, td, th, summary, code, pre, span, a, b")]
     .filter((each) => [...each.childNodes].some((x) => x.nodeType === 3 && x.data.trim()))
     .filter((each) => each.checkVisibility({visibilityProperty: true, opacityProperty: true}));
