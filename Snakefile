@@ -86,8 +86,11 @@ def digest(paths):
 
 
 def whole():
-    """A digest of what every page shows or is made by: where it changes, all are made anew."""
-    made_by = [*files("book/_ext", "*.*"), "_config.yml", "_toc.yml", "requirements.txt"]
+    """A digest of what every page shows or is made by: where it changes, all are made anew.
+
+    Sphinx copies no changed style sheet where no page is out of date.
+    """
+    made_by = [*files("book/_ext", "*.*"), *files("book/_static"), "_config.yml", "_toc.yml", "requirements.txt"]
     title = re.compile(r"^(?:# )?# (\w.*)$", re.MULTILINE)
     texts = [Path(path).read_text(encoding="utf-8").split("# ---\n")[-1]
              for path in [*files("notebooks", "*.py"), *files("book", "*.md")]]  # fmt: skip
