@@ -90,7 +90,8 @@ def whole():
 
     Sphinx copies no changed style sheet where no page is out of date.
     """
-    made_by = [*files("book/_ext", "*.*"), *files("book/_static"), "_config.yml", "_toc.yml", "requirements.txt"]
+    made_by = [*files("book/_ext", "*.*"), *files("book/_static"), "_config.yml", "_toc.yml",
+               "requirements.txt"]  # fmt: skip
     title = re.compile(r"^(?:# )?# (\w.*)$", re.MULTILINE)
     texts = [Path(path).read_text(encoding="utf-8").split("# ---\n")[-1]
              for path in [*files("notebooks", "*.py"), *files("book", "*.md")]]  # fmt: skip
