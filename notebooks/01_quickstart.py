@@ -22,7 +22,7 @@
 # - what the numbers in a map mean, and how to save maps;
 # - what an explanation costs.
 #
-# **It costs** a few seconds and 0.7 GB of memory on two CPU cores. Nothing is downloaded.
+# **It costs** about 20 seconds and 1.5 GB of memory on one CPU core. Nothing is downloaded.
 #
 # **Model and photos.** The sample photos that come with `ttame`, and an EfficientNet-Lite0
 # {cite}`efficientnet` with its ImageNet weights, explained by the mechanism that ships for it:

@@ -23,7 +23,7 @@
 #   about the class;
 # - which layers of a network can be read at all, and how they are chosen for any network.
 #
-# **It costs** less than a minute and 1 GB of memory on two CPU cores. Nothing is trained or
+# **It costs** about 20 seconds and 2 GB of memory on one CPU core. Nothing is trained or
 # downloaded.
 #
 # **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, and

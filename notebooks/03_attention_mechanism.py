@@ -23,7 +23,8 @@
 # - what each layer adds to the map, measured;
 # - why the library fuses before it upsamples, and gets the same map for a fraction of the work.
 #
-# **It costs** a few seconds and 0.7 GB of memory on two CPU cores. Nothing is trained or downloaded.
+# **It costs** about 20 seconds and 1.5 GB of memory on one CPU core. Nothing is trained or
+# downloaded.
 #
 # **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, and a
 # mechanism trained on it as the papers publish it {cite}`tame,ttame`. One sample photo goes through

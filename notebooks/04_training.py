@@ -23,7 +23,7 @@
 # - what a training step costs in time and memory, on CPU cores, on one GPU and on several;
 # - how our recipe was found, one change at a time.
 #
-# **It costs** about two minutes and 2 GB of memory on two CPU cores; nothing is downloaded. The live
+# **It costs** about 2 minutes and 2 GB of memory on one CPU core; nothing is downloaded. The live
 # training of this chapter uses a GPU where there is one.
 #
 # **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights. The

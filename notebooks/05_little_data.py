@@ -20,7 +20,7 @@
 # - how few photos and steps are enough, and which settings matter when there are few;
 # - how maps become good for classes that training never shows.
 #
-# **It costs** less than a minute and 1 GB of memory on two CPU cores: the trainings are read from
+# **It costs** about 30 seconds and 1.5 GB of memory on one CPU core: the trainings are read from
 # their records. Each record names the command that makes it anew; a whole study takes one to two
 # hours.
 #

@@ -22,8 +22,8 @@
 # - where T-TAME is ahead of other methods, and where it is behind;
 # - whether a map that was optimised for a score explains, or fools.
 #
-# **It costs** about two minutes on two CPU cores and about 2.5 GB of memory; nothing is downloaded.
-# The large measurements are read from committed results.
+# **It costs** about 1 minute and 2.5 GB of memory on one CPU core; nothing is downloaded. The large
+# measurements are read from committed results.
 #
 # **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights and the
 # shipped explainer. Results are of photos of Imagenette's validation split {cite}`imagenette`, and

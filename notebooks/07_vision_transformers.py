@@ -23,7 +23,7 @@
 # - how T-TAME {cite}`ttame` compares with the methods made for transformers, and where it loses;
 # - what maps say when the classifier is wrong.
 #
-# **It costs** about a minute on two CPU cores and about 2 GB of memory; nothing is downloaded.
+# **It costs** about 30 seconds and 2 GB of memory on one CPU core; nothing is downloaded.
 #
 # **Model and photos.** Two small transformers of this project, made by distillation
 # {cite}`distillation`. What runs here runs on the one that knows all 1,000 classes of ImageNet and

@@ -23,8 +23,8 @@
 #   little time to train: skip connection, batch norm, activation, and the branch as a whole;
 # - which layers are worth reading, of a convolutional network and of a transformer.
 #
-# **It costs** less than a minute on two CPU cores and about 1.5 GB of memory; nothing is downloaded.
-# The trainings are not repeated here, their records are read.
+# **It costs** about 30 seconds and 1.5 GB of memory on one CPU core; nothing is downloaded. The
+# trainings are not repeated here, their records are read.
 #
 # **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights; for the
 # transformer axes, this project's transformer of ten classes. Trained on photos of Imagenette's

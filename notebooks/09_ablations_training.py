@@ -23,8 +23,8 @@
 #   {term}`fusion <Fusion>` starts;
 # - how little is left to gain by changing our recipe once that choice is made.
 #
-# **It costs** less than a minute on two CPU cores and about 1.5 GB of memory; nothing is downloaded.
-# The trainings are not repeated here, their records are read.
+# **It costs** about 30 seconds and 1.5 GB of memory on one CPU core; nothing is downloaded. The
+# trainings are not repeated here, their records are read.
 #
 # **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights. The study
 # is that of the [chapter before](08_ablations_mechanism.ipynb), at 128 pixels on Imagenette

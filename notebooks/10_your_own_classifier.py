@@ -22,7 +22,7 @@
 # - to save what you trained, and to load it again;
 # - what the most common mistakes look like, and how to mend them.
 #
-# **It costs** about a minute on two CPU cores and 2 GB of memory; nothing is downloaded.
+# **It costs** about 50 seconds and 2 GB of memory on one CPU core; nothing is downloaded.
 #
 # **Model and photos.** A network as most people have one: an EfficientNet-Lite0 {cite}`efficientnet`
 # with ImageNet weights and a new head, for classes of one's own. It learns to tell animals from

@@ -21,7 +21,7 @@
 # - to compare methods, and two classes, on the same photo;
 # - to make such a page of photos of your own.
 #
-# **It costs** half a minute on two CPU cores and 2 GB of memory; nothing is downloaded.
+# **It costs** about 30 seconds and 2 GB of memory on one CPU core; nothing is downloaded.
 #
 # **Model and photos.** Six sample photos and an EfficientNet-Lite0 {cite}`efficientnet` with its
 # ImageNet weights. T-TAME (our recipe) stands beside the mechanism trained as published

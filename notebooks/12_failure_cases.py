@@ -22,7 +22,8 @@
 # - why the map of one class is no argument against another;
 # - how a map can score almost perfectly and say nothing.
 #
-# **It costs** half a minute on two CPU cores and 2.5 GB of memory; nothing is trained or downloaded.
+# **It costs** about 20 seconds and 2.5 GB of memory on one CPU core; nothing is trained or
+# downloaded.
 #
 # **Model and photos.** EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights and the
 # explainer that ships with `ttame`, trained by our recipe. The pictures show the 18 sample photos;

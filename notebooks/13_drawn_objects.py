@@ -21,7 +21,8 @@
 # - whether maps of several methods find these parts;
 # - which measures a map can win by looking at nothing.
 #
-# **It costs** half a minute on two CPU cores and 1 GB of memory; nothing is trained or downloaded.
+# **It costs** about 20 seconds and 2 GB of memory on one CPU core; nothing is trained or
+# downloaded.
 #
 # **Model and photos.** No photos: creatures drawn by a program, in the spirit of FunnyBirds
 # {cite}`funnybirds`. The classifier is `drawn_cnn`, five convolutions that ship with `ttame`

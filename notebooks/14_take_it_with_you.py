@@ -21,7 +21,7 @@
 # - to run that file without PyTorch, and in ten lines of JavaScript;
 # - to make a page in which the network runs in its reader's browser.
 #
-# **It costs** about a minute on two CPU cores and 2 GB of memory; nothing is downloaded.
+# **It costs** about 50 seconds and 2 GB of memory on one CPU core; nothing is downloaded.
 #
 # **Model and photos.** The sample photos and the explainer that ships for an EfficientNet-Lite0
 # {cite}`efficientnet` with its ImageNet weights.

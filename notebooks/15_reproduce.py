@@ -21,8 +21,8 @@
 # - what was run here, and what was not;
 # - how to put the papers' own values beside ours.
 #
-# **It costs** seconds on two CPU cores and about 1 GB of memory; nothing is downloaded, and nothing
-# is run: this page reads records.
+# **It costs** about 20 seconds and 1.5 GB of memory on one CPU core; nothing is downloaded, and
+# nothing is run: this page reads records.
 #
 # **Model and photos.** The training records, results and study records that come with `ttame`. They
 # were made at the scale of Imagenette {cite}`imagenette`. The papers' scale {cite}`tame,ttame`, with

@@ -25,6 +25,7 @@ from ttame.records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "notebooks" / "costs.json"
+OVERVIEW = "00_overview"  # the front page tells no cost
 BEGIN = "**It costs** "
 TOLD = re.compile(rf"{re.escape(BEGIN)}.*? of memory(?: on (?:one|two) CPU cores?)?")
 
@@ -81,6 +82,8 @@ def measured(executed: Path) -> dict[str, Cost]:
     """
     found = {}
     for path in sorted(executed.glob("*.ipynb")):
+        if path.stem == OVERVIEW:
+            continue
         metadata = nbformat.read(path, as_version=4).metadata  # type: ignore[no-untyped-call]
         if "cost" not in metadata:
             raise ValueError(f"{path} does not say what it took; run make book first")
