@@ -177,7 +177,7 @@ plot_budgets(kinds, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"], "minutes of traini
 
 # %% [markdown]
 # *Photos of other kinds: mean scores with 95 % intervals against the minutes of the whole run,
-# start included, on a logarithmic axis. Grad-CAM needs no training: a flat line.*
+# start included. Grad-CAM needs no training: a flat line.*
 
 # %% tags=["remove-input"]
 masked = trained[trained["score"].str.match("AD|IC")]

@@ -31,6 +31,12 @@ def test_scores_stand_against_the_budget() -> None:
     assert "AD 50%, ours: 30.0 with 1 and 20.0 with 9 passes for one map." in figure.alt
 
 
+def test_a_budget_within_a_decade_has_a_linear_axis() -> None:
+    found = table().assign(budget=[1.4, 6.9, 1.4, 6.9])
+    (axis,) = plot_budgets(found, ["AD 50%"], "minutes of training").axes
+    assert axis.get_xscale() == "linear" and axis.get_xlabel() == "minutes of training"
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(TTameError, match=r"scores IC 50%; got 2 with AD 50%"):
         plot_budgets(table(), ["IC 50%"])

@@ -19,7 +19,9 @@ _WIDTH, _HEIGHT = PAGE_WIDTH / 2, 2.7  # inches, of a panel
 def plot_budgets(
     table: pd.DataFrame, scores: Sequence[str], unit: str = "passes for one map"
 ) -> Figure:
-    """Plot mean scores against a budget on a logarithmic axis, one panel per score.
+    """Plot mean scores against a budget, one panel per score.
+
+    The axis of a budget that spans more than a decade is logarithmic.
 
     Args:
         table: Columns method, score, budget, and mean, low and high (percent).
@@ -46,7 +48,8 @@ def plot_budgets(
             axis.fill_between(spent, rows["low"], rows["high"], color=COLORS[index], alpha=0.15)
             axis.plot(spent, rows["mean"], f"{_MARKERS[index]}-", color=COLORS[index],
                       markersize=4, linewidth=1.4, label=method)  # fmt: skip
-        axis.set_xscale("log")
+        if table["budget"].max() > 10 * table["budget"].min():
+            axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
         better = "higher" if higher_is_better(score) else "lower"
