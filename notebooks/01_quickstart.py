@@ -116,7 +116,7 @@ both.plot()
 # %%
 bee, daisy = both.maps[0]
 pictures = [("photo", both.images[0]), ("bee − daisy", bee - daisy)]
-plot_grid([pictures], signed=True, what="A bee on a flower and the difference of two maps")
+plot_grid([pictures], signed=True, what="A bee, and the difference of two maps")
 
 # %% [markdown]
 # *Difference of the two raw maps: red speaks for the bee rather than the daisy, blue for the daisy

@@ -118,7 +118,7 @@ Markdown(
 # a dog.
 
 # %%
-explainer = ttame.load("tf_efficientnet_lite0_layers")  # our recipe, trained on three layers
+explainer = ttame.load("tf_efficientnet_lite0_layers")  # ours, on three layers
 explanation = explainer.explain([path[name] for name in shown])
 images = normalize(explanation.images, explainer.spec)
 with torch.inference_mode():
@@ -144,9 +144,11 @@ plot_feature_maps({name: values[1:2] for name, values in tapped.items()}, channe
 
 # %%
 targets = explanation.targets[:, 0]
-depths = {name: build("Grad-CAM", at_layer(explainer, name)) for name in explainer.layers}
-cams = {name: method(images, targets) for name, method in depths.items()}
-plot_methods(explanation.images, cams, [short_name(names[0]) for names in explanation.names()])
+titles = [short_name(names[0]) for names in explanation.names()]
+cams = {}
+for name in explainer.layers:
+    cams[name] = build("Grad-CAM", at_layer(explainer, name))(images, targets)
+plot_methods(explanation.images, cams, titles)
 
 # %% [markdown]
 # *Grad-CAM for the predicted class at three depths, from shallow to deep. At the shallow layers it
@@ -178,10 +180,11 @@ Markdown(
 
 # %%
 readers = {"three layers": explainer}
-readers |= {f"only {name}": keep_layers(explainer, [name]) for name in explainer.layers}
+for name in explainer.layers:
+    readers[f"only {name}"] = keep_layers(explainer, [name])
 with torch.inference_mode():
-    alone = {name: reader(images, targets[:, None])[2] for name, reader in readers.items()}
-plot_methods(explanation.images, alone, [short_name(names[0]) for names in explanation.names()])
+    alone = {name: reader(images)[2] for name, reader in readers.items()}
+plot_methods(explanation.images, alone, titles)
 
 # %% tags=["remove-input"]
 statistics = pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
@@ -200,12 +203,18 @@ Markdown(
 # network, or the {term}`patch tokens <Patch token>` of a transformer, laid out on their grid. One
 # forward pass finds them, in any network.
 
+# %% tags=["hide-input"]
+families = {
+    "EfficientNet-Lite0": "tf_efficientnet_lite0",
+    "ViT-Tiny": "vit_tiny_patch16_224",
+    "Swin-Tiny": "swin_tiny_patch4_window7_224",
+    "Hiera-Tiny": "hiera_tiny_224",
+}
+
 # %%
-families = {"EfficientNet-Lite0": "tf_efficientnet_lite0", "ViT-Tiny": "vit_tiny_patch16_224",
-            "Swin-Tiny": "swin_tiny_patch4_window7_224", "Hiera-Tiny": "hiera_tiny_224"}  # fmt: skip
 networks = {}
 for title, name in families.items():
-    backbone = build_backbone(f"timm/{name}")  # random weights: only the structure counts
+    backbone = build_backbone(f"timm/{name}")  # with random weights
     networks[title] = list_layers(backbone.model, backbone.spec.input_size)
 plot_layers(networks)
 

@@ -50,6 +50,7 @@ import timeit
 import torch
 from IPython.display import Markdown
 from torch import nn
+from torch.nn.functional import interpolate
 
 import ttame
 from ttame.attention import standardize
@@ -97,7 +98,7 @@ plot_architecture(explainer, path[photo])
 explanation = explainer.explain(path[photo])
 image = normalize(explanation.images, explainer.spec)  # (1, 3, 224, 224)
 target = int(explanation.targets)
-logits, maps = explainer.extract(image)  # one pass: the prediction and the feature maps
+logits, maps = explainer.extract(image)  # a single pass gives both
 
 # %% tags=["remove-input"]
 name = short_name(explainer.classes[target])
@@ -126,8 +127,8 @@ plot_feature_maps(dict(zip(explainer.layers, maps, strict=True)), channels)
 
 # %%
 widths = [found.shape[1] for found in maps]  # channels of the layers
-convolutions = nn.ModuleList(nn.Conv2d(width, width, kernel_size=1) for width in widths)
-norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths).eval()
+convolutions = nn.ModuleList(nn.Conv2d(n, n, kernel_size=1) for n in widths)
+norms = nn.ModuleList(nn.BatchNorm2d(n) for n in widths).eval()
 fusion = nn.Conv2d(sum(widths), len(explainer.classes), kernel_size=1)
 
 # %% [markdown]
@@ -135,10 +136,10 @@ fusion = nn.Conv2d(sum(widths), len(explainer.classes), kernel_size=1)
 # weights are copied from the trained mechanism.
 
 # %%
+fusion.load_state_dict(explainer.mechanism.fusion.state_dict())
 for index, trained in enumerate(explainer.mechanism.branches):
     convolutions[index].load_state_dict(trained.convolution.state_dict())
     norms[index].load_state_dict(trained.norm.state_dict())
-fusion.load_state_dict(explainer.mechanism.fusion.state_dict())
 
 # %% [markdown]
 # ### A branch for every layer
@@ -151,7 +152,8 @@ fusion.load_state_dict(explainer.mechanism.fusion.state_dict())
 
 # %%
 branches = []
-for feature, convolution, norm in zip(maps, convolutions, norms, strict=True):
+layers = zip(maps, convolutions, norms, strict=True)
+for feature, convolution, norm in layers:
     mixed = norm(convolution(feature))
     branches.append(torch.relu(mixed + feature))
 
@@ -197,8 +199,8 @@ plot_feature_maps(outputs, channels)
 
 # %%
 size = maps[0].shape[-2:]  # of the largest map
-upsampled = [nn.functional.interpolate(found, size, mode="bilinear") for found in branches]
-c = fusion(torch.cat(upsampled, dim=1))  # (1, 1000, 28, 28): a map of every class
+upsampled = [interpolate(found, size, mode="bilinear") for found in branches]
+c = fusion(torch.cat(upsampled, dim=1))  # a map of every class
 a = torch.sigmoid(c)
 
 # %% [markdown]
@@ -233,8 +235,9 @@ plot_grid(
 
 # %%
 rows = fusion.weight[target, :, 0, 0].split(widths)
-parts = [torch.einsum("c,bchw->bhw", *pair)[:, None] for pair in zip(rows, branches, strict=True)]
-enlarged = [nn.functional.interpolate(part, size, mode="bilinear") for part in parts]
+pairs = zip(rows, branches, strict=True)
+parts = [torch.einsum("c,bchw->bhw", *pair)[:, None] for pair in pairs]
+enlarged = [interpolate(part, size, mode="bilinear") for part in parts]
 fused_first = sum(enlarged) + fusion.bias[target]
 
 # %% tags=["hide-input"]
@@ -404,7 +407,7 @@ without = [
     torch.relu(norm(convolution(feature)))
     for feature, convolution, norm in zip(maps, convolutions, norms, strict=True)
 ]
-bare = fusion(torch.cat([nn.functional.interpolate(x, size, mode="bilinear") for x in without], 1))
+bare = fusion(torch.cat([interpolate(x, size, mode="bilinear") for x in without], 1))
 pair = torch.stack([c[0, target].flatten(), bare[0, target].flatten()])
 print(f"correlation with the map: {torch.corrcoef(pair)[0, 1]:.2f}")
 
@@ -413,11 +416,11 @@ print(f"correlation with the map: {torch.corrcoef(pair)[0, 1]:.2f}")
 # the rectifier came after the upsampling?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-nearest = [nn.functional.interpolate(found, size, mode="nearest") for found in branches]
-early = sum(nn.functional.interpolate(part, size, mode="nearest") for part in parts)
+nearest = [interpolate(found, size, mode="nearest") for found in branches]
+early = sum(interpolate(part, size, mode="nearest") for part in parts)
 late = fusion(torch.cat(nearest, dim=1))[:, target] - fusion.bias[target]
 print(f"nearest: {float((early[:, 0] - late).abs().max()):.0e}, linear, too, so nothing changes")
 deep = convolutions[2](maps[2])
-orders = [torch.relu(nn.functional.interpolate(deep, size, mode="bilinear")),
-          nn.functional.interpolate(torch.relu(deep), size, mode="bilinear")]  # fmt: skip
+orders = [torch.relu(interpolate(deep, size, mode="bilinear")),
+          interpolate(torch.relu(deep), size, mode="bilinear")]  # fmt: skip
 print(f"rectified after: {float((orders[0] - orders[1]).abs().max()):.1f}, it is not linear")

@@ -215,13 +215,18 @@ run = tempfile.TemporaryDirectory()
 folder = Path(run.name)
 
 # %%
-explainer = ttame.attach(setting.backbone)  # the papers' mechanism on three layers, untrained
-config = ours(init="free", learning_rate=3e-3, part_rates={}, tried=0.0, steps=count,
-              batch_size=batch, validate_every=count // 4, workers=0)  # fmt: skip
-images = normalize(to_batch(held.paths[:watched], explainer.spec), explainer.spec)
-snapshots = MapSnapshots(images, every=count // 4)
-trained = fit(explainer, train, config, folder / "run", validation=held,
-              callbacks=[snapshots], progress=False)  # fmt: skip
+explainer = ttame.attach(setting.backbone)  # the papers' mechanism, untrained
+config = ours(init="free", learning_rate=3e-3, part_rates={}, tried=0.0)
+config = config.replace(steps=count, batch_size=batch, workers=0)
+
+# %% tags=["hide-input"]
+raw = to_batch(held.paths[:watched], explainer.spec)
+images = normalize(raw, explainer.spec)
+
+# %%
+watch = [MapSnapshots(images, every=count // 4)]  # keeps maps on the way
+out = folder / "run"
+trained = fit(explainer, train, config, out, callbacks=watch, progress=False)
 
 # %% tags=["hide-input"]
 learned = {"train/total": "objective", "train/drop": "relative drop", "train/area": "area"}
@@ -242,8 +247,7 @@ Markdown(
 # ### Masks before, during and after
 
 # %% tags=["hide-input"]
-raw = to_batch(held.paths[:watched], explainer.spec)
-stages = {f"step {step}": maps for step, maps in zip(snapshots.steps, snapshots.maps, strict=True)}
+stages = {f"step {step}": maps for step, maps in zip(watch[0].steps, watch[0].maps, strict=True)}
 stages["recorded run"] = ttame.load(record["name"]).explain(raw).maps
 names = [short_name(explainer.classes[index]) for index in trained.explain(raw).targets[:, 0]]
 grid = [
@@ -345,14 +349,15 @@ Markdown(
 # ```console
 # $ ttame train --out runs/one
 # $ ttame train --out runs/two --devices 2
-# $ ttame train --out runs/paper --profile imagenet --devices 4 --nodes 2 --dry-run
+# $ ttame train --profile imagenet --out runs/8 --devices 4 --nodes 2 --dry-run
 # ```
 #
 # The last one only estimates the run on the machine that it is given on. From Python:
 
 # %%
 two = config.replace(epochs=8, steps=None, devices=2)
-plan = plan_training(explainer, train, two, ["train", "--out", "runs/two", "--devices", "2"])
+arguments = ["train", "--out", "runs/two", "--devices", "2"]
+plan = plan_training(explainer, train, two, arguments)
 
 # %% tags=["remove-input"]
 scaling = read_benchmark(reference("scaling.json"), "scaling")
@@ -503,7 +508,7 @@ print(f"{8 * 1_281_167 / pace / 3600:.1f} hours, on this classifier and that car
 # held-out photos, from snapshot to snapshot.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-for step, maps in zip(snapshots.steps, snapshots.maps, strict=True):
+for step, maps in zip(watch[0].steps, watch[0].maps, strict=True):
     print(f"step {step:3}: {normalize_maps(maps).mean():.0%}")
 
 # %% tags=["remove-cell"]

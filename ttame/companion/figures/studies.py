@@ -88,7 +88,8 @@ def plot_axis(long: pd.DataFrame, references: pd.DataFrame | None = None) -> Fig
             markerfacecolor="none", markeredgecolor="0.3", markeredgewidth=0.8, linestyle="none",
         )  # fmt: skip
         better = "higher" if higher_is_better(score) else "lower"
-        caption(axis, f"{score}\n({better} is better)")
+        caption(axis, f"{score}\n{better} is better")
+        axis.title.set_fontsize(LETTERING)  # six of them share a line
         name_lines(axis, names, size=LETTERING)
     figure.supxlabel("mean over photos and seeds, %", fontsize=8)
     handles = [Line2D([], [], label=name, linestyle=style, color=color, linewidth=1)
