@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import ttame
 from ttame.companion.allocation import keep_freed_memory
-from ttame.data import PhotoList, has_imagenette, image_folder, imagenette
+from ttame.data import PhotoList, image_folder, imagenette
+from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.images import normalize
 
@@ -145,6 +146,7 @@ def photos(tmp_path: Path) -> PhotoList:
 @pytest.fixture
 def imagenette_val() -> PhotoList:
     """Imagenette's validation photos; mark tests that use it with `data`."""
-    if not has_imagenette():
+    try:
+        return imagenette("val")
+    except TTameError:
         pytest.skip("needs Imagenette: set TTAME_DATA to the folder that holds imagenette/")
-    return imagenette("val")

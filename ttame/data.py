@@ -128,15 +128,6 @@ def data_root(folder: str) -> Path:
     )
 
 
-def has_imagenette() -> bool:
-    """Return whether Imagenette is available without a download."""
-    try:
-        imagenette("val")
-    except TTameError:
-        return False
-    return True
-
-
 def imagenette(split: str = "val") -> PhotoList:
     """List Imagenette's photos, labelled by ImageNet class indices.
 

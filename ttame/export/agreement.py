@@ -144,12 +144,12 @@ def _torch(program: Program, images: Tensor) -> tuple[np.ndarray, np.ndarray, np
 def _inputs(
     explainer: Explainer, photos: ImageLike | Iterable[ImageLike], batch: int | None, other: bool
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield normalised images batch by batch, twice; with `other` also in another size."""
-    own = explainer.spec.input_size
-    sizes = [own, other_size(own)] if other else [own]
+    """Yield normalised images batch by batch, as array and tensor; `other`: in two sizes each."""
     for raw, _ in image_batches(image_source(photos), explainer.spec, batch or _BATCH):
-        for size in sizes:
-            images = F.interpolate(normalize(raw, explainer.spec), size, mode="bilinear")
+        images = normalize(raw, explainer.spec)
+        yield images.numpy(), images
+        if other:
+            images = F.interpolate(images, other_size(explainer.spec.input_size), mode="bilinear")
             yield images.numpy(), images
 
 

@@ -96,10 +96,8 @@ def trace(
     free = {0: Dim.DYNAMIC} if batch is None else {}
     places = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if any_size else {}
     if any_size:
-        _check_padding(explainer)
+        _check_sizes(program, images, targets)
     with tracing(spec.name, program, any_size):
-        if any_size:
-            program(F.interpolate(images, other_size(spec.input_size)), targets)
         return torch.export.export(
             program, (images, targets), dynamic_shapes=({**free, **places}, free), strict=False
         )
@@ -110,19 +108,30 @@ def other_size(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] + size[0] // 3, size[1] - size[1] // 4
 
 
-def _check_padding(explainer: Explainer) -> None:
-    """Refuse padding that is computed from the image's size, whose tracing does not end.
+def _check_sizes(program: Program, images: Tensor, targets: Tensor) -> None:
+    """Refuse a network that takes images of one size.
+
+    Padding that is computed from the image's size is refused, too: its tracing does not end.
 
     Raises:
-        TTameError: Naming the first such module.
+        TTameError: Naming the module that pads, or what fails in another size.
     """
-    for name, module in explainer.classifier.named_modules():
+    spec, why = program.explainer.spec, None
+    for name, module in program.explainer.classifier.named_modules():
         if isinstance(module, _SAME):
-            raise TTameError(
-                f"{explainer.spec.name} cannot take images of any size: module {name!r} "
-                f"({type(module).__name__}) pads by the size of the image; leave any_size out, or "
-                "export one file per size"
-            )
+            why = f"module {name!r} ({type(module).__name__}) pads by the size of the image"
+            break
+    else:
+        try:
+            with torch.inference_mode():
+                program(F.interpolate(images, other_size(spec.input_size)), targets)
+        except Exception as error:  # whatever the network raises
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
+    if why:
+        raise TTameError(
+            f"{spec.name} cannot take images of any size ({why}); leave any_size out, or export "
+            "one file per size"
+        )
 
 
 @contextmanager
@@ -132,7 +141,7 @@ def tracing(name: str, program: nn.Module, any_size: bool = False) -> Iterator[N
     Args:
         name: Name of the network, for messages.
         program: What is traced.
-        any_size: Whether height and width of the images are open.
+        any_size: Whether height and width of the images are open, for messages.
 
     Raises:
         TTameError: Instead of any exception of the network or of `torch.export`.
@@ -160,15 +169,11 @@ def tracing(name: str, program: nn.Module, any_size: bool = False) -> Iterator[N
             raise
         except Exception as error:
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
-            if any_size:
-                raise TTameError(
-                    f"{name} cannot take images of any size ({what}); leave any_size out, or "
-                    "export one file per size"
-                ) from error
             if "Constraints violated" in what:
+                fixed, without = ("or size ", " and without any_size") if any_size else ("", "")
                 raise TTameError(
-                    f"{name} cannot take any number of images at a time, its code fixes it; "
-                    "export with batch=1"
+                    f"{name} cannot take any number {fixed}of images at a time, its code fixes it; "
+                    f"export with batch=1{without}"
                 ) from error
             where = entered[-1].removeprefix("explainer.classifier.") if entered else ""
             raise TTameError(
