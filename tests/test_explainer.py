@@ -26,9 +26,10 @@ from ttame.classifiers.classes import class_index, imagenet_classes, resolve_tar
 from ttame.classifiers.weights import weight_digest
 from ttame.errors import TTameError
 from ttame.evaluation.maps import facts
-from ttame.explainer import FORMAT, VERSION, Explainer
+from ttame.explainer import Explainer
 from ttame.images import normalize
 from ttame.loading import open_explainer
+from ttame.saving import FORMAT, VERSION
 from ttame.training.objective import ObjectiveConfig, objective
 
 NAN = math.nan
@@ -734,7 +735,7 @@ def test_a_failed_save_leaves_the_old_file(
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ttame.explainer.save_file", fail)
+    monkeypatch.setattr("ttame.saving.save_file", fail)
     with pytest.raises(TTameError, match="No space left"):
         explainer.save(saved)
     assert saved.read_bytes() == before

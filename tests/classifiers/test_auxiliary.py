@@ -28,10 +28,11 @@ from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.evaluation.cost import count_passes
 from ttame.evaluation.evaluate import evaluate
-from ttame.explainer import FORMAT, Explainer
+from ttame.explainer import Explainer
 from ttame.images import normalize
 from ttame.methods import build, ttame_method
 from ttame.records import read_results
+from ttame.saving import FORMAT
 from ttame.training.checkpoints import run_identity
 from ttame.training.config import TrainingConfig
 from ttame.training.fit import fit, prepare_on
