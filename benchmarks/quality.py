@@ -64,7 +64,7 @@ def measure_quality(
         methods[f"{count} steps"] = ttame_method(fresh.eval())
         if progress:
             progress("training", done, len(steps))
-    rows = []
+    rows: list[Any] = []
     for done, photos in enumerate(sets, 1):
         out = work / f"{photos.name.replace('/', '-')}.jsonl"
         out.unlink(missing_ok=True)
@@ -74,22 +74,12 @@ def measure_quality(
         for count, spent in minutes.items():
             name = f"{count} steps"
             pairs = paired_differences(long[long["method"].isin([name, rival])], name)
-            for score, *difference, verdict in zip(
-                *(pairs[key] for key in ("score", "difference", "low", "high", "verdict")),
-                strict=True,
-            ):
-                mean, low, high, measured = means.loc[(name, score)]
-                values = {
-                    "mean": mean, "low": low, "high": high,
-                    "rival": means.loc[(rival, score), "mean"],
-                    **dict(zip(("difference", "difference_low", "difference_high"), difference,
-                               strict=True)),
-                }  # fmt: skip
-                rows.append(
-                    {"data": photos.name, "photos": int(measured), "steps": count,
-                     "minutes": spent, "score": score, "against": rival, "verdict": verdict}
-                    | {key: round(float(value), 3) for key, value in values.items()}
-                )  # fmt: skip
+            pairs = pairs.rename(columns={key: f"difference_{key}" for key in ("low", "high")})
+            table = means.loc[name].join(pairs.set_index("score").drop(columns=["p", "photos"]))
+            table = table.assign(
+                rival=means.loc[rival]["mean"], data=photos.name, steps=count, minutes=spent
+            )
+            rows += table.round(3).reset_index().to_dict("records")
         if progress:
             progress("measuring", done, len(sets))
     return rows
