@@ -207,5 +207,5 @@ Markdown(
 # number in this book is measured while the book is built, or read from a result file that names
 # the command, the data and the commit it comes from. Those of this page:
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenances({**comparison.headers, "benchmark.json": benchmark, "training record": record})

@@ -221,7 +221,7 @@ Markdown(
     + (" Timed before the decoder of this explainer, which adds to it." if older else "")
 )
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenances({**dict(zip(committed, headers, strict=True)), "benchmark.json": benchmark}).style
 
 # %% [markdown]

@@ -247,7 +247,7 @@ either[["channels", "stride", "chosen", "registered"]].rename(columns={"chosen":
 # $ ttame layers timm/resnet50
 # ```
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenances(headers).style
 
 # %% [markdown]

@@ -310,7 +310,7 @@ Markdown(
     f"{share[shallow]:.2f} times. [Feature selection](02_feature_selection.ipynb) asks what follows."
 )
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenance_table(header).style
 
 # %% [markdown]

@@ -466,7 +466,7 @@ Markdown(
     )
 )
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 headers = {"recorded run": record, "our recipe": own, "a step": throughput, "processes": scaling}
 origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
 for name in ("learning", "trials"):

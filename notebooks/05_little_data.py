@@ -139,7 +139,7 @@ Markdown(
     "differences between variants that are no larger mean little."
 )
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all variants", "code_prompt_hide": "Hide the variants"}
 study_table(study.variants)
 
 # %% [markdown]
@@ -252,7 +252,7 @@ Markdown(
     "ships is trained on photos of many kinds."
 )
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the table", "code_prompt_hide": "Hide the table"}
 table = gap[gap["score"] == "AD 50%"].set_index("against")[["seen", "unseen", "difference"]]
 table.rename(columns={"difference": "gap"}).rename_axis("AD at 50 %").round(1)
 
@@ -284,7 +284,7 @@ Markdown(
     "be shown, rows that only start at the classifier keep more of what they began with."
 )
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 origins = {
     "T-TAME": provenance_table(read_results(reference("imagenette_val.jsonl"))[0])["provenance"]
 }

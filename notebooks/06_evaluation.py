@@ -297,7 +297,8 @@ for name, found in half.groupby("data", sort=False):
     for rival, rows in others.groupby("method", sort=False):
         ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "budget"]
         most, count = rows["budget"].max(), found["photos"].max()
-        when = "at no budget" if ahead.empty else f"first with {ahead.min():.0f} passes of its own"
+        first = f"first with {ahead.min():.0f} pass{'es' * (ahead.min() > 1)} of its own"
+        when = "at no budget" if ahead.empty else first
         lines.append(f"- {count} photos of `{name}`: {rival} with {most:.0f} passes, {when}")
 Markdown("By AD at 50 %, beyond chance, refined T-TAME is ahead of\n\n" + "\n".join(lines))
 
@@ -388,7 +389,7 @@ plot_randomization(pd.concat(checks))
 #
 # The tables below are folded: all means on Imagenette, their intervals, and the provenance.
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means", "code_prompt_hide": "Hide the means"}
 listed = sorted(home["method"].unique(), key=list(METHODS).index)
 full = summary(home).loc[listed]
 display(full.filter(regex="^(AD|IC)|^photos").style.format(precision=1, na_rep="–"))
@@ -400,7 +401,7 @@ display(order_only.style.format(precision=1, na_rep="–").format(precision=0, s
 # *Means in percent, in either table over the number of photos that its last columns state; where
 # that is smaller, they are the first of the same photos. `ms`: time of one map, from the benchmark.*
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all intervals", "code_prompt_hide": "Hide the intervals"}
 bounds = intervals(home)
 bounds["shown"] = [
     f"{low:.1f}\u00a0to\u00a0{high:.1f}"
@@ -415,7 +416,7 @@ display(spread.filter(regex="^ROAD.*RF$|tion$"))
 # *95 % bootstrap intervals over photos. Intervals of two methods may overlap although one is better
 # on nearly every photo: compare by paired differences.*
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 made = dict(zip([*home_files, *files], [*home_headers, *headers], strict=True))
 for found in comparisons.values():
     made |= found.headers

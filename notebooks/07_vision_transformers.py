@@ -274,7 +274,7 @@ Markdown(
 # All means of the three measurements, how the ten-class transformer was trained, and the
 # provenance.
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means", "code_prompt_hide": "Hide the means"}
 measured = {"Ten classes": records}
 for name, kind in {"1,000 classes, Imagenette": "imagenette",
                    "1,000 classes, other kinds": "kinds"}.items():  # fmt: skip
@@ -287,7 +287,7 @@ for name, found in measured.items():
     display(full.filter(regex="^ROAD|tion$|forward|backward").style.format(
         precision=1, na_rep="–"))  # fmt: skip
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the distillation, and where the numbers come from", "code_prompt_hide": "Hide the distillation and the sources"}
 record = training_record("vit_imagenette", "classifiers")
 panels = {"train/loss": "distillation loss", "val/top1": "top-1 accuracy, %"}
 display(plot_curves(training_curves(record), panels))

@@ -258,14 +258,14 @@ claims[["measured", "verdict"]].style.set_properties(**{"text-align": "left"})
 #
 # The rows, the means behind the figures, and where the records come from.
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means", "code_prompt_hide": "Hide the means"}
 axes = ["architecture", "layers", "resolution", "inference map", "transformer layers",
         "transformer branches", "class token"]  # fmt: skip
 for axis in axes:
     display(Markdown(f"**{axis.capitalize()}**"))
     display(mean_scores(axis_runs(long, study.variants, axis)).style.format(precision=1))
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 if len(left):
     display(left)
 study_provenance(folder).style.set_properties(**{"text-align": "left"})

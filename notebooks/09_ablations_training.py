@@ -282,7 +282,7 @@ plot_ranking(pd.concat([ranked.head(8), ranked.tail(8)]))
 #
 # The rows, the means behind the figures, and where the records come from.
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means", "code_prompt_hide": "Hide the means"}
 axes = ["loss terms", "weight of the cross-entropy", "weight of the area",
         "weight of the variation", "area exponent", "regularised maps",
         "reduction of the variation", "labels", "masking space", "start of the fusion",
@@ -293,7 +293,7 @@ for axis in axes:
 display(Markdown("**Learning**"))
 display(mean_scores(axis_runs(learned, learning.variants, "learning")).style.format(precision=1))
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 for title, planned, place in (("Ablations", study, folder),
                               ("Learning", learning, shipped("results") / "learning")):  # fmt: skip
     left = unfinished(planned, place)

@@ -88,7 +88,7 @@ made = evaluations(["*.jsonl", "every_metric/*.jsonl"])
 first = [item for item in made if item.name.startswith("imagenette_val.jsonl")]
 Markdown(command_list(first))
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all commands", "code_prompt_hide": "Hide the commands"}
 Markdown(command_list(item for item in made if item not in first))
 
 # %% [markdown]
@@ -99,7 +99,7 @@ Markdown(command_list(item for item in made if item not in first))
 # Each model that ships has a record beside it. What is marked "not run" would be the papers' own
 # setting.
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all commands", "code_prompt_hide": "Hide the commands"}
 Markdown(command_list(trainings()))
 
 # %% [markdown]
@@ -117,7 +117,7 @@ Markdown(command_list(progress(studies(), folder)))
 # *Runs whose record is there, of those that the study asks for; minutes of training summed up from
 # the records, without the measurement. The same command runs what is missing.*
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all tables", "code_prompt_hide": "Hide the tables"}
 for name in studies():
     display(Markdown(f"**`{name}`**"), ablation_table(name, folder))
 

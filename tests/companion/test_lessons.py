@@ -47,6 +47,13 @@ def test_visible_code_is_short(chapter: NotebookNode) -> None:
     assert {text: count for text, count in lines.items() if count > MOST_LINES} == {}
 
 
+def test_what_is_folded_is_named(chapter: NotebookNode) -> None:
+    folded = [cell for cell in chapter.cells if "hide-cell" in cell.metadata.get("tags", [])]
+    assert all("code_prompt_show" in cell.metadata.get("mystnb", {}) for cell in folded)
+    # The prompt of an output is the same everywhere, that of a cell its own.
+    assert not any("hide-output" in cell.metadata.get("tags", []) for cell in chapter.cells)
+
+
 def test_ends_with_what_to_remember_and_exercises(chapter: NotebookNode) -> None:
     prose = "\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
     headings = re.findall(r"^## (.+)$", prose, re.MULTILINE)
