@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
 shown = ["citrus_fruits", "cat", "honey_bee", "photographer", "suspension_bridge", "scarlet_macaw"]
 classes = 5  # the most probable ones of each photo

@@ -34,7 +34,7 @@ if "google.colab" in sys.modules:
     package = "ttame[train,evaluate,export] @ git+https://github.com/ttame-companion/ttame"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "quick"
 photo = "citrus_fruits"  # a sample photo
 live = None  # where the network's files lie; the book's build has them, None shows samples only

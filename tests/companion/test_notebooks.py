@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from typer.testing import CliRunner
 
@@ -84,6 +85,17 @@ def test_failing_cell_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         assert part in message
     assert "Traceback" in failure.value.__notes__[0]
     assert leftovers(tmp_path) == []
+
+
+def test_changed_parameters_are_folded_as_the_defaults_are(tmp_path: Path) -> None:
+    cell = PARAMETERS.replace('["parameters"]', '["parameters", "remove-cell"]')
+    output = tmp_path / "built" / "trial.ipynb"
+    execute(notebook(tmp_path, "\n# %%\nsteps\n", cell=cell), output, {"steps": 7})
+    (injected,) = [
+        cell for cell in nbformat.read(output, as_version=4).cells
+        if "injected-parameters" in cell.metadata.tags
+    ]  # fmt: skip
+    assert injected.metadata.tags == ["injected-parameters", "remove-cell"]
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> Non
     except DeadKernelError as error:
         message = f"{source}: the kernel died in cell {progress.step}, perhaps out of memory"
         raise NotebookError(message) from error
+    _fold_parameters(executed)
     after = _children()
     if before and after:
         executed.metadata["cost"] = {
@@ -191,6 +192,15 @@ def execute(source: Path, output: Path, parameters: Mapping[str, object]) -> Non
         }
     _write(executed, output)
     progress.finished("" if after is None else f", at most {after[1] / 1e9:.1f} GB of memory")
+
+
+def _fold_parameters(executed: NotebookNode) -> None:
+    """Show the cell of changed parameters, which papermill adds, as that of their defaults."""
+    tags = [cell.metadata.tags for cell in executed.cells]
+    defaults = next(found for found in tags if "parameters" in found)
+    for found in tags:
+        if "injected-parameters" in found:
+            found += [tag for tag in defaults if tag != "parameters"]
 
 
 @contextmanager
