@@ -297,7 +297,7 @@ for name, found in half.groupby("data", sort=False):
     for rival, rows in others.groupby("method", sort=False):
         ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "budget"]
         most, count = rows["budget"].max(), found["photos"].max()
-        first = f"first with {ahead.min():.0f} pass{'es' * (ahead.min() > 1)} of its own"
+        first = f"first with {ahead.min():.0f} pass{'es' if ahead.min() > 1 else ''} of its own"
         when = "at no budget" if ahead.empty else first
         lines.append(f"- {count} photos of `{name}`: {rival} with {most:.0f} passes, {when}")
 Markdown("By AD at 50 %, beyond chance, refined T-TAME is ahead of\n\n" + "\n".join(lines))
