@@ -150,7 +150,7 @@ def test_what_is_no_different_is_said_last(path: Path) -> None:
 def test_an_axis_is_drawn_with_its_seeds() -> None:
     figure = plot_axis(long())
     assert [axis.get_title() for axis in figure.axes] == [
-        "AD 100%\n(lower is better)", "IC 100%\n(higher is better)",
+        "AD 100%\nlower is better", "IC 100%\nhigher is better",
     ]  # fmt: skip
     assert not figure.legends
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
