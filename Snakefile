@@ -196,6 +196,7 @@ rule check:
         browser=runpy.run_path(READER)["chromium"](),
     shell:
         "echo 'Reading the pages in a browser' && {sys.executable:q} {READER} {BUILD}/html"
+        " --memory {BUILD}/read.json"
 
 
 for study in STUDIES:

@@ -1,16 +1,20 @@
 """Reads a built book as a reader would: every page in a browser, straight from the file system.
 
-    python tests/helpers/reader.py _build/html
+    python tests/helpers/reader.py _build/html --memory _build/read.json
 
 Each page is opened in the light theme on a phone's screen and in the dark theme on a desk's, since
 colours depend on the theme, and places and sizes on the screen. What a reader would stumble over is
 printed and ends the command with 1; how many tables and formulas scroll on a phone is counted.
-Links to other sites are not followed: nothing here asks the network for anything.
+Links to other sites are not followed: nothing here asks the network for anything. With a memory,
+pages that have not changed since they were last read without a complaint are not opened again; where
+their links lead is checked all the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import shutil
 import sys
@@ -137,6 +141,65 @@ class Repository:
         return opened is not None and not (opened and (self.folder / opened).exists())
 
 
+def digest(*parts: bytes) -> str:
+    """A short name of what some bytes are."""
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+class Memory:
+    """What the browser saw on pages that nothing was wrong with, until they change.
+
+    A page has changed with its own text, with a picture that it shows, or with what all pages share:
+    style sheets, scripts, the browser and this check.
+
+    Args:
+        file: Where it is kept, `.json`; `None`: nowhere.
+        site: The folder of the built book.
+        browser: The version of the browser.
+    """
+
+    def __init__(self, file: Path | None, site: Path, browser: str) -> None:
+        self.file, self.site = file, site
+        self.found: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}
+        self.opened = 0  # pages that the browser had to open
+        if file is None:
+            return
+        if file.is_file():
+            self.found = json.loads(file.read_text(encoding="utf-8"))
+        shared = [Path(__file__), Path(__file__).with_suffix(".js")]
+        shared += [path for path in sorted((site / "_static").rglob("*")) if path.is_file()]
+        self.shared = digest(str(site).encode(), browser.encode(), *map(Path.read_bytes, shared))
+        self.pictures = {path.name: path for path in sorted((site / "_images").glob("*"))}
+
+    def key(self, path: Path, view: str) -> str:
+        """The state of a page as it is seen in a view."""
+        text = path.read_bytes()
+        shown = [picture.read_bytes() for name, picture in self.pictures.items()
+                 if name.encode() in text]  # fmt: skip
+        own = digest(self.shared.encode(), str(path).encode(), text, *shown)
+        return f"{view}, {own}"
+
+    def recall(self, path: Path, view: str) -> dict[str, Any] | None:
+        """What was seen on a page, `None` where it has changed or was not read."""
+        seen: dict[str, Any] | None = self.found.get(self.key(path, view)) if self.file else None
+        if seen is not None:
+            self.kept[self.key(path, view)] = seen
+        return seen
+
+    def keep(self, path: Path, view: str, seen: dict[str, Any]) -> None:
+        """Remember what was seen on a page."""
+        if self.file:
+            self.kept[self.key(path, view)] = seen
+
+    def write(self) -> None:
+        """Write what was seen in this reading and forget the rest."""
+        if self.file:
+            whole = self.file.with_suffix(".new")
+            whole.write_text(json.dumps(self.kept), encoding="utf-8")
+            whole.replace(self.file)
+
+
 class Reader:
     """Opens the pages of one book and remembers what is wrong with them.
 
@@ -144,10 +207,11 @@ class Reader:
         site: The folder of the built book.
         repository: The checkout it was built from.
         patience: Seconds that the search may take.
+        memory: What was seen at earlier readings.
     """
 
-    def __init__(self, site: Path, repository: Path, patience: float) -> None:
-        self.site = site.resolve()
+    def __init__(self, site: Path, repository: Path, patience: float, memory: Memory) -> None:
+        self.site, self.memory = site.resolve(), memory
         self.repository = Repository(repository)
         self.patience = patience
         self.problems: dict[str, str] = {}  # each with the view in which it was seen first
@@ -194,9 +258,18 @@ class Reader:
         page.close()
 
     def read(self, context: BrowserContext, path: Path, view: str) -> None:
-        """Look at one page."""
+        """Look at one page, or remember it."""
+        seen = self.memory.recall(path, view)
+        if seen is not None:
+            self.judge(path, seen, view)
+            return
+        self.memory.opened += 1
+        before = len(self.problems)
         with self.opened(context, path, view) as page:
-            self.judge(path, page.evaluate(INSPECT), view)
+            seen = page.evaluate(INSPECT)
+        self.judge(path, seen, view)
+        if len(self.problems) == before:
+            self.memory.keep(path, view, seen)
 
     def judge(self, path: Path, seen: dict[str, Any], view: str) -> None:
         """Note what the browser saw on a page; its links wait until every page was read."""
@@ -281,8 +354,12 @@ class Reader:
 
 
 def check(
-    running: Browser, site: Path, repository: Path = ROOT, patience: float = 30
-) -> tuple[list[str], Counter[str]]:
+    running: Browser,
+    site: Path,
+    repository: Path = ROOT,
+    patience: float = 30,
+    memory: Path | None = None,
+) -> tuple[list[str], Counter[str], int]:
     """Read a book and say what is wrong with it.
 
     Args:
@@ -290,15 +367,18 @@ def check(
         site: The folder of the built book.
         repository: The checkout it was built from.
         patience: Seconds that the search may take.
+        memory: A file that holds what was seen last time, and then what is seen now.
 
     Returns:
-        The problems, each with its page and the view in which it was seen first; and how many
-        tables, formulas and pieces of code scroll where they may, by kind and view.
+        The problems, each with its page and the view in which it was seen first; how many tables,
+        formulas and pieces of code scroll where they may, by kind and view; and how many pages were
+        opened, in each view.
 
     Raises:
         FileNotFoundError: The folder holds no book.
     """
-    reader = Reader(site, repository, patience)
+    known = Memory(memory, site.resolve(), running.version)
+    reader = Reader(site, repository, patience, known)
     # Themes and extensions keep templates beside their scripts; readers see none of them.
     pages = [path for path in sorted(reader.site.rglob("*.html")) if "_static" not in path.parts]
     if reader.site / "search.html" not in pages:
@@ -319,20 +399,22 @@ def check(
             reader.search(context, view, query)
         context.close()
     reader.follow()
+    known.write()
     problems = [f"{problem} ({view})" for problem, view in sorted(reader.problems.items())]
-    return problems, reader.scrolled
+    return problems, reader.scrolled, known.opened
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Read a built book as a reader would.")
     parser.add_argument("site", type=Path, help="folder of the built book, such as _build/html")
+    parser.add_argument("--memory", type=Path, help="file of what was seen on unchanged pages, .json")
     parser.add_argument("--require", action="store_true", help="fail where there is no browser")
     given = parser.parse_args(arguments)
     start = time.monotonic()
     try:
         with browser() as running:
-            problems, scrolled = check(running, given.site)
+            problems, scrolled, opened = check(running, given.site, memory=given.memory)
     except Unavailable as reason:
         print(f"The book was NOT read in a browser, this check is skipped: {reason}")
         return int(given.require)
@@ -344,7 +426,8 @@ def main(arguments: list[str] | None = None) -> int:
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(scrolled.items()))
     print(f"What scrolls in a box of its own: {counts}")
     seconds = time.monotonic() - start
-    print(f"The book was read in a browser: {len(problems)} problems, {seconds:.0f} s")
+    read = f"{opened} views of pages opened, {len(problems)} problems, {seconds:.0f} s"
+    print(f"The book was read in a browser: {read}")
     return int(bool(problems))
 
 

@@ -164,7 +164,7 @@ def problems(running: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def test_a_clean_book_has_no_problems(running: Browser, tmp_path: Path) -> None:
     write_site(tmp_path)
-    problems, scrolled = reader.check(running, tmp_path)
+    problems, scrolled, _ = reader.check(running, tmp_path)
     assert problems == []
     # Readers scroll the phone's table and, where it is narrow, the line of code.
     assert +scrolled == {"table (light, 390 px)": 1, "code (light, 390 px)": 1}
@@ -202,9 +202,36 @@ def test_search_must_find_what_exists(
 ) -> None:
     write_site(tmp_path, search)
     patience = 30 if "<li>" in search else 0.5
-    problems, _ = reader.check(running, tmp_path, patience=patience)
+    problems, _, _ = reader.check(running, tmp_path, patience=patience)
     for found, message in zip(problems, messages, strict=True):
         assert found.startswith(message)
+
+
+def test_only_changed_pages_are_opened_again(running: Browser, tmp_path: Path) -> None:
+    site, memory = tmp_path / "site", tmp_path / "read.json"
+    write_site(site)
+    (site / "_images").mkdir()
+    Image.new("RGB", (40, 40)).save(site / "_images" / "seen.png")
+    write(site / "shows.html", "<h1>x</h1><img src='_images/seen.png' alt='seen'>")
+    write(site / "leads.html", "<h1>x</h1><a href='shows.html#here'>x</a><p id='here'>y</p>")
+
+    def opened() -> tuple[list[str], int]:
+        problems, scrolled, count = reader.check(running, site, memory=memory)
+        assert scrolled["table (light, 390 px)"] == 1  # of pages that are not opened, too
+        return problems, count
+
+    gone = "leads.html: link to an anchor that does not exist: shows.html#here (dark, 1280 px)"
+    problems, every = opened()
+    assert problems == [gone] and every >= 2 * 3
+    Image.new("RGB", (50, 50)).save(site / "_images" / "seen.png")
+    assert opened() == ([gone], 2)  # links of the other pages are followed all the same
+    write(site / "shows.html", "<h1 id='here'>x</h1><img src='_images/seen.png'>")
+    unnamed = "shows.html: image without alternative text: _images/seen.png (light, 390 px)"
+    assert opened() == ([unnamed], 2)
+    assert opened() == ([unnamed], 1)  # in the dark view nothing new was wrong
+    (site / "_static").mkdir(exist_ok=True)
+    (site / "_static" / "style.css").write_text("p { margin: 0 }")
+    assert opened()[1] == every
 
 
 def test_command_ends_with_one_where_there_is_no_book(running: Browser, tmp_path: Path) -> None:
