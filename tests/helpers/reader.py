@@ -6,7 +6,7 @@ Each page is opened in the light theme on a phone's screen and in the dark theme
 colours depend on the theme, and places and sizes on the screen. What a reader would stumble over is
 printed and ends the command with 1; how many tables and formulas scroll on a phone is counted.
 Links to other sites are not followed: nothing here asks the network for anything. With a memory,
-pages that have not changed since they were last read without a complaint are not opened again; where
+pages that have not changed since they were read without a complaint are not opened again; where
 their links lead is checked all the same.
 """
 
@@ -149,8 +149,8 @@ def digest(*parts: bytes) -> str:
 class Memory:
     """What the browser saw on pages that nothing was wrong with, until they change.
 
-    A page has changed with its own text, with a picture that it shows, or with what all pages share:
-    style sheets, scripts, the browser and this check.
+    A page has changed with its own text, with a picture that it shows, or with what all pages
+    share: style sheets, scripts, the browser and this check.
 
     Args:
         file: Where it is kept, `.json`; `None`: nowhere.
@@ -408,7 +408,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Read a built book as a reader would.")
     parser.add_argument("site", type=Path, help="folder of the built book, such as _build/html")
-    parser.add_argument("--memory", type=Path, help="file of what was seen on unchanged pages, .json")
+    parser.add_argument("--memory", type=Path, help="file of what was seen before, .json")
     parser.add_argument("--require", action="store_true", help="fail where there is no browser")
     given = parser.parse_args(arguments)
     start = time.monotonic()
