@@ -16,6 +16,7 @@ from ttame.masking import (
     channel_tensor,
     degenerate,
     enlarge,
+    fill_blurred,
     keep_top,
     normalize_maps,
     rank_pixels,
@@ -276,3 +277,26 @@ def test_a_spec_refuses_a_share_outside_its_range(share: float) -> None:
 def test_a_spec_refuses_masks_of_another_batch() -> None:
     with pytest.raises(TTameError, match="must agree"):
         spec_of("raw").mask(PHOTO, MASK.repeat(2, 1, 1, 1))
+
+
+def test_masked_pixels_are_filled_with_the_blurred_image_by_hand() -> None:
+    left, right = torch.full((1, 1, 16, 16), 2.0), torch.full((1, 1, 16, 16), 6.0)
+    images = torch.cat([left, right], dim=3).repeat(2, 3, 1, 1)
+    images[:, :, ::2, ::2] += 0.4  # a pattern that the blur takes away: mean 0.1
+    masks = torch.zeros(2, 1, 16, 32)
+    masks[1] = 1
+    filled = fill_blurred(images, masks)
+    assert torch.equal(filled[1], images[1])
+    # One coarse cell a half; beyond the centres of the cells the outer ones go on.
+    assert torch.allclose(filled[0, :, :, :8], torch.tensor(2.1))
+    assert torch.allclose(filled[0, :, :, 24:], torch.tensor(6.1))
+    assert torch.allclose(
+        filled[0, 0, 0, 15:17], torch.tensor([2.1 + 4 * 7.5 / 16, 2.1 + 4 * 8.5 / 16])
+    )
+    half = fill_blurred(images, torch.full((2, 1, 16, 32), 0.5))
+    assert torch.allclose(half[0], (images[0] + filled[0]) / 2)
+
+
+def test_images_of_fewer_pixels_than_a_coarse_cell_are_filled_with_their_mean() -> None:
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert torch.allclose(fill_blurred(images, torch.zeros(1, 1, 4, 4)), torch.tensor(7.5))

@@ -170,3 +170,18 @@ def apply_mask(
         black = -channel_tensor(mean, images) / channel_tensor(std, images)
         return torch.lerp(black.to(dtype), images.to(dtype), masks.to(dtype))
     raise TTameError(f"unknown masking space {space!r}; expected 'raw' or 'normalized'")
+
+
+def fill_blurred(images: Tensor, masks: Tensor) -> Tensor:
+    """Mask images by blending them with themselves at a sixteenth of the resolution.
+
+    Args:
+        images: Images, `(B, C, H, W)`; normalised or not, as the weights of a blur sum to one.
+        masks: `(B, 1, H, W)` in [0, 1]: 1 keeps a pixel, 0 blurs it.
+
+    Returns:
+        `(B, C, H, W)`, of the images' dtype.
+    """
+    height, width = images.shape[-2:]
+    coarse = F.interpolate(images, (max(height // 16, 1), max(width // 16, 1)), mode="area")
+    return torch.lerp(upsample(coarse, (height, width)), images, masks.to(images.dtype))

@@ -26,7 +26,7 @@ from ttame.data import PhotoList
 from ttame.errors import TTameError
 from ttame.explainer import Explainer
 from ttame.features import FeatureExtractor, masked_features
-from ttame.masking import apply_mask
+from ttame.masking import apply_mask, fill_blurred, keep_top, normalize_maps, upsample
 from ttame.training.config import RunConfig, TrainingConfig
 from ttame.training.fit import fit, loss_curves
 from ttame.training.initialization import class_gradients, initialize
@@ -119,6 +119,8 @@ def test_the_default_trains_on_what_average_drop_measures() -> None:
         {"workers": -1},
         {"seed": -1},
         {"compile": True, "masked": "features"},
+        {"fill": "noise"},
+        {"fill": "blur", "masked": "features"},
     ],
     ids=str,
 )
@@ -244,6 +246,32 @@ def test_a_step_changes_the_mechanism_alone(
     # before a batch norm has no effect, so no gradient beyond rounding.
     assert touched >= {name for name in mechanism if not name.endswith("convolution.bias")}
     assert all(value.grad is None for value in explainer.classifier.parameters())
+
+
+def test_masked_pixels_filled_with_the_blurred_photo(explainer: Explainer, images: Tensor) -> None:
+    loss = ObjectiveConfig(
+        cross_entropy=0, drop=1, area=0, variation=0, complement=2, labels="own", reduction="mean"
+    )
+    config = TrainingConfig.of(fill="blur", objective=loss)
+    module = ExplainerModule(explainer, config, total_steps=10).eval()
+    with torch.no_grad():
+        found = module.parts(images, retain=0.5)
+        _, targets, raw = explainer(images)
+        maps = normalize_maps(raw)
+
+        def drop(masks: Tensor) -> Tensor:
+            before, after = (
+                explainer.classifier(shown).softmax(1).gather(1, targets)[:, 0]
+                for shown in (images, fill_blurred(images, masks))
+            )
+            return 1 - after / before
+
+        size = images.shape[-2:]
+        expected = drop(keep_top(upsample(maps, size), 0.5, 0)).mean()
+        left = (1 - drop(upsample(1 - maps, size))).clamp(max=1).mean()
+    assert float(found.total) == pytest.approx(float(expected + 2 * left), abs=1e-5)
+    plain = ExplainerModule(explainer, config.replace(fill="constant"), total_steps=10).eval()
+    assert plain.parts(images, retain=0.5).total.item() != pytest.approx(float(found.total))
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "minmax"])

@@ -87,6 +87,9 @@ class MaskConfig:
             what display and metrics use.
         masked: What the mask multiplies: the `"image"` (papers), or the `"features"` of the only
             layer, as in L-CAM-Fm (`lcam`).
+        fill: What takes the place of masked pixels: the classifier's `"constant"` (papers), its
+            mean colour or black, or the photo's own `"blur"` (`ttame.masking.fill_blurred`), which
+            keeps its colours; for `masked="image"`.
         retain: Shares of top pixels that the mask keeps, cycled through step by step; `(1.0,)`,
             the papers', keeps all.
         tried: Share of the photos of each batch that learn by trials of two masks
@@ -96,6 +99,7 @@ class MaskConfig:
 
     activation: Literal["sigmoid", "minmax"] = "minmax"
     masked: Literal["image", "features"] = "image"
+    fill: Literal["constant", "blur"] = "constant"
     retain: tuple[float, ...] = (1.0, 0.5, 0.15)
     tried: Annotated[float, Bounds(0, 0.9)] = 0.0
     tried_retain: Annotated[float, Bounds(0, 1, above=True)] = 0.15
@@ -106,6 +110,8 @@ class MaskConfig:
         object.__setattr__(self, "retain", tuple(self.retain))  # files hold lists
         if not self.retain or not all(0 < share <= 1 for share in self.retain):
             raise TTameError(f"retain must hold shares in (0, 1], got {self.retain}")
+        if self.fill == "blur" and self.masked == "features":
+            raise TTameError("fill='blur' is for masked='image'; a feature map has no blur")
 
 
 @dataclass(frozen=True)

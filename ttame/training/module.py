@@ -25,7 +25,7 @@ from ttame.evaluation.confidence import (
 )
 from ttame.explainer import Explainer
 from ttame.features import masked_features
-from ttame.masking import keep_top, normalize_maps
+from ttame.masking import fill_blurred, keep_top, normalize_maps, upsample
 from ttame.training.config import SCORE, Precision, TrainingConfig
 from ttame.training.mosaics import PHOTOS, mosaic_places, with_mosaics
 from ttame.training.objective import (
@@ -135,12 +135,12 @@ class ExplainerModule(L.LightningModule):
             with masked_features(classifier, layer, keep_top(own_maps(maps), retain, seed)):
                 answer = classifier(laid_out(images))
         else:
-            masked = laid_out(self.explainer.spec.mask(images, own_maps(maps), retain, seed))
+            masked = laid_out(self._mask(images, own_maps(maps), retain))
             answer = self.compiled(masked) if self.compiled else classifier(masked)
         activation = self.explainer.spec.activation
         parts = objective(logits, answer, labels, maps, config.objective, activation)
         if weight := config.objective.complement:
-            rest = laid_out(self.explainer.spec.mask(images, 1 - own_maps(maps), 1.0, seed))
+            rest = laid_out(self._mask(images, 1 - own_maps(maps), 1.0))
             left = remaining(logits, classifier(rest), labels, activation).mean()
             parts = replace(parts, total=parts.total + weight * left, complement=left)
         if trial is None:
@@ -150,6 +150,13 @@ class ExplainerModule(L.LightningModule):
     def laid_out(self, images: Tensor) -> Tensor:
         """Images `(B, C, H, W)` in the memory format of the run."""
         return channels_last(images) if self.config.run.channels_last else images.contiguous()
+
+    def _mask(self, images: Tensor, maps: Tensor, share: float) -> Tensor:
+        """Mask photos by maps `(B, 1, h, w)` in [0, 1], of which a share of the pixels stays."""
+        seed = self.config.run.seed
+        if self.config.mask.fill == "constant":
+            return self.explainer.spec.mask(images, maps, share, seed)
+        return fill_blurred(images, keep_top(upsample(maps, images.shape[-2:]), share, seed))
 
     def _try(
         self, images: Tensor, logits: Tensor, labels: Tensor, raw: Tensor, noise: Tensor
@@ -162,10 +169,9 @@ class ExplainerModule(L.LightningModule):
             moved = trial_maps(odds, noise)
             if self.explainer.mechanism.decoder is not None:
                 moved = torch.sigmoid(moved)
-            masked = self.explainer.spec.mask(
-                images.repeat(2, 1, 1, 1), normalize_maps(moved), config.mask.tried_retain,
-                config.run.seed,
-            )  # fmt: skip
+            masked = self._mask(
+                images.repeat(2, 1, 1, 1), normalize_maps(moved), config.mask.tried_retain
+            )
             answer = self.explainer.classifier(self.laid_out(masked))
             limit, activation = config.objective.gain_limit, self.explainer.spec.activation
             rewards = reward(logits, answer, labels, limit, activation)
