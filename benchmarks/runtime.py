@@ -44,7 +44,10 @@ def measure_runtime(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "explainer.onnx"
         explainer.export(path)
-        plain = onnx.utils.Extractor(onnx.load(path)).extract_model(["images"], ["logits"])
+        # The number of photos may be read from either input.
+        plain = onnx.utils.Extractor(onnx.load(path)).extract_model(
+            ["images", "targets"], ["logits"]
+        )
         exported, plain_run = open_graph(path), open_graph(plain.SerializeToString())
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -55,7 +58,7 @@ def measure_runtime(
         functions = (
             lambda images=images: explainer.classifier(images),
             lambda images=images: explainer(images),
-            lambda array=array: plain_run(array),
+            lambda array=array, targets=targets: plain_run(array, targets),
             lambda array=array, targets=targets: exported(array, targets),
         )
         with torch.inference_mode():

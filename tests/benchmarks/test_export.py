@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 pytest.importorskip("onnxruntime", reason="needs ttame[export]")
 
 import benchmarks.export
+import ttame
 from benchmarks.__main__ import app
 from benchmarks.export import check_export
 from benchmarks.runtime import measure_runtime
@@ -73,3 +74,10 @@ def test_times_of_both(explainer: Explainer) -> None:
         )
     with pytest.raises(TTameError, match="at least 3, got 2"):
         measure_runtime(explainer, repeats=2)
+
+
+@pytest.mark.slow
+def test_times_of_the_shipped_explainer() -> None:
+    """Its exported graph takes the number of photos from the target classes."""
+    (row,) = measure_runtime(ttame.load("tf_efficientnet_lite0"), (1,), repeats=3)
+    assert row["backbone"] == "tf_efficientnet_lite0"
