@@ -127,7 +127,7 @@ show_axis(judged, study, "architecture", lines, resamples)
 # intervals; hollow marks are single seeds. The orange line is Grad-CAM, the grey ones are maps that
 # look at nothing. The sentence below a figure sums it up: IC less AD, averaged over 50 and 15 %,
 # paired photo by photo against the row that changes nothing, in percentage points with a 95 %
-# interval. "Not told apart" means that the interval holds zero.*
+# interval. "No difference" means that the interval holds zero.*
 #
 # With so little training the full branch is the slowest to learn. What holds it back is the skip
 # connection: leaving it out helps alone, with batch norm gone as well, and in the papers' own

@@ -93,7 +93,7 @@ show_axis(judged, study, "loss terms", lines, resamples)
 # intervals; hollow marks are single seeds. The orange line is Grad-CAM, the grey ones are maps that
 # look at nothing. The sentence below a figure sums it up: IC less AD, averaged over 50 and 15 % of
 # retained pixels, paired photo by photo against the row that changes nothing, in percentage points
-# with a 95 % interval. "Not told apart" means that the interval holds zero.*
+# with a 95 % interval. "No difference" means that the interval holds zero.*
 #
 # The variation is the term that matters, with the area or without. Without it nothing asks
 # neighbouring cells of the map to agree.

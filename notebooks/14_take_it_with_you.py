@@ -43,8 +43,13 @@ live = None  # where the network's files lie; the book's build has them, None sh
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+from IPython.display import Markdown
+
 import ttame
+from ttame.companion.figures.training import plot_bars
 from ttame.companion.notebook_profiles import open_profile
+from ttame.companion.shipped import provenance_table, read_benchmark, reference
 from ttame.data import samples
 from ttame.images import to_raw
 from ttame.plotting import plot_grid
@@ -99,6 +104,87 @@ print(f"maps differ by {abs(found.map - expected.maps[0, 0].numpy()).max():.4f} 
 # *A sample photo as the classifier sees it, and the map of its predicted class by the ONNX file and
 # by PyTorch.*
 #
+# ## How fast it is
+#
+# The same network without gradients, in the same process, with the same number of threads:
+
+# %% tags=["hide-input"]
+speed = read_benchmark(reference("runtime.json"), "runtime")
+timed = pd.DataFrame(speed["rows"]).set_index("batch")
+parts = {f"{kind}, {program}": timed[f"{key}_{part}_ms"] / timed.index
+         for part, kind in (("forward", "plain forward pass"), ("explanation", "explanation"))
+         for key, program in (("torch", "PyTorch"), ("onnxruntime", "onnxruntime"))}  # fmt: skip
+plot_bars(pd.DataFrame(parts).T.rename(columns="{} at a time".format), "ms per photo")
+
+# %% tags=["remove-input"]
+one, many = timed.loc[1], timed.loc[timed.index.max()]
+Markdown(
+    f"*Medians of {one['repeats']:.0f} turns on {speed['hardware']}.* With onnxruntime "
+    f"{speed['onnxruntime']} an explanation takes {one['explanation_ratio']:.2f} times as long as "
+    f"with PyTorch for one photo, {many['explanation_ratio']:.2f} times for {timed.index.max()} at "
+    "a time."
+)
+
+# %% [markdown]
+# ## Which networks, and what smaller weights cost
+#
+# One member of every model family of timm {cite}`timm`, with random weights, was exported and
+# compared:
+
+# %% tags=["remove-input"]
+families = read_benchmark(reference("export.json"), "export")
+tried = pd.DataFrame(families["rows"]).set_index("family")
+names = ", ".join(name.removeprefix("timm/") for name in tried.index[~tried["passed"]])
+Markdown(
+    f"**{tried['passed'].sum()} of {len(tried)} families** come out as ONNX files that agree with "
+    "PyTorch" + (f"; {names} do not." if names else ".")
+)
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show why the others do not", "code_prompt_hide": "Hide the reasons"}
+failed = tried.loc[~tried["passed"], ["model", "reason"]]
+failed.style.set_properties(
+    **{"text-align": "left", "font-size": "75%", "overflow-wrap": "anywhere"}
+)
+
+# %% [markdown]
+# Maps of rounded weights, against those of the exact ones, on held-out photos:
+
+# %% tags=["remove-input"]
+storage = read_benchmark(reference("storage.json"), "storage")
+found = pd.DataFrame(storage["rows"])
+drops = pd.DataFrame(found["AD 50%"].tolist())
+change = [
+    f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})" for row in drops.itertuples()
+]
+table = pd.DataFrame(
+    {
+        "photos": found["data"].map({"imagenette/val": "Imagenette", "photos/val": "other kinds"}),
+        "weights": found["storage"],
+        "MB": found["megabytes"].round(1).astype(str),
+        "same class, %": found["same"].map("{:.0f}".format),
+        "map correlation": found["correlation"].map("{:.4f}".format),
+        "AD at 50 %, change": change,
+    }
+)
+table[table["weights"] != "float32"].style.hide(axis="index")
+
+# %% tags=["remove-input"]
+worse = [f"{row['weights']} on {row['photos']}" for (_, row), verdict
+         in zip(table.iterrows(), drops["verdict"], strict=True) if verdict == "worse"]  # fmt: skip
+Markdown(
+    f"*{found['photos'].iloc[0]} photos of each set; the change of {{term}}`Average Drop`, in percentage "
+    "points, with 95 % intervals over photos.* "
+    + (f"The drop is measurably larger for {' and '.join(worse)}; " if worse else "")
+    + ("elsewhere" if worse else "Everywhere")
+    + " it cannot be told apart from that of exact weights."
+)
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where these numbers come from", "code_prompt_hide": "Hide where these numbers come from"}
+headers = {"speed": speed, "families": families, "weights": storage}
+origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
+pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
+
+# %% [markdown]
 # ## In a page
 #
 # `explainer.demo("demo.html")`, or `ttame demo demo.html`, writes a page in which the explainer

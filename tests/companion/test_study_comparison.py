@@ -121,7 +121,8 @@ def test_ranking_claims_and_words(path: Path) -> None:
     assert claims["measured"].iloc[0] == "+35.0 (+30.0\u00a0to\u00a0+40.0)"
     assert list(claims["on"]) == ["AD 100%", "IC - AD"]
     assert axis_words(long(), study, "size") == (
-        "By IC less AD (1 seed), **behind** *whole*: *small* (-35.0, -40.0 to -30.0)."
+        "Against *whole*, by IC less AD (1 seed in common), **worse** is *small* (-35.0, -40.0 to "
+        "-30.0)."
     )
     only = long()[long()["method"] == "nothing"]
     with pytest.raises(TTameError, match=r"records of whole alone.*needs 'whole' and another"):
@@ -142,8 +143,8 @@ def test_what_is_no_different_is_said_last(path: Path) -> None:
         ]
     )  # fmt: skip
     assert axis_words(same, study, "size") == (
-        "By IC less AD (1 to 2 seeds), **ahead of** *whole*: *not run* (+5.0, +5.0 to +5.0); "
-        "**not told apart** from *whole*: *small*."
+        "Against *whole*, by IC less AD (1 to 2 seeds in common), **better** is *not run* (+5.0, "
+        "+5.0 to +5.0); **no difference** is shown for *small*."
     )
 
 

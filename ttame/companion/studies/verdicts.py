@@ -82,7 +82,7 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
         resamples: Number of bootstrap resamples.
 
     Returns:
-        Which variants are ahead of the default by the `combined` score, which behind, by how many
+        Which variants are better than the default by the `combined` score, which worse, by how many
         percentage points, with the 95 % interval over photos and seeds, and which cannot be told
         from it, largest difference first.
 
@@ -101,17 +101,22 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
               for name in names if name != plain]  # fmt: skip
     table = pd.concat(tables).sort_values("difference", key=abs, ascending=False, kind="stable")
     parts = []
-    for verdict, words in (("better", "ahead of"), ("worse", "behind")):
+    for verdict in ("better", "worse"):
         rows = table[table["verdict"] == verdict]
         listed = [
             f"*{row.variant}* ({row.difference:+.1f}, {row.low:+.1f} to {row.high:+.1f})"
             for row in rows.itertuples()
         ]
         if listed:
-            parts.append(f"**{words}** *{plain}*: {', '.join(listed)}")
+            parts.append(f"**{verdict}** {'are' if len(listed) > 1 else 'is'} {_listed(listed)}")
     still = [f"*{name}*" for name in table.loc[table["verdict"] == "open", "variant"]]
     if still:
-        parts.append(f"**not told apart** from *{plain}*: {', '.join(still)}")
+        parts.append(f"**no difference** is shown for {_listed(still)}")
     few, many = int(table["seeds"].min()), int(table["seeds"].max())
     count = f"{few} to {many} seeds" if few < many else f"{many} seed{'s' if many > 1 else ''}"
-    return f"By IC less AD ({count}), {'; '.join(parts)}."
+    return f"Against *{plain}*, by IC less AD ({count} in common), {'; '.join(parts)}."
+
+
+def _listed(names: list[str]) -> str:
+    """Join names as a sentence does."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
