@@ -290,6 +290,24 @@ def extension(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize(
+    ("signature", "read"),
+    [
+        (
+            "(size: Annotated[int, Bounds(low=1, high=None, above=False)] | None = None)",
+            "(size: int | None = None)",
+        ),
+        (
+            "(a: ~typing.Annotated[float, Bounds(0, 1)] = 0.5, b: list[int] = <factory>)",
+            "(a: float = 0.5, b: list[int] = ...)",
+        ),
+        ("(a: Literal['x'] = 'x') -> int", "(a: Literal['x'] = 'x') -> int"),
+    ],
+)
+def test_signatures_are_shown_without_bounds(signature: str, read: str) -> None:
+    assert extension("signatures").plain(signature) == read
+
+
 @pytest.fixture(scope="module")
 def offline() -> ModuleType:
     return extension("offline")
