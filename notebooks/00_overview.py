@@ -166,8 +166,14 @@ ahead = short.groupby(["minutes", "data"]).size().unstack(fill_value=0)
 enough = ahead[(ahead >= 5).all(axis=1)].index.min()
 Markdown(
     f"Measured on {common_photos(comparison)} photos of {first['data']} that all methods saw, "
-    f"grid pointing on mosaics, with {first['backbone']}; read from committed results.\n\n"
-    "## What it costs\n\n"
+    f"grid pointing on mosaics, with {first['backbone']}; read from committed results."
+)
+
+# %% [markdown]
+# ## What it costs
+
+# %% tags=["remove-input"]
+Markdown(
     f"- **Training, once for a classifier:** {record['minutes']:.0f} minutes on "
     f"{record['hardware']}, {record['photos']:,} photos, {record['steps']} steps. {enough:.1f} "
     "minutes are enough to be ahead of Grad-CAM in five of the six scores of Average Drop and "
@@ -205,7 +211,7 @@ Markdown(
 # This is an independent implementation from the papers' text, under the Apache-2.0 licence. It
 # contains none of the authors' code, and where it departs from the publications it says so. Every
 # number in this book is measured while the book is built, or read from a result file that names
-# the command, the data and the commit it comes from. Those of this page:
+# the command, the data and the commit it comes from. These are the sources of this page:
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenances({**comparison.headers, "benchmark.json": benchmark, "training record": record})

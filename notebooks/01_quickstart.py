@@ -190,7 +190,7 @@ plot_differences(differences, "T-TAME (our recipe)")
 # %% [markdown]
 # *T-TAME (our recipe) minus each of the two, photo by photo, on photos of Imagenette
 # {cite}`imagenette`: right of zero, our recipe is ahead. Bars are 95 % intervals over photos; grey:
-# chance explains the difference.*
+# no difference is shown.*
 
 # %% tags=["remove-input"]
 Markdown(

@@ -98,7 +98,7 @@ plot_differences(table, "the deepest layer", masked)
 # %% [markdown]
 # *Right of zero, the explainer on the deepest layer is ahead of the one on three layers, in
 # {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) when 100, 50 and 15 % of the
-# pixels are kept. Bars are 95 % intervals over photos; grey: chance explains the difference.*
+# pixels are kept. Bars are 95 % intervals over photos; grey: no difference is shown.*
 
 # %% tags=["remove-input"]
 counts = table["verdict"].value_counts().reindex(["better", "worse", "open"], fill_value=0)
@@ -106,7 +106,7 @@ largest = table.loc[table["score"].isin(masked), "difference"].abs().max()
 Markdown(
     f"Over all {len(table)} comparisons, {table['score'].nunique()} scores on either set of photos, "
     f"the deepest layer alone is better in {counts['better']} and worse in {counts['worse']}; in "
-    f"{counts['open']} chance explains the difference. In AD and IC the two differ by at most "
+    f"{counts['open']} no difference is shown. In AD and IC the two differ by at most "
     f"{largest:.1f} percentage points. A layer that brings nothing is left out: **T-TAME (our "
     "recipe) reads the deepest layer alone**, T-TAME (as published) reads three."
 )
@@ -256,7 +256,8 @@ provenances(headers).style
 # ## What to remember
 #
 # - The deepest layer makes the map. Shallow layers see edges, not classes.
-# - Trained by our recipe, three layers are not told apart from the deepest one, so it reads that one.
+# - Trained by our recipe, three layers do no measurably better than the deepest alone, so it reads
+#   that one.
 #   As published, the mechanism reads three.
 # - Layers are found by what they do, not by their names, so the choice works for any network.
 # - Other choices of layers, for the mechanism as published, are measured in [the

@@ -289,7 +289,7 @@ plot_differences(costs, WHOLE, masked)
 # %% [markdown]
 # *Right of zero, all three layers are ahead of the reading on the left, in
 # {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) when 100, 50 or 15 % of the
-# pixels are kept. Bars are 95 % intervals over photos; grey: chance explains the difference.*
+# pixels are kept. Bars are 95 % intervals over photos; grey: no difference is shown.*
 
 # %% tags=["remove-input"]
 cost = costs.set_index(["against", "score"])
@@ -303,7 +303,7 @@ Markdown(
     f"**The deepest layer makes the map.** Without `{deepest_layer}`, AD at 50 % rises by "
     f"{lost[deepest_layer]:.0f} percentage points ({header['config']['data']}, "
     f"{records['photo'].nunique()} photos). Without `{shallow}` it rises by {lost[shallow]:.1f}, "
-    f"without `{middle}` by {lost[middle]:.1f}: no more than chance explains. Together the two are "
+    f"without `{middle}` by {lost[middle]:.1f}: within what chance can do. Together the two are "
     f"worth something, though: with the deepest layer alone, AD at 100 % is {alone:.1f} points "
     "higher. The parts say the same. Over the photo, that of the deepest layer varies "
     f"{share[deepest_layer]:.2f} times as much as the whole map, that of the shallowest "

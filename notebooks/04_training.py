@@ -419,7 +419,7 @@ plot_differences(against, "our recipe")
 # %% [markdown]
 # *Our recipe against each change, photo by photo: right of zero, our recipe is ahead. Lines are
 # 95 % intervals over photos, which ignore seed variation (where there are two seeds, a photo counts
-# with their mean); grey: chance explains the difference.*
+# with their mean); grey: no difference is shown.*
 
 # %% tags=["remove-input"]
 trials = read_study(shipped("studies") / "trials.toml")

@@ -113,7 +113,7 @@ plot_ranking(ranking(long, study, resamples))
 # %% [markdown]
 # *What every change does, best first: IC minus AD, averaged over the three shares of pixels, against
 # the run of its axis that changes nothing. Lines are 95 % intervals, which ignore seed variation
-# where there is one seed; grey: chance explains the difference.*
+# where there is one seed; grey: no difference is shown.*
 #
 # The same in numbers, with intervals, percentage points:
 

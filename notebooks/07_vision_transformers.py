@@ -215,7 +215,7 @@ Markdown(
 )
 
 # %% [markdown]
-# ROAD's curves show where the gap comes from, and RISE {cite}`rise` with its thousands of passes
+# ROAD's curves show where the gap comes from, and RISE {cite}`rise` with its hundreds of passes
 # joins for AD and IC:
 
 # %%
