@@ -146,8 +146,9 @@ timed = pd.DataFrame(benchmark["methods"]).set_index("method")
 )
 
 # %% [markdown]
-# *Five measures, in percent, higher is better; no map wins one that looks at neither photo nor
-# class. Every method is shown that is ahead of our recipe in one of them. `passes`: runs of the
+# *Five measures, in percent, higher is better, by mean rank. None of them can be won by a map that
+# looks at neither the photo nor the class. Every method is shown that is ahead of our recipe in one
+# of them. `passes`: runs of the
 # classifier that one map takes; `time`: in units of a plain forward pass, a dash where it was not
 # measured; bold: the best of a column. Average Drop, the papers' score, is left out: a map that
 # looks at nothing wins it, and our recipe trains for it. [Evaluation](06_evaluation.ipynb) has all
@@ -188,7 +189,8 @@ Markdown(
 # %% [markdown]
 # ## Where to go next
 #
-# - [For people who …](../book/recipes.md) have a task: ten lines for each.
+# - [Four tasks, ten lines each](../book/recipes.md): explain your classifier, train on your photos,
+#   compare methods, reproduce a table.
 # - [Quickstart](01_quickstart.ipynb): explain a photo in one line, any class, many photos.
 # - [The method](../book/method.md): mechanism, objective and scores, with every equation.
 # - Ablations of [the mechanism](08_ablations_mechanism.ipynb) and of [objective and
@@ -214,4 +216,4 @@ Markdown(
 # the command, the data and the commit it comes from. These are the sources of this page:
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
-provenances({**comparison.headers, "benchmark.json": benchmark, "training record": record})
+provenances({**comparison.headers, "benchmark.json": benchmark, "training record": record}).style

@@ -309,7 +309,9 @@ pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 means = mean_scores(long)["AD 100%"]
-(means - means["nothing"]).nlargest(1).round(1)
+(means - means["nothing"]).nlargest(1).round(1).rename("more AD at 100 %").to_frame().style.format(
+    precision=1
+)
 
 # %% [markdown]
 # **2.** How many minutes does a training of 148 steps take, and how many photos a second is that?

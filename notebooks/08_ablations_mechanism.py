@@ -103,7 +103,7 @@ Markdown(
 # %% [markdown]
 # Scores are {term}`Average Drop` (AD) and {term}`Increase in Confidence` (IC) with 50 and 15 % of
 # the pixels retained. With all pixels retained, a map that looks at nothing wins, as the
-# [evaluation](06_evaluation.ipynb) shows, so those two columns count for nothing here. The same
+# [evaluation](06_evaluation.ipynb) shows, so those two scores are left out here. The same
 # photos at the same size were also given to methods that need no training; they are the vertical
 # lines in the figures.
 
@@ -140,7 +140,7 @@ best = judged[judged["score"] == "AD 50%"].groupby("method")["value"].mean().dro
 camera = lines[(lines["score"] == "AD 50%") & (lines["method"] == "Grad-CAM")]["value"].mean()
 Markdown(
     f"Look at the orange line as well. By AD at 50 %, Grad-CAM, which trains nothing, has "
-    f"{camera:.1f} %; the best of all variants in this chapter and the next has {best:.1f} %. A "
+    f"{camera:.1f} %; the best of all variants of this classifier in the two chapters has {best:.1f} %. A "
     f"hundred steps from a random start do not make a map that competes."
 )
 

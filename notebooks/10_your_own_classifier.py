@@ -227,11 +227,13 @@ mistakes = {
 }
 
 # %%
+said = []
 for mistake, (network, given) in mistakes.items():
     try:
         ttame.attach(network, **given)
     except ttame.TTameError as error:
-        print(f"{mistake}:\n    {error}\n")
+        said.append(f"{mistake}:\n    {error}")
+print("\n\n".join(said))
 
 # %% [markdown]
 # ## Networks of timm, torchvision and transformers
@@ -328,7 +330,7 @@ provenance_table(origin).style
 # - Save the explainer beside the classifier's weights. It works with these and no others.
 # - Score it on held-out photos, with a random map beside it.
 #
-# [For people who …](../book/recipes.md) has the same in ten lines, and from the command line.
+# [The recipes](../book/recipes.md) have the same in ten lines, and from the command line.
 #
 # ## Exercises
 #

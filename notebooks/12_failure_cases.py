@@ -177,8 +177,8 @@ labels = {name: imagenet_indices()[name.split("/")[0]] for name in committed["ph
 everything = keep_by_truth(committed, labels, "T-TAME")["photos"]
 alike = keep_by_truth(committed, labels, "T-TAME", between=(0.3, 0.7))
 Markdown(
-    "Not as a rule. On Imagenette, the label says "
-    f"otherwise than {everything['wrong']:.0f} of {everything.sum():.0f} predictions. Among those "
+    f"Not as a rule. On Imagenette, {everything['wrong']:.0f} of {everything.sum():.0f} predictions "
+    "differ from the label. Among those "
     f"with a probability from 0.3 to 0.7, the best half of the pixels keeps "
     f"{alike.loc['wrong', 'kept']:.0f} % of it where the prediction is wrong "
     f"({alike.loc['wrong', 'photos']:.0f} photos), and {alike.loc['right', 'kept']:.0f} % where it "

@@ -119,7 +119,7 @@ Markdown(command_list(progress(studies(), folder)))
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all tables", "code_prompt_hide": "Hide the tables"}
 for name in studies():
-    display(Markdown(f"**`{name}`**"), ablation_table(name, folder))
+    display(Markdown(f"**`{name}`**"), ablation_table(name, folder).style)
 
 # %% [markdown]
 # *All studies, variant by variant; means over photos and runs. Where a study shows half of the

@@ -318,7 +318,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
         pass
     hint = suggest(name, [known for known, _ in model.named_modules() if known])
     raise TTameError(
-        f"{type(model).__name__} has no layer {name!r};{hint} "
+        f"{type(model).__name__} has no layer {name!r}.{hint} "
         "`ttame layers MODEL` lists those that can be used"
     )
 

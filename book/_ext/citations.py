@@ -6,15 +6,17 @@ references cannot tell two papers of the same authors and year apart.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
 from string import ascii_lowercase
 
-from pybtex.database import Entry
+from pybtex.database import Entry, Person
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.plain import Style
 from pybtex.style.labels import BaseLabelStyle
+from pybtex.style.sorting.author_year_title import SortingStyle
 from sphinx.application import Sphinx
 
 NAME = "author_year"
@@ -31,10 +33,20 @@ class AuthorYearLabels(BaseLabelStyle):  # type: ignore[misc]  # pybtex has no t
             yield label + (ascii_lowercase[next(shared[label])] if label in shared else "")
 
 
+class AuthorOrder(SortingStyle):  # type: ignore[misc]
+    """The plain order, in which the braces around a group's name do not count."""
+
+    def person_key(self, person: Person) -> str:
+        """Return what a person is sorted by."""
+        key: str = super().person_key(person)
+        return re.sub("[{}]", "", key)
+
+
 class AuthorYearStyle(Style):  # type: ignore[misc]
-    """The plain style, with `AuthorYearLabels` in the place of numbers."""
+    """The plain style in `AuthorOrder`, with `AuthorYearLabels` in the place of numbers."""
 
     default_label_style = NAME
+    default_sorting_style = NAME
 
 
 def _authors(entry: Entry) -> str:
@@ -47,5 +59,6 @@ def _authors(entry: Entry) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the style under `NAME`; `_config.yml` chooses it."""
     register_plugin("pybtex.style.labels", NAME, AuthorYearLabels)
+    register_plugin("pybtex.style.sorting", NAME, AuthorOrder)
     register_plugin("pybtex.style.formatting", NAME, AuthorYearStyle)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -113,7 +113,8 @@ def _describe(app: Sphinx, doctree: nodes.document, page: str) -> None:
             f'<p class="figure-file"><a href="{folder}{escape(file.name)}"'
             f' download="{escape(name)}">Save figure {number} (SVG, {kilobytes} kB)</a></p>'
         )
-        box = nodes.container("", classes=["figure-box", *["small"] * is_small(picture)])
+        small = is_small(picture) or "width" in image  # a width of its own may be undercut
+        box = nodes.container("", classes=["figure-box", *["small"] * small])
         image.parent.replace(image, box)
         box += [image, nodes.raw("", below, format="html")]
 

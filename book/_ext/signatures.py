@@ -1,18 +1,26 @@
-"""Sphinx extension: signatures on the pages of the library as a reader would write them.
+"""Sphinx extension: the pages of the library as a reader would write them.
 
-Types are given without the bounds that `ttame.errors.validate` reads, which the text states, and
-defaults that are made anew for each object as an ellipsis. Types of attributes stand in their
-class's signature; a field that repeats them, with typographic quotes, is left out.
+Docstrings name publications by their keys in `book/references.bib`, which become citations. Types
+are given without the bounds that `ttame.errors.validate` reads, which the text states, and defaults
+that are made anew for each object as an ellipsis. Types of attributes stand in their class's
+signature; a field that repeats them, with typographic quotes, is left out.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
 _BOUNDED = re.compile(r"~?(?:typing\.)?Annotated\[(\w+), [^()]*\([^()]*\)\]")
 _MADE = re.compile(r"<factory>")
+_MARKDOWN = re.compile(r"\{cite\}`([\w,]+)`")
+# One key or several behind a bracket, such as (`rise`) or (`rise`, equation 6).
+_KEYS = re.compile(r"\(((?:`\w+`(?:, )?)+)(?=[;:,)])")
+_NAMED = re.compile(r"`(\w+)`")
+_BIBLIOGRAPHY = "book/references.bib"
 
 
 def plain(signature: str) -> str:
@@ -27,14 +35,26 @@ def _simplify(
     return signature and plain(signature), returned and plain(returned)
 
 
-def _untype(
+def cited(text: str, keys: Collection[str]) -> str:
+    """Turn keys of publications in parentheses, and citations in Markdown, into citations."""
+
+    def cite(found: re.Match[str]) -> str:
+        names = _NAMED.findall(found[1])
+        return f"(:cite:`{','.join(names)}`" if set(names) <= set(keys) else found[0]
+
+    return _KEYS.sub(cite, _MARKDOWN.sub(r":cite:`\1`", text))
+
+
+def _read(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    lines[:] = [line for line in lines if not line.lstrip().startswith(":type: ")]
+    kept = [line for line in lines if not line.lstrip().startswith(":type: ")]
+    keys = re.findall(r"^@\w+\{(\w+),", (Path(app.srcdir) / _BIBLIOGRAPHY).read_text("utf-8"), re.M)
+    lines[:] = cited("\n".join(kept), keys).split("\n")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the steps; Sphinx calls this."""
     app.connect("autodoc-process-signature", _simplify)
-    app.connect("autodoc-process-docstring", _untype, priority=900)  # after napoleon
+    app.connect("autodoc-process-docstring", _read, priority=900)  # after napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

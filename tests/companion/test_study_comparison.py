@@ -121,8 +121,8 @@ def test_ranking_claims_and_words(path: Path) -> None:
     assert claims["measured"].iloc[0] == "+35.0 (+30.0\u00a0to\u00a0+40.0)"
     assert list(claims["on"]) == ["AD 100%", "IC - AD"]
     assert axis_words(long(), study, "size") == (
-        "Against *whole*, by IC less AD (1 seed in common), **worse** is *small* (-35.0, -40.0 to "
-        "-30.0)."
+        "Against *whole*, by IC less AD (1 seed in common), **worse** is *small* (\u221235.0, "
+        "\u221240.0 to \u221230.0)."
     )
     only = long()[long()["method"] == "nothing"]
     with pytest.raises(TTameError, match=r"records of whole alone.*needs 'whole' and another"):

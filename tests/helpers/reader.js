@@ -98,5 +98,7 @@ async () => {
     theme: document.documentElement.dataset.theme ?? null,
     wide: wide(),
     lacking: [...new Set(lacking)],
+    shortened: [...document.querySelectorAll("p")].map((each) => each.textContent.trim())
+      .filter((text) => /^\d+ rows × \d+ columns$/.test(text)),
   };
 }

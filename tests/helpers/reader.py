@@ -282,6 +282,7 @@ class Reader:
                 self.note(path, view, f"image without alternative text: {source}")
         self.note(path, view, *(f"formula not understood: {each}" for each in seen["formulas"]))
         self.note(path, view, *(f"table without a number: {each}" for each in seen["lacking"]))
+        self.note(path, view, *(f"table shortened: {each}" for each in seen["shortened"]))
         self.note(path, view, *(f"formula too high: {each}" for each in seen["low"]))
         self.note(path, view, *(f"hard to read: {each}" for each in seen["faint"]))
         self.note(path, view, *(f"command of a kernel: {each}" for each in seen["commands"]))

@@ -222,6 +222,8 @@ def test_labels_tell_all_entries_of_the_bibliography_apart() -> None:
     assert labels["coda_nets"] == "Böhle et al., 2021"
     assert labels["imagenette"] == "Howard and fast.ai, 2019"
     assert not any(set(label) & set("{}\\") for label in labels.values())
+    order = [entry.key for entry in found]
+    assert order.index("papermill") < order.index("rise")  # nteract before Petsiuk
     both = {labels["chefer_generic"], labels["chefer_attribution"]}
     assert both == {"Chefer et al., 2021a", "Chefer et al., 2021b"}
 
@@ -306,6 +308,20 @@ def extension(name: str) -> ModuleType:
 )
 def test_signatures_are_shown_without_bounds(signature: str, read: str) -> None:
     assert extension("signatures").plain(signature) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("RISE (`rise`): masks.", "RISE (:cite:`rise`): masks."),
+        ("As in (`rise`, `road`; ours)", "As in (:cite:`rise,road`; ours)"),
+        ("the masks of (`rise`, equation 6)", "the masks of (:cite:`rise`, equation 6)"),
+        ("like {cite}`fastshap,vitshapley`", "like :cite:`fastshap,vitshapley`"),
+        ("the mean (`mean`) of `rise`", "the mean (`mean`) of `rise`"),
+    ],
+)
+def test_docstrings_cite(text: str, read: str) -> None:
+    assert extension("signatures").cited(text, ["rise", "road"]) == read
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ FOUND = "<ul id='search-results'><li><a href='index.html#top'>found</a></li></ul
 
 # A page with one defect each, and the beginning of what must be said of it.
 DEFECTS = {
+    "short": ("<p>61 rows × 4 columns</p>", "table shortened: 61 rows × 4 columns"),
     "console": ("<script>console.error('oh')</script>", "console error: oh"),
     "script": ("<script>throw new Error('oh')</script>", "script error: oh"),
     "outside": (

@@ -266,7 +266,8 @@ def _cells(row: pd.Series | None, scores: Mapping[str, Iterable[str]]) -> dict[s
     cells = {}
     for heading, columns in scores.items():
         values = [] if row is None else [row[column] for column in columns if column in row]
-        known = [f"{value:.1f}" for value in values if pd.notna(value)]
+        digits = 0 if heading.startswith("passes") else 1
+        known = [f"{value:.{digits}f}" for value in values if pd.notna(value)]
         cells[heading] = NOT_RUN if row is None else _AND.join(known) or "not measured"
     return cells
 

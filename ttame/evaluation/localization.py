@@ -122,7 +122,7 @@ def pointing_chance(masks: Tensor, tolerance: float = TOLERANCE) -> Tensor:
 def mask_energy(maps: Tensor, masks: Tensor) -> Tensor:
     """Energy-based pointing game: the share of each map's energy on the object (`scorecam`).
 
-    100 · Σ_{inside} m / Σ m, where m is the map, min-max scaled at its own resolution (so never
+    100 · (Σ m inside) / (Σ m), where m is the map, min-max scaled at its own resolution (so never
     negative, whatever the raw map) and enlarged to the mask. A constant map prefers no pixel
     and scores the mask's area (`mask_share`).
 

@@ -96,7 +96,7 @@ def randomized(classifier: nn.Module, names: Sequence[str], seed: int = 0) -> nn
     for name in names:
         if name not in known:
             raise TTameError(
-                f"{type(classifier).__name__} has no module {name!r};{suggest(name, known)} "
+                f"{type(classifier).__name__} has no module {name!r}.{suggest(name, known)} "
                 "`cascade` lists those with parameters"
             )
     # Tensors made in inference mode could not be differentiated later.

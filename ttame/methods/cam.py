@@ -152,7 +152,7 @@ def finer_cam(alpha: float = 1.0, similar: int = 3) -> Callable[[Explainer], Met
 
     With the logits y, the probabilities p and the similar classes K, those whose logits lie
     nearest to that of the target class t, it is Grad-CAM of
-    Σ_{k∈K} p_k (y_t - α y_k) / Σ_{k∈K} p_k, as pytorch-grad-cam defines it for a softmax: the
+    Σ p_k (y_t - α y_k) / Σ p_k over the k of K, as pytorch-grad-cam defines it for a softmax: the
     weights p have gradients too; here they follow the classifier's activation. One forward and
     one backward pass an image.
 

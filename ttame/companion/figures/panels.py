@@ -50,6 +50,8 @@ def panels(
     figure = Picture(figsize=size, layout="constrained", alt=alt)
     with mpl.rc_context(_FONTS):
         axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    if lines > 1:
+        figure.get_layout_engine().set(h_pad=0.08)  # titles keep away from the line above
     axes = axes.flatten()
     for axis in axes[count:]:
         axis.remove()

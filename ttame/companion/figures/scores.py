@@ -97,6 +97,8 @@ def plot_differences(
         TTameError: If a score is not in the table.
     """
     chosen = list(dict.fromkeys(table["score"] if scores is None else scores))
+    kinds = [score.split()[0] for score in chosen]  # each kind in a line where there are two lines
+    chosen.sort(key=lambda score: kinds.index(score.split()[0]))
     missing = [score for score in chosen if score not in set(table["score"])]
     if missing or not chosen:
         raise TTameError(
@@ -196,7 +198,12 @@ def _label(axis: Axes, found: pd.DataFrame, method: str) -> None:
         centres = marks[index] + offsets
         covered = _overlap(centres, half, low, high).sum(axis=1)
         outside = 4 * half.prod() - _overlap(centres, half, *axis.bbox.get_points()[:, None])[:, 0]
-        best = np.argmin(np.round(covered + outside, 6))  # the first, so the nearest
+        gaps = np.maximum(np.abs(centres[:, None] - marks) - half, 0)
+        away = np.linalg.norm(gaps, axis=-1)
+        others = np.delete(away, index, axis=1).min(axis=1, initial=np.inf)
+        # A name that lies nearer to another mark is taken for that one's.
+        mistaken = np.where(others < away[:, index] + 2 * scale, 2 * half.prod(), 0)
+        best = np.argmin(np.round(covered + outside + mistaken, 6))  # the first, so the nearest
         low, high = np.vstack([low, centres[best] - half]), np.vstack([high, centres[best] + half])
         far = (np.abs(offsets[best]) - half).max() > scale * _DISTANCES[0] + 1e-6
         axis.annotate(

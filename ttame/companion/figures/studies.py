@@ -51,9 +51,10 @@ def show_axis(
     """
     from IPython.display import Markdown, display
 
+    name = Markdown(f"**{axis.capitalize()}**")  # type: ignore[no-untyped-call]
     words = Markdown(axis_words(long, study, axis, resamples))  # type: ignore[no-untyped-call]
     figure = plot_axis(axis_runs(long, study.variants, axis), references)
-    display(figure, words)  # type: ignore[no-untyped-call]
+    display(name, figure, words)  # type: ignore[no-untyped-call]
 
 
 def plot_axis(long: pd.DataFrame, references: pd.DataFrame | None = None) -> Figure:
@@ -120,12 +121,21 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     Args:
         table: `ttame.companion.studies.tables.ranking`.
     """
-    figure, (axis,) = panels(1, (9.5, 0.24 * len(table) + 1.2), describe_ranking(table))
+    figure, (axis,) = panels(1, (9.5, 0.4 * len(table) + 1.2), describe_ranking(table))
     axis.axvline(0, color="0.3", linewidth=0.8)
     draw_verdicts(axis, table, range(len(table)), size=6)
-    name_lines(axis, list(table["axis"] + ": " + table["variant"]), size=8)
+    # Above the lines: beside them, long names would leave half of a phone's screen to the data.
+    name_lines(axis, [""] * len(table), size=8)
+    names = table["axis"] + ": " + table["variant"]
+    for place, name in enumerate(names):
+        axis.annotate(name, (0, place - 0.32), xycoords=("axes fraction", "data"), fontsize=8,
+                      va="center")  # fmt: skip
+    axis.set_ylim(len(table) - 0.5, -0.8)
     axis.set_xlabel("IC less AD against the default, percentage points")
-    axis.legend(frameon=False, loc="lower right")
+    handles, labels = axis.get_legend_handles_labels()
+    shown = [(handle, label) for handle, label in zip(handles, labels, strict=True)
+             if label in set(table["verdict"])]  # fmt: skip
+    figure.legend(*zip(*shown, strict=True), loc="outside upper right", ncols=3, frameon=False)
     return figure
 
 

@@ -104,8 +104,8 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
     for verdict in ("better", "worse"):
         rows = table[table["verdict"] == verdict]
         listed = [
-            f"*{row.variant}* ({row.difference:+.1f}, {row.low:+.1f} to {row.high:+.1f})"
-            for row in rows.itertuples()
+            f"*{name}* ({_signed(mean)}, {_signed(low)} to {_signed(high)})"
+            for name, mean, low, high in rows[["variant", "difference", "low", "high"]].to_numpy()
         ]
         if listed:
             parts.append(f"**{verdict}** {'are' if len(listed) > 1 else 'is'} {_listed(listed)}")
@@ -115,6 +115,12 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
     few, many = int(table["seeds"].min()), int(table["seeds"].max())
     count = f"{few} to {many} seeds" if few < many else f"{many} seed{'s' if many > 1 else ''}"
     return f"Against *{plain}*, by IC less AD ({count} in common), {'; '.join(parts)}."
+
+
+def _signed(value: float) -> str:
+    """Write a number with its sign, and zero without one."""
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def _listed(names: list[str]) -> str:
