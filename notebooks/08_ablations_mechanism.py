@@ -140,8 +140,8 @@ best = judged[judged["score"] == "AD 50%"].groupby("method")["value"].mean().dro
 camera = lines[(lines["score"] == "AD 50%") & (lines["method"] == "Grad-CAM")]["value"].mean()
 Markdown(
     f"Look at the orange line as well. By AD at 50 %, Grad-CAM, which trains nothing, has "
-    f"{camera:.1f} %; the best of all variants of this classifier in the two chapters has {best:.1f} %. A "
-    f"hundred steps from a random start do not make a map that competes."
+    f"{camera:.1f} %; the best of all variants of this classifier in the two chapters has "
+    f"{best:.1f} %. A hundred steps from a random start do not make a map that competes."
 )
 
 # %% [markdown]
