@@ -542,7 +542,11 @@ def export(
     from ttame.companion.shipped import read_benchmark
 
     wanted = names or [family for family in known() if family.startswith("timm/")]
-    rows = read_benchmark(out, "export")["rows"] if (names or resume) and out.exists() else []
+    rows: list[dict[str, Any]] = []
+    if (names or resume) and out.exists():
+        held = read_benchmark(out, "export")
+        # Rows without a commit of their own are of the record's.
+        rows = [{"commit": held["commit"], **row} for row in held["rows"]]
     if resume:
         wanted = [family for family in wanted if family not in {row["family"] for row in rows}]
     packages = {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}

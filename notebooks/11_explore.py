@@ -60,9 +60,7 @@ photos = [path[name] for name in shown]
 
 # %%
 explainer = ttame.load(setting.backbone)
-exploration = ttame.explore(
-    explainer, photos, classes=classes, methods=methods, live=live
-)
+exploration = ttame.explore(explainer, photos, classes=classes, methods=methods, live=live)
 exploration
 
 # %% [markdown]

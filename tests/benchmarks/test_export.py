@@ -50,6 +50,7 @@ def test_named_families_replace_their_rows(tmp_path: Path, monkeypatch: pytest.M
     assert [(row["family"], row["passed"]) for row in rows] == [
         ("timm/beit", False), ("timm/resnet", True),
     ]  # fmt: skip
+    assert ["commit" in row for row in rows] == [True, False]  # of the first run, of the record
     assert "1 of 2 families passed" in shown.output
     shown = CliRunner().invoke(app, ["export", *names, "--out", str(out), "--resume"])
     assert shown.output.startswith("1 of 2 families passed")  # nothing was left to check

@@ -189,6 +189,40 @@ class Paired(nn.Module):
         return maps.reshape(len(maps), *maps.shape[1:])
 
 
+class Windows(nn.Module):
+    """Attention within windows, with two dimensions before those of places and channels."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows = maps.unflatten(2, (2, -1)).permute(0, 2, 4, 3, 1)[:, :, :, None]  # (B, 2, w, 1, ...)
+        found = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+        return maps + found.mean(dim=(1, 2, 3, 4))[..., None, None]
+
+
+def test_attention_within_windows_is_exported(toy: nn.Module, tmp_path: Path) -> None:
+    toy.stages.append(Windows())
+    explainer = ttame.attach(toy, ["stages.2"], input_size=(32, 32), mean=0, std=1)
+    agreement = explainer.export(tmp_path / "toy.onnx")
+    assert agreement.logits < 1e-4 and agreement.maps < 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3}, {"is_causal": True}, {"masked": True},
+                                     {"added": True}], ids=str)  # fmt: skip
+def test_plain_attention_is_that_of_torch(options: dict[str, Any]) -> None:
+    query, value = torch.randn(2, 3, 2, 5, 4), torch.randn(2, 3, 2, 5, 6)
+    mask = torch.rand(5, 5) < 0.5
+    mask[:, 0] = True  # every place sees one at least
+    given = {key: found for key, found in options.items() if key in ("scale", "is_causal")}
+    if "masked" in options:
+        given["attn_mask"] = mask
+    if "added" in options:
+        given["attn_mask"] = torch.randn(5, 5)
+    expected = nn.functional.scaled_dot_product_attention(query, query.flip(-2), value, **given)
+    found = graph.attention(query, query.flip(-2), value, **given)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(TTameError, match=r"with dropout_p=0\.1"):
+        graph.attention(query, query, value, dropout_p=0.1)
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [

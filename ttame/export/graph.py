@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ttame.errors import TTameError
 from ttame.export.program import INPUTS, OUTPUTS
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 OPSET = 20  # the first that has GELU
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 # What torch's messages say of a node without a translation.
 _OPERATION = re.compile(r"OpOverload\(op='([\w.]+)'")
 _NODE = re.compile(r"translating node %(\w+)")
@@ -35,6 +37,10 @@ def to_onnx(program: ExportedProgram, name: str) -> ModelProto:
     """
     from onnxscript import optimizer
 
+    calls = [node for node in program.graph.nodes if node.target is _ATTENTION]
+    if any(node.args[0].meta["val"].dim() != 4 for node in calls):
+        # ONNX's translation knows one dimension of heads, attention within windows has two.
+        program = program.run_decompositions({_ATTENTION: attention})
     try:
         # Runtimes search for patterns themselves when they load a file; here it takes minutes.
         found = torch.onnx.export(
@@ -54,6 +60,49 @@ def to_onnx(program: ExportedProgram, name: str) -> ModelProto:
     model: ModelProto = found.model_proto
     _clean(model)
     return model
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention in plain operations, as `torch.nn.functional` defines it.
+
+    Args:
+        query: `(..., N, D)`, with any number of leading dimensions.
+        key: `(..., M, D)`.
+        value: `(..., M, E)`.
+        attn_mask: What is added to the products, or where they count (bool), `(..., N, M)`.
+        dropout_p: 0, as in `eval()`.
+        is_causal: Let each place see none that come after it.
+        scale: Factor of the products; default: 1/√D.
+        enable_gqa: Not supported.
+
+    Returns:
+        `(..., N, E)`.
+
+    Raises:
+        TTameError: If a network asks for dropout or grouped heads here.
+    """
+    if dropout_p or enable_gqa:
+        raise TTameError(
+            f"attention of {query.dim()} dimensions cannot be exported with dropout_p={dropout_p}, "
+            f"enable_gqa={enable_gqa}; only without both"
+        )
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    if is_causal:
+        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ value
 
 
 def _culprit(program: ExportedProgram, error: BaseException) -> tuple[str, str]:

@@ -128,7 +128,7 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     name_lines(axis, [""] * len(table), size=8)
     names = table["axis"] + ": " + table["variant"]
     for place, name in enumerate(names):
-        axis.annotate(name, (0, place - 0.32), xycoords=("axes fraction", "data"), fontsize=8,
+        axis.annotate(name, (0.006, place - 0.32), xycoords=("axes fraction", "data"), fontsize=8,
                       va="center")  # fmt: skip
     axis.set_ylim(len(table) - 0.5, -0.8)
     axis.set_xlabel("IC less AD against the default, percentage points")
