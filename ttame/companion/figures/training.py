@@ -34,7 +34,7 @@ def plot_curves(
         known = curves[["step", column]].dropna()
         color, mean = COLORS[0], known.copy()
         if window > 1:
-            sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.4)
+            sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.7)
             mean[column] = known[column].rolling(window, center=True, min_periods=1).mean()
         marker = "o" if len(mean) < _FEW else None
         sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color, marker=marker)
