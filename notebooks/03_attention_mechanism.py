@@ -74,18 +74,6 @@ open_profile(profile)
 torch.set_grad_enabled(False)
 path = {path.stem: path for path in samples().paths}
 
-
-def power_of_ten(value: float) -> str:
-    """Write a small number as a formula, such as 4 × 10⁻⁷."""
-    digit, exponent = f"{value:.0e}".split("e")
-    return rf"${digit} \times 10^{{{int(exponent)}}}$"
-
-
-def between(values: torch.Tensor) -> str:
-    """Write the range of a map."""
-    return f"{values.min():.1f} to {values.max():.1f}".replace("-", "\N{MINUS SIGN}")
-
-
 # %% [markdown]
 # ## The whole of it in one picture
 
@@ -224,8 +212,9 @@ difference = float((c - library).abs().max() / library.abs().max())
 assert difference < 1e-6
 
 # %% tags=["remove-input"]
+digit, power = f"{difference:.0e}".split("e")
 Markdown(
-    f"Over all {c.shape[1]:,} maps, the largest difference is {power_of_ten(difference)} of the "
+    rf"Over all {c.shape[1]:,} maps, the largest difference is ${digit} \times 10^{{{int(power)}}}$ of the "
     "largest value: rounding."
 )
 
@@ -253,12 +242,15 @@ enlarged = [interpolate(part, size, mode="bilinear") for part in parts]
 fused_first = sum(enlarged) + fusion.bias[target]
 
 # %% tags=["hide-input"]
+said = {
+    **dict(zip(explainer.layers, parts, strict=True)),
+    "added up": fused_first,
+    "papers' order": c[:, [target]],
+}
 shown = [
-    *((f"{of}\n{between(part)}", part[0, 0])
-      for of, part in zip(explainer.layers, parts, strict=True)),
-    (f"added up\n{between(fused_first)}", fused_first[0, 0]),
-    (f"papers' order\n{between(c[0, target])}", c[0, target]),
-]  # fmt: skip
+    (f"{of}\n{part.min():.1f} to {part.max():.1f}".replace("-", "\N{MINUS SIGN}"), part[0, 0])
+    for of, part in said.items()
+]
 plot_grid([shown], signed=True, what="What each layer says, their sum, and the papers' order")
 
 # %% [markdown]
@@ -278,8 +270,9 @@ clock = {
 }  # fmt: skip
 cells, wide = size[0] * size[1], sum(widths)
 own = sum(found[0].numel() for found in maps)
+digit, power = f"{apart:.0e}".split("e")
 Markdown(
-    f"The two maps differ by {power_of_ten(apart)} of the largest value. The papers' order enlarges "
+    rf"The two maps differ by ${digit} \times 10^{{{int(power)}}}$ of the largest value. The papers' order enlarges "
     f"{wide} channels and multiplies {wide * cells * c.shape[1] / 1e6:,.0f} million times in the "
     f"fusion; the library enlarges {len(maps)} channels and multiplies {own / 1e6:.2f} million times. Here, "
     f"branches included, that took {clock['papers']:.0f} ms against {clock['library']:.1f} ms. The "

@@ -193,8 +193,8 @@ Markdown(
         f"{(ahead & own).sum()} of {own.sum()} comparisons by {metric}"
         for metric, own in by.items()
     )
-    + f", worse in {behind or 'none'}: {masked['data'].nunique()} sets of photos, "
-    f"{masked['steps'].nunique()} lengths of training, three shares of pixels. It is better in "
+    + f", worse in {behind or 'none'}, over {masked['data'].nunique()} sets of photos, "
+    f"{masked['steps'].nunique()} lengths of training and 3 shares of pixels. It is better in "
     f"{(ahead & least).sum()} of {least.sum()} already after "
     f"{masked.loc[least, 'minutes'].iloc[0]:.1f} minutes, {masked['steps'].min()} steps. What more "
     f"training adds, the figure shows. Minutes are those of {quality['hardware']}, which other work "

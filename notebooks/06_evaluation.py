@@ -292,7 +292,7 @@ plot_budgets(kinds_budgets, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"])
 
 # %% tags=["hide-input"]
 half = budgets[budgets["score"] == "AD 50%"]
-sets = {"imagenette/val": "Imagenette", "photos/val": "photos of other kinds"}
+sets = {"imagenette/val": "photos of Imagenette", "photos/val": "photos of other kinds"}
 lines = []
 for name, found in half.groupby("data", sort=False):
     ours, others = (found[(found["method"] == "T-TAME (refined)") == own] for own in (True, False))
@@ -302,9 +302,9 @@ for name, found in half.groupby("data", sort=False):
         longer = ours.loc[~(ours["budget"] <= short), "budget"].min()  # all beyond are ahead
         first = f"from {longer:.0f} pass{'es' if longer > 1 else ''} of its own on"
         when = "at no budget" if pd.isna(longer) else first
-        leads.append(f"of {rival} with {rows['budget'].max():.0f} passes {when}")
-    lines.append(f"on {sets[name]} ({found['photos'].max()}) {' and '.join(leads)}")
-Markdown(f"By AD at 50\u00a0%, refined T-TAME is ahead, beyond chance, {'; '.join(lines)}.")
+        leads.append(f"{rival} with {rows['budget'].max():.0f} passes, {when}")
+    lines.append(f"- on {sets[name]} ({found['photos'].max()}): of {'; of '.join(leads)}")
+Markdown("By AD at 50\u00a0%, refined T-TAME is ahead, beyond chance,\n\n" + "\n".join(lines))
 
 # %% [markdown]
 # ## Does refinement explain, or does it fool?
@@ -328,8 +328,8 @@ verdicts = transfer["verdict"].value_counts()
 gained = transfer.loc[transfer["verdict"] == "better", "score"].unique()
 Markdown(
     f"Of {len(transfer)} comparisons, refined maps are better in {verdicts.get('better', 0)} "
-    f"({', '.join(gained)}), worse in {verdicts.get('worse', 0)} and not told apart in "
-    f"{verdicts.get('open', 0)}. "
+    f"({', '.join(gained)}), worse in {verdicts.get('worse', 'none')}; in "
+    f"{verdicts.get('open', 0)}, no difference is shown. "
     + ("Refinement explains: what it gains, it gains for classifiers that it never "
        "asked, and nowhere at their cost." if "worse" not in verdicts else
        "Where it is worse, it has fooled the classifier it was made for.")

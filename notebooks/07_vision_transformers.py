@@ -264,7 +264,7 @@ handled = paired_differences(kept, "dropped")
 plot_differences(handled, "dropping it")
 
 # %% tags=["hide-input"]
-sign = handled["score"].map(lambda score: 1 if higher_is_better(score) else -1)
+sign = [1 if higher_is_better(score) else -1 for score in handled["score"]]
 gained = handled[["difference", "low", "high"]].mul(sign, axis=0).assign(score=handled["score"])
 said = ", ".join(
     f"{row.score} {row.difference:+.1f} ({min(row.low, row.high):+.1f} to "

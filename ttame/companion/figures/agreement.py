@@ -18,7 +18,8 @@ from ttame.plotting import LETTERING, PAGE_WIDTH, SIGNED_COLORS
 
 _LINE = 0.24  # inches per score
 # The paler part of the colours: black numbers on them can be read, as light ones in a dark copy.
-_PALE = ListedColormap(mpl.colormaps[SIGNED_COLORS](np.linspace(0.2, 0.8, 256)))
+# So few that the colour bar is no embedded image, whose colours a dark copy would leave.
+_PALE = ListedColormap(mpl.colormaps[SIGNED_COLORS](np.linspace(0.2, 0.8, 41)))
 
 
 def plot_margins(margins: Mapping[str, pd.DataFrame]) -> Figure:
@@ -95,6 +96,7 @@ def _draw_correlations(axis: Axes, table: pd.DataFrame) -> None:
     )  # fmt: skip
     corner = axis.inset_axes((0.6, 0.9, 0.36, 0.03))  # the triangle leaves it free
     bar = axis.figure.colorbar(axis.collections[0], cax=corner, orientation="horizontal")
+    corner.collections[-1].set_edgecolor("face")  # no seams
     bar.set_ticks([-1, 0, 1])
     bar.set_label("rank correlation", size=8)
     bar.ax.tick_params(labelsize=LETTERING, length=0)

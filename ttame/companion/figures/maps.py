@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from ttame.plotting import LETTERING, MARK_COLOR, PAGE_WIDTH, Picture, plot_grid
@@ -42,9 +43,8 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
     columns = min(len(networks), 2)
     rows = -(-len(networks) // columns)
     size = (min(5.2 * columns, PAGE_WIDTH), 3.1 * rows)
-    figure = Picture(figsize=size, layout="constrained", alt=describe_layers(networks))
-    if layout := figure.get_layout_engine():
-        layout.set(h_pad=0.12)  # inches: a title stands clear of the labels above it
+    layout = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep away from the line above
+    figure = Picture(figsize=size, layout=layout, alt=describe_layers(networks))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, found) in zip(axes, networks.items(), strict=False):
         for marker, color, picked in (
