@@ -214,8 +214,8 @@ assert difference < 1e-6
 # %% tags=["remove-input"]
 digit, power = f"{difference:.0e}".split("e")
 Markdown(
-    rf"Over all {c.shape[1]:,} maps, the largest difference is ${digit} \times 10^{{{int(power)}}}$ of the "
-    "largest value: rounding."
+    f"Over all {c.shape[1]:,} maps, the largest difference is "
+    rf"${digit} \times 10^{{{int(power)}}}$ of the largest value: rounding."
 )
 
 # %% tags=["hide-input"]
@@ -272,10 +272,10 @@ cells, wide = size[0] * size[1], sum(widths)
 own = sum(found[0].numel() for found in maps)
 digit, power = f"{apart:.0e}".split("e")
 Markdown(
-    rf"The two maps differ by ${digit} \times 10^{{{int(power)}}}$ of the largest value. The papers' order enlarges "
-    f"{wide} channels and multiplies {wide * cells * c.shape[1] / 1e6:,.0f} million times in the "
-    f"fusion; the library enlarges {len(maps)} channels and multiplies {own / 1e6:.2f} million times. Here, "
-    f"branches included, that took {clock['papers']:.0f} ms against {clock['library']:.1f} ms. The "
+    rf"The two maps differ by ${digit} \times 10^{{{int(power)}}}$ of the largest value. The papers' "
+    f"order enlarges {wide} channels and multiplies {wide * cells * c.shape[1] / 1e6:,.0f} million "
+    f"times in the fusion; the library enlarges {len(maps)} channels and multiplies "
+    f"{own / 1e6:.2f} million times. Here, branches included, that took {clock['papers']:.0f} ms against {clock['library']:.1f} ms. The "
     "library offers the papers' order as `mechanism.textbook`, to be checked against."
 )
 
