@@ -169,8 +169,9 @@ plot_bars(drops.to_frame("half of the pixels kept"), "Average Drop, % (lower is 
 shallow, middle, deep = explainer.layers
 Markdown(
     f"*Means over {parts['photo'].nunique()} photos of Imagenette.* Read alone, the shallowest layer "
-    f"has an AD of {drops[f'only {shallow}']:.0f} %, the middle one {drops[f'only {middle}']:.0f} %, "
-    f"the deepest {drops[f'only {deep}']:.0f} %; all three together have {drops['all layers']:.0f} %. "
+    f"has an AD of {drops[f'only {shallow}']:.0f}\u00a0%, the middle one "
+    f"{drops[f'only {middle}']:.0f}\u00a0%, the deepest {drops[f'only {deep}']:.0f}\u00a0%; all three "
+    f"together have {drops['all layers']:.0f}\u00a0%. "
     "[The attention mechanism](03_attention_mechanism.ipynb) has the differences with their "
     "intervals."
 )
@@ -191,9 +192,9 @@ statistics = pd.DataFrame(explainer.layer_statistics(images)).set_index("layer")
 share = statistics["share"]
 Markdown(
     "*Maps of the predicted class by our recipe on three layers, and what is left of them when only "
-    "one is read, every map scaled to its own range.* Taking away the deepest layer changes the two "
-    f"maps {share.iloc[-1]:.1f} times as much as they vary, taking away the shallowest "
-    f"{share.iloc[0]:.2f} times (standard deviations over the photo)."
+    "one is read, every map scaled to its own range.* Without the deepest layer (not shown) a map "
+    f"changes by {share.iloc[-1]:.1f} of its own standard deviations over the photo; without the "
+    f"shallowest, by {share.iloc[0]:.2f}."
 )
 
 # %% [markdown]
@@ -235,13 +236,16 @@ rows = pd.DataFrame(
     [vars(row) for row in list_layers(explainer.classifier, explainer.spec.input_size)]
 ).set_index("name")
 rows["registered"] = rows.index.isin(explainer.layers)
-either = rows[rows["chosen"] | rows["registered"]]
-either[["channels", "stride", "chosen", "registered"]].rename(columns={"chosen": "automatic"})
+either = rows.loc[rows["chosen"] | rows["registered"], ["channels", "stride"]]
+either["stride"] = either["stride"].map("{:g}".format)
+for name, column in {"automatic": "chosen", "by hand": "registered"}.items():
+    either[name] = rows[column].map({True: "yes", False: "–"})
+either
 
 # %% [markdown]
-# *For networks that `ttame` lists by name, hand-picked layers are used instead. For this one, both
-# choices read the same resolutions.* `ttame layers MODEL` prints such a table for every classifier
-# of timm and torchvision:
+# *Layers that are chosen automatically, and by hand. For networks that `ttame` lists by name, the
+# latter are used. Here both choices read the same resolutions.* `ttame layers MODEL` prints such a
+# table for every classifier of timm and torchvision:
 #
 # ```console
 # $ ttame layers timm/resnet50
@@ -256,9 +260,8 @@ provenances(headers).style
 # ## What to remember
 #
 # - The deepest layer makes the map. Shallow layers see edges, not classes.
-# - Trained by our recipe, three layers do no measurably better than the deepest alone, so it reads
-#   that one.
-#   As published, the mechanism reads three.
+# - Our recipe gains nothing measurable from three layers, so it reads the deepest one. As published,
+#   the mechanism reads three.
 # - Layers are found by what they do, not by their names, so the choice works for any network.
 # - Other choices of layers, for the mechanism as published, are measured in [the
 #   ablations](08_ablations_mechanism.ipynb).
@@ -291,4 +294,4 @@ with torch.inference_mode():
         "all layers": alone["three layers"],
         "shallow ones": blinded(images, targets[:, None])[2],
     }
-plot_methods(explanation.images, edges, shown)
+plot_methods(explanation.images, edges, titles)

@@ -107,8 +107,8 @@ shapes = ", ".join(
     for of, found in zip(explainer.layers, maps, strict=True)
 )
 Markdown(
-    f"The classifier sees a **{name}** ({float(logits.softmax(dim=1)[0, target]):.0%}). Right or "
-    "wrong, its own prediction is the {term}`target class <Target class>` from here on. The feature "
+    f"The classifier sees a **{name}** ({100 * logits.softmax(dim=1)[0, target]:.0f}\u00a0%). Right "
+    "or wrong, its own prediction is the {term}`target class <Target class>` from here on. The feature "
     f"maps $F_1, F_2, F_3$ are {shapes}."
 )
 
@@ -212,9 +212,10 @@ difference = float((c - library).abs().max() / library.abs().max())
 assert difference < 1e-6
 
 # %% tags=["remove-input"]
+digit, power = f"{difference:.0e}".split("e")
 Markdown(
-    f"Over all {c.shape[1]:,} maps, the largest difference is {difference:.0e} of the largest "
-    "value: rounding."
+    f"Over all {c.shape[1]:,} maps, the largest difference is "
+    rf"${digit} \times 10^{{{int(power)}}}$ of the largest value: rounding."
 )
 
 # %% tags=["hide-input"]
@@ -241,12 +242,15 @@ enlarged = [interpolate(part, size, mode="bilinear") for part in parts]
 fused_first = sum(enlarged) + fusion.bias[target]
 
 # %% tags=["hide-input"]
+said = {
+    **dict(zip(explainer.layers, parts, strict=True)),
+    "added up": fused_first,
+    "papers' order": c[:, [target]],
+}
 shown = [
-    *((f"{of}\n{part.min():.1f} to {part.max():.1f}", part[0, 0])
-      for of, part in zip(explainer.layers, parts, strict=True)),
-    (f"added up\n{fused_first.min():.1f} to {fused_first.max():.1f}", fused_first[0, 0]),
-    (f"papers' order\n{c[0, target].min():.1f} to {c[0, target].max():.1f}", c[0, target]),
-]  # fmt: skip
+    (f"{of}\n{part.min():.1f} to {part.max():.1f}".replace("-", "\N{MINUS SIGN}"), part[0, 0])
+    for of, part in said.items()
+]
 plot_grid([shown], signed=True, what="What each layer says, their sum, and the papers' order")
 
 # %% [markdown]
@@ -266,11 +270,12 @@ clock = {
 }  # fmt: skip
 cells, wide = size[0] * size[1], sum(widths)
 own = sum(found[0].numel() for found in maps)
+digit, power = f"{apart:.0e}".split("e")
 Markdown(
-    f"The two maps differ by {apart:.0e} of the largest value. The papers' order enlarges {wide} "
-    f"channels and multiplies {wide * cells * c.shape[1] / 1e6:,.0f} million times in the fusion; "
-    f"the library enlarges {len(maps)} channels and multiplies {own / 1e6:.2f} million times. Here, "
-    f"branches included, that took {clock['papers']:.0f} ms against {clock['library']:.1f} ms. The "
+    rf"The two maps differ by ${digit} \times 10^{{{int(power)}}}$ of the largest value. The papers' "
+    f"order enlarges {wide} channels and multiplies {wide * cells * c.shape[1] / 1e6:,.0f} million "
+    f"times in the fusion; the library enlarges {len(maps)} channels and multiplies "
+    f"{own / 1e6:.2f} million times. Here, branches included, that took {clock['papers']:.0f} ms against {clock['library']:.1f} ms. The "
     "library offers the papers' order as `mechanism.textbook`, to be checked against."
 )
 
@@ -300,11 +305,11 @@ shallow, middle, deepest_layer = explainer.layers
 lost = {of: -cost.loc[(f"without {of}", "AD 50%"), "difference"] for of in explainer.layers}
 alone = -cost.loc[(f"only {deepest_layer}", "AD 100%"), "difference"]
 Markdown(
-    f"**The deepest layer makes the map.** Without `{deepest_layer}`, AD at 50 % rises by "
-    f"{lost[deepest_layer]:.0f} percentage points ({header['config']['data']}, "
-    f"{records['photo'].nunique()} photos). Without `{shallow}` it rises by {lost[shallow]:.1f}, "
+    f"**The deepest layer makes the map.** Without `{deepest_layer}`, AD at 50\u00a0% rises by "
+    f"{lost[deepest_layer]:.0f} percentage points ({records['photo'].nunique()} photos of "
+    f"Imagenette). Without `{shallow}` it rises by {lost[shallow]:.1f}, "
     f"without `{middle}` by {lost[middle]:.1f}: within what chance can do. Together the two are "
-    f"worth something, though: with the deepest layer alone, AD at 100 % is {alone:.1f} points "
+    f"worth something, though: with the deepest layer alone, AD at 100\u00a0% is {alone:.1f} points "
     "higher. The parts say the same. Over the photo, that of the deepest layer varies "
     f"{share[deepest_layer]:.2f} times as much as the whole map, that of the shallowest "
     f"{share[shallow]:.2f} times. [Feature selection](02_feature_selection.ipynb) asks what follows."
@@ -363,7 +368,8 @@ plot_grid(
 )
 
 # %% [markdown]
-# *The fused map of the deepest layer, what an untrained decoder makes of it, and the trained one.*
+# *The fused map of the deepest layer, what an untrained decoder makes of it, and what the trained
+# one does.*
 
 # %% tags=["remove-input"]
 learned = sum(found.numel() for found in ours.mechanism.decoder.parameters())

@@ -53,6 +53,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from IPython.display import Markdown
+from matplotlib.ticker import MaxNLocator
 
 import ttame
 from ttame.classifiers.classes import short_name
@@ -72,7 +73,7 @@ from ttame.companion.shipped import (
 from ttame.companion.studies.records import read_runs, study_provenance
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import axis_runs, differences, run_scores
-from ttame.evaluation.comparison import in_words, paired_differences
+from ttame.evaluation.comparison import in_short, paired_differences
 from ttame.evaluation.evaluate import evaluate
 from ttame.evaluation.tables import per_sample, scores, summary
 from ttame.files import shipped
@@ -135,8 +136,8 @@ Markdown(
 # {term}`Increase in Confidence` (IC, higher is better).
 
 # %% tags=["hide-input"]
-measures = {f"val/AD {share}%": f"AD at {share} %" for share in (100, 50, 15)}
-plot_curves(curves, measures, ylabel="held-out photos, %")
+measures = {f"val/AD {share}%": f"AD at {share}\u00a0%" for share in (100, 50, 15)}
+plot_curves(curves, measures, ylabel="Average Drop, %")
 
 # %% [markdown]
 # *Average Drop of 100 held-out photos of other kinds, when 100, 50 and 15 % of the pixels are kept.*
@@ -149,13 +150,14 @@ begun = training_curves(own).loc[beside.index[0], "step"] + 1
 Markdown(
     "Between the first measurement and the last, AD goes "
     + ", ".join(
-        f"from {first[key]:.0f} to {last[key]:.0f} % at {key.split()[1][:-1]} %" for key in measures
+        f"from {first[key]:.0f} to {last[key]:.0f}\u00a0% at {key.split()[1][:-1]}\u00a0%"
+        for key in measures
     )
     + ".\n\nT-TAME (our recipe) does not start at random: its rows begin as the classifier's own "
     "gradients, and its mask is scaled to its own range. So it starts where the run above has not "
-    f"arrived: on the same photos, its AD is {', '.join(f'{start[key]:.0f}' for key in measures)} % "
+    f"arrived: on the same photos, its AD is {', '.join(f'{start[key]:.0f}' for key in measures)}\u00a0% "
     f"at its first measurement, step {begun:.0f}, and "
-    f"{', '.join(f'{beside.iloc[-1][key]:.0f}' for key in measures)} % at its last."
+    f"{', '.join(f'{beside.iloc[-1][key]:.0f}' for key in measures)}\u00a0% at its last."
 )
 
 # %% [markdown]
@@ -181,18 +183,22 @@ plot_budgets(kinds, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"], "minutes of traini
 
 # %% tags=["remove-input"]
 masked = trained[trained["score"].str.match("AD|IC")]
-lines = [
-    f"- after {minutes:.1f} minutes ({steps} steps) on `{name}`: "
-    + "; ".join(
-        f"**{verdict}** on {', '.join(group['score'])}"
-        for verdict, group in found.groupby("verdict", sort=False)
-    )
-    for (name, steps, minutes), found in masked.groupby(["data", "steps", "minutes"], sort=False)
-]
+ahead = masked["verdict"] == "better"
+least = masked["steps"] == masked["steps"].min()
+by = {metric: masked["score"].str.startswith(metric) for metric in ("AD", "IC")}
+behind = int((masked["verdict"] == "worse").sum())
 Markdown(
-    "Against Grad-CAM, photo by photo, T-TAME (our recipe) is\n\n"
-    + "\n".join(lines)
-    + f"\n\nMinutes are those of {quality['hardware']}, which other work was using as well."
+    "Against Grad-CAM, photo by photo, T-TAME (our recipe) is better in "
+    + " and in ".join(
+        f"{(ahead & own).sum()} of {own.sum()} comparisons by {metric}"
+        for metric, own in by.items()
+    )
+    + f", worse in {behind or 'none'}, over {masked['data'].nunique()} sets of photos, "
+    f"{masked['steps'].nunique()} lengths of training and 3 shares of pixels. It is better in "
+    f"{(ahead & least).sum()} of {least.sum()} already after "
+    f"{masked.loc[least, 'minutes'].iloc[0]:.1f} minutes, {masked['steps'].min()} steps. What more "
+    f"training adds, the figure shows. Minutes are those of {quality['hardware']}, which other work "
+    "was using as well."
 )
 
 # %% [markdown]
@@ -239,8 +245,8 @@ begun, ended = run_losses.head(3).mean(), run_losses.tail(3).mean()
 Markdown(
     f"*The live run: {trained.record['steps']} steps of {batch} photos in "
     f"{trained.record['training_seconds']:.0f} seconds on this machine ({device}). The objective "
-    f"{'falls' if ended < begun else 'does not fall: it goes'} from {begun:.2f} to {ended:.2f}, "
-    "means of three logged steps.*"
+    f"{'falls' if ended < begun else 'does not fall: it goes'} from {begun:.2f}, the mean of its "
+    f"first three points, to {ended:.2f}, that of its last three.*"
 )
 
 # %% [markdown]
@@ -274,7 +280,7 @@ plot_metrics(per_sample(read_results(out)[1]))
 # %% tags=["remove-input"]
 means = summary(out)
 changes = [
-    f"{means.loc['before training', score]:.0f} to {means.loc['after', score]:.0f} at {score[3:-1]} %"
+    f"{means.loc['before training', score]:.0f} to {means.loc['after', score]:.0f} at {score[3:-1]}\u00a0%"
     for score in ("AD 100%", "AD 50%", "AD 15%")
 ]
 better = sum(
@@ -282,8 +288,8 @@ better = sum(
     for score in ("AD 100%", "AD 50%", "AD 15%")
 )
 Markdown(
-    f"*AD and IC of the {len(held)} held-out photos; lines are 95 % intervals over photos.* From "
-    f"before to after, AD goes from {', '.join(changes)} of the pixels: it falls at {better} of 3 "
+    f"*AD and IC of the {len(held)} held-out photos; lines are 95\u00a0% intervals over photos.* "
+    f"From before to after, AD goes from {', '.join(changes)} of the pixels: it falls at {better} of 3 "
     f"shares. "
     + (
         f"{len(train)} photos and {count} steps show the direction; the recorded run, on "
@@ -311,7 +317,7 @@ plot_bars(rows[list(columns)].rename(columns=columns), "photos per second")
 over = 100 * (rows["ratio"] - 1)
 Markdown(
     f"*Photos per second on {throughput['hardware']}, {rows['batch'].iloc[0]} photos a step.* A "
-    f"step takes {over.min():.0f} to {over.max():.0f} % longer than the floor, and "
+    f"step takes {over.min():.0f} to {over.max():.0f}\u00a0% longer than the floor, and "
     f"{rows['step_peak_mb'].min() / 1000:.1f} to {rows['step_peak_mb'].max() / 1000:.1f} GB of "
     "memory in all, classifier and photos included."
 )
@@ -333,11 +339,13 @@ plot_bars(pd.DataFrame({"whole trainings": paces}), "photos per second")
 
 # %% tags=["remove-input"]
 Markdown(
-    f"*Photos per second of whole trainings, from their records.* Our recipe on {seen:,} photos took "
-    f"{own['minutes']:.0f} minutes on {own['hardware']} and {lent:.1f} minutes on an H100 that "
-    "other trainings ran on meanwhile. A step this small does not fill such a card: several "
-    "trainings fit on it at once, and reading photos becomes the limit. Our recipe is slower than "
-    "the papers' because it tries two more masks for most photos."
+    "*Photos per second of whole trainings, from their records.* Our recipe took "
+    f"{own['minutes']:.0f} minutes on {own['hardware']}, and {lent:.1f} minutes on an H100 that "
+    f"other trainings ran on meanwhile: {own['steps']} steps of {own['config']['batch_size']} "
+    f"photos, so {seen:,} of the {own['photos']:,} (the last {own['photos'] - seen} fill no step). "
+    "A step this small does not fill such a card: several trainings fit on it at once, and reading "
+    "photos becomes the limit. Our recipe is slower than the papers' because it tries two more masks "
+    "for most photos."
 )
 
 # %% [markdown]
@@ -363,14 +371,14 @@ plan = plan_training(explainer, train, two, arguments)
 scaling = read_benchmark(reference("scaling.json"), "scaling")
 one_process, *_, most = scaling["rows"]
 Markdown(
-    f"- **steps** {plan.steps} of {plan.batch_size} photos, {plan.share} a process\n"
-    f"- **trained** {plan.parameters:,} parameters\n"
-    f"- **memory** {plan.memory / 2**30:.1f} GiB a process\n"
-    f"- **time** at least {plan.floor:.0f} seconds, at the speed of this machine ({plan.device})\n"
-    f"- **start it with** `{plan.launch}`, or under Slurm `{plan.slurm}`\n\n"
+    f"- **steps:** {plan.steps} of {plan.batch_size} photos, {plan.share} a process\n"
+    f"- **trained:** {plan.parameters:,} parameters\n"
+    f"- **memory:** {plan.memory / 2**30:.1f} GiB a process\n"
+    f"- **time:** at least {plan.floor:.0f} seconds, at the speed of this machine ({plan.device})\n"
+    f"- **start it with:** `{plan.launch}`, or under Slurm `{plan.slurm}`\n\n"
     f"Two processes on two CPU cores ran {most['speedup']:.1f} times as fast as one on one core "
-    f"({one_process['images_per_second']:.0f} and {most['images_per_second']:.0f} photos a second, "
-    "reading included). Several GPUs have not been measured."
+    f"({most['images_per_second']:.0f} against {one_process['images_per_second']:.0f} photos a "
+    "second, reading included). Several GPUs have not been measured."
 )
 
 # %% [markdown]
@@ -397,7 +405,10 @@ pieces = [
     for station, file in stations.items()
 ]
 long = pd.concat(pieces)
-plot_axis(long[long["score"].str.match("AD|IC")])
+figure = plot_axis(long[long["score"].str.match("AD|IC")])
+for axis in figure.axes:
+    axis.xaxis.set_major_locator(MaxNLocator(2))  # six panels leave little room
+figure
 
 # %% [markdown]
 # *Means over 500 photos with 95 % intervals, from our first attempt down to the explainer that
@@ -424,11 +435,14 @@ plot_differences(against, "our recipe")
 # %% tags=["remove-input"]
 trials = read_study(shipped("studies") / "trials.toml")
 tried = axis_runs(run_scores(read_runs(shipped("results") / "trials")), trials.variants, "trials")
-judged = in_words(paired_differences(tried, "our recipe", resamples=2000), "Our recipe")
+judged, changed = (
+    in_short(found.assign(against='"' + found["against"] + '"'), "Our recipe")
+    for found in (paired_differences(tried, "our recipe", resamples=2000), against)
+)
 Markdown(
-    in_words(against, "Our recipe")
+    changed
     + "\n\nAn earlier, shorter study asked whether trials of two masks teach more than gradients "
-    "where only 15 % of the pixels are kept (*ranks by gradients* leaves the trials out):\n\n"
+    'where only 15\u00a0% of the pixels are kept ("ranks by gradients" leaves the trials out). '
     + judged
 )
 
@@ -450,9 +464,12 @@ plot_bars(told[list(places)].rename(columns=places), "%")
 # %% tags=["remove-input"]
 shown = told["energy"]
 Markdown(
-    f"*How much of a map lies on the photo of its class, of the four (by chance 25 %), and how often "
-    f"its maximum does.* The complement puts {shown['complement']:.0f} % on the class, our recipe "
-    f"{shown['our recipe']:.0f} %, mosaics {shown['70 % mosaics']:.0f} %. "
+    "*How much of a map, scaled to its own range, lies on the photo of its class, of the four (by "
+    "chance 25\u00a0%), and how often its maximum does.* The mosaics are those of "
+    "[the evaluation](06_evaluation.ipynb), but the explainers are those of this study, and grid "
+    "pointing there adds up the raw positive values of a map, which gives other shares. The "
+    f"complement puts {shown['complement']:.0f}\u00a0% on the class, our recipe "
+    f"{shown['our recipe']:.0f}\u00a0%, mosaics {shown['70 % mosaics']:.0f}\u00a0%. "
     + (
         "What the complement gains in AD, it gains by showing more, so it does not ship. "
         if shown["complement"] < shown["our recipe"]
@@ -509,7 +526,7 @@ print(f"{8 * 1_281_167 / pace / 3600:.1f} hours, on this classifier and that car
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 for step, maps in zip(watch[0].steps, watch[0].maps, strict=True):
-    print(f"step {step:3}: {normalize_maps(maps).mean():.0%}")
+    print(f"step {step:3}: {100 * normalize_maps(maps).mean():.0f} %")
 
 # %% tags=["remove-cell"]
 run.cleanup()

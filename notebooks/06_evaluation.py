@@ -127,7 +127,7 @@ plot_road_series(explainer, images[:1], walked, seed=seed)
 # Before methods are ranked by a measure, the measure has to be tested itself. A map that looks at
 # neither photo nor class explains nothing. If such a {term}`blind map <Blind map>` comes first, the
 # measure ranks by something else than explanation. There are four of them here: noise, all ones, a
-# Gaussian about the centre, and Fake-CAM {cite}`opticam`, which is ones but for one pixel.
+# Gaussian about the centre, and Fake-CAM {cite}`fakecam`, which is ones but for one pixel.
 
 # %%
 comparisons = {name: read_comparison(name) for name in SETS}
@@ -142,7 +142,7 @@ plot_margins(margins)
 
 # %% tags=["hide-input"]
 safe = unwinnable(*margins.values())
-Markdown(f"**No blind map wins or ties anywhere** in {', '.join(safe)}.")
+Markdown(f"**No blind map wins or ties anywhere** in {', '.join(safe[:-1])} and {safe[-1]}.")
 
 # %% [markdown]
 # So do not rank methods by AD or IC with all pixels retained, which reward a mask that hides
@@ -200,7 +200,7 @@ for name in ("other kinds", "Imagenette"):
 
 # %% tags=["hide-input"]
 Markdown("\n\n".join(
-    f"**On {'photos of ' if 'kinds' in name else ''}{name}**\n\n{in_short(chosen[name])}"
+    f"**On {'photos of ' if 'kinds' in name else ''}{name}.** {in_short(chosen[name])}"
     for name in ("other kinds", "Imagenette")
 ))  # fmt: skip
 
@@ -211,10 +211,11 @@ right = {count: summary(reference(f"every_metric/{file}.jsonl"))["pointing"]
 Markdown(
     "Grid pointing adds up all positive values of a map of several photos side by side, and the "
     "maps of our recipe are positive everywhere. Where their *highest* value lies is another "
-    "question: it lies on the photo of the asked class "
+    "question (and [GPU training](04_training.ipynb) asks a third one, of maps scaled to their own "
+    "range): it lies on the photo of the asked class "
     + ", ".join(
-        f"in {of['T-TAME']:.0f} % of the mosaics of {count} photos (Grad-CAM {of['Grad-CAM']:.0f} %, "
-        f"T-TAME as published {of['T-TAME (published)']:.0f} %)"
+        f"in {of['T-TAME']:.0f}\u00a0% of the mosaics of {count} photos (Grad-CAM "
+        f"{of['Grad-CAM']:.0f}\u00a0%, T-TAME as published {of['T-TAME (published)']:.0f}\u00a0%)"
         for count, of in right.items()
     )
     + "."
@@ -246,8 +247,8 @@ home_headers, home = read_together(*[reference(name) for name in home_files])
 home_long = scores(home)
 home_differences = paired_differences(home_long[home_long["score"].isin(masked)])
 Markdown(
-    f"**On photos of other kinds**\n\n{in_short(differences)}\n\n"
-    f"**On Imagenette**\n\n{in_short(home_differences)}"
+    f"**On photos of other kinds.** {in_short(differences)}\n\n"
+    f"**On Imagenette.** {in_short(home_differences)}"
 )
 
 # %% [markdown]
@@ -273,9 +274,9 @@ plot_costs(together, "time", {"gap": "ROAD gap"}, "time for one map, in plain fo
 #
 # ## What more passes buy
 #
-# T-TAME's map can be refined: its 14 × 14 values are the start of a few gradient steps for the one
-# photo at hand. Opti-CAM {cite}`opticam` optimises a map of its own, RISE {cite}`rise` averages
-# over random masks. What does each make of the same number of passes?
+# T-TAME's map can be refined: its 7 × 7 values, enlarged to 14 × 14, are the start of a few
+# gradient steps for the one photo at hand. Opti-CAM {cite}`opticam` optimises a map of its own, RISE
+# {cite}`rise` averages over random masks. What does each make of the same number of passes?
 
 # %%
 refinement = read_benchmark(reference("refinement.json"), "refinement")
@@ -291,16 +292,19 @@ plot_budgets(kinds_budgets, ["AD 50%", "IC 50%", "AD 15%", "IC 15%"])
 
 # %% tags=["hide-input"]
 half = budgets[budgets["score"] == "AD 50%"]
+sets = {"imagenette/val": "photos of Imagenette", "photos/val": "photos of other kinds"}
 lines = []
 for name, found in half.groupby("data", sort=False):
     ours, others = (found[(found["method"] == "T-TAME (refined)") == own] for own in (True, False))
+    leads = []
     for rival, rows in others.groupby("method", sort=False):
-        ahead = ours.loc[ours[f"verdict against {rival}"] == "better", "budget"]
-        most, count = rows["budget"].max(), found["photos"].max()
-        first = f"first with {ahead.min():.0f} pass{'es' if ahead.min() > 1 else ''} of its own"
-        when = "at no budget" if ahead.empty else first
-        lines.append(f"- {count} photos of `{name}`: {rival} with {most:.0f} passes, {when}")
-Markdown("By AD at 50 %, beyond chance, refined T-TAME is ahead of\n\n" + "\n".join(lines))
+        short = ours.loc[ours[f"verdict against {rival}"] != "better", "budget"].max()
+        longer = ours.loc[~(ours["budget"] <= short), "budget"].min()  # all beyond are ahead
+        first = f"from {longer:.0f} pass{'es' if longer > 1 else ''} of its own on"
+        when = "at no budget" if pd.isna(longer) else first
+        leads.append(f"{rival} with {rows['budget'].max():.0f} passes, {when}")
+    lines.append(f"- on {sets[name]} ({found['photos'].max()}): of {'; of '.join(leads)}")
+Markdown("By AD at 50\u00a0%, refined T-TAME is ahead, beyond chance,\n\n" + "\n".join(lines))
 
 # %% [markdown]
 # ## Does refinement explain, or does it fool?
@@ -324,9 +328,9 @@ verdicts = transfer["verdict"].value_counts()
 gained = transfer.loc[transfer["verdict"] == "better", "score"].unique()
 Markdown(
     f"Of {len(transfer)} comparisons, refined maps are better in {verdicts.get('better', 0)} "
-    f"({', '.join(gained)}), worse in {verdicts.get('worse', 0)} and not told apart in "
-    f"{verdicts.get('open', 0)}. "
-    + ("It explains rather than fools: what it gains, it gains for classifiers that it never "
+    f"({', '.join(gained)}), worse in {verdicts.get('worse', 'none')}; in "
+    f"{verdicts.get('open', 0)}, no difference is shown. "
+    + ("Refinement explains: what it gains, it gains for classifiers that it never "
        "asked, and nowhere at their cost." if "worse" not in verdicts else
        "Where it is worse, it has fooled the classifier it was made for.")
 )  # fmt: skip
@@ -339,7 +343,7 @@ Markdown(
 # %%
 larger = {f"Lite{n}": read_results(reference(f"lite{n}_kinds_val.jsonl"))[1] for n in (1, 2)}
 pairs = {name: scores(found).query("score in @masked") for name, found in larger.items()}
-Markdown("\n\n".join(f"**{name}**\n\n{in_short(paired_differences(found))}"
+Markdown("\n\n".join(f"**{name}.** {in_short(paired_differences(found))}"
                      for name, found in pairs.items()))  # fmt: skip
 
 # %% [markdown]

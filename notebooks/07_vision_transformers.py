@@ -66,6 +66,7 @@ from ttame.companion.shipped import provenances, reference, training_curves, tra
 from ttame.data import samples
 from ttame.evaluation.agreement import BLIND
 from ttame.evaluation.comparison import in_short, paired_differences
+from ttame.evaluation.confidence import higher_is_better
 from ttame.evaluation.tables import curves, per_sample, read_together, scores, summary
 from ttame.features import capture, to_map, token_grid
 from ttame.images import normalize, to_batch
@@ -98,7 +99,8 @@ with torch.inference_mode(), capture(classifier, explainer.layers) as outputs:
     probability, target = classifier(images).softmax(dim=1).max(dim=1)
 ((layer, tokens),) = outputs.items()
 before, height, width = token_grid(tokens.shape[1], images.shape[-2:], classifier.num_prefix_tokens)
-print(f"{layer}: {tuple(tokens.shape)} = {before} + {height} × {width} tokens")
+print(f"{layer}: {len(tokens)} photos, {tokens.shape[1]} tokens "
+      f"({before} + {height} × {width}), {tokens.shape[2]} channels")  # fmt: skip
 tapped = to_map(tokens, layer, images, before)
 plot_feature_maps({layer: tapped[:1]}, channels)
 
@@ -109,17 +111,18 @@ plot_feature_maps({layer: tapped[:1]}, channels)
 # %% tags=["hide-input"]
 large = training_record("vit_hybrid_imagenet", "classifiers")
 agreed = large["agreement"]
+card = large["hardware"].removeprefix("1 x ").split(" 80GB")[0]
 Markdown(
     "**Which transformer is this?** The papers explain ViT-B-16, whose weights this page cannot "
     "fetch. Its stand-in is a *hybrid*, in the original paper's word: its patches are the cells of "
     f"a convolutional stem, {large['config']['stages']} stages of EfficientNet-Lite0 that stay "
     f"frozen, and behind it stand {large['config']['depth']} blocks and a class token. Without "
     "labels they learnt what the rest of that network answers, at every place and for the photo, "
-    f"in {large['minutes']:.0f} minutes on {large['hardware'].removeprefix('1 x ')}. It is right "
-    f"on {large['top1']:.1f} % of Imagenette's validation photos, its teacher on "
-    f"{large['teacher_top1']:.1f} %, because those classes make up most of its training photos. On "
+    f"in {large['minutes']:.0f} minutes on an {card}. It is right "
+    f"on {large['top1']:.1f}\u00a0% of Imagenette's validation photos, its teacher on "
+    f"{large['teacher_top1']:.1f}\u00a0%, because those classes make up most of its training photos. On "
     f"kinds of things that it never saw, it gives its teacher's answer on only "
-    f"{agreed['photos/val']:.0f} %."
+    f"{agreed['photos/val']:.0f}\u00a0%."
 )
 
 # %% [markdown]
@@ -137,14 +140,14 @@ looks = {f"block {depth}": (row @ found.mean(dim=1))[:, None, seen.prefix :]
 
 # %% tags=["hide-input"]
 captions = [
-    f"{short_name(explainer.classes[index])}\n{value:.0%}"
+    f"{short_name(explainer.classes[index])}\n{100 * value:.0f}\u00a0%"
     for index, value in zip(target.tolist(), probability.tolist(), strict=True)
 ]
 plot_methods(raw, looks, captions)
 
 # %% [markdown]
-# *How much the class token attends to each patch, mean over heads, a block a column. Photos in rows
-# with the predicted class and its probability; every map is scaled to its own range.*
+# *How much the class token attends to each patch, mean over heads, one block per column. Photos
+# in rows with the predicted class and its probability; every map is scaled to its own range.*
 #
 # ## The same photos, five methods
 
@@ -178,7 +181,7 @@ rows = []
 for picture, mask, classes, chance, name in zip(
     pictures, masks, asked.tolist(), chances, mistaken.values(), strict=True
 ):
-    titles = [f"{word}: {short_name(explainer.classes[index])}, {chance[index]:.0%}"
+    titles = [f"{word}: {short_name(explainer.classes[index])}, {100 * chance[index]:.0f}\u00a0%"
               for word, index in zip(("says", "should say"), classes, strict=True)]  # fmt: skip
     rows.append([(f"a photo of: {name}", picture), *zip(titles, blend(picture, mask), strict=True)])
 plot_grid(rows, cell=1.7, what="Photos with a wrong answer, its map and that of the right class",
@@ -190,7 +193,7 @@ plot_grid(rows, cell=1.7, what="Photos with a wrong answer, its map and that of 
 #
 # ## Against the methods made for transformers
 #
-# The fair test is on many photos, by measures that no map wins which looks at nothing
+# The fair test is on many photos, by measures that no blind map wins
 # ([evaluation](06_evaluation.ipynb)). It was made on the transformer of ten classes.
 
 # %%
@@ -210,8 +213,7 @@ table.style.format(precision=1, na_rep="–").format(precision=0, subset=["forwa
 # %% tags=["hide-input"]
 Markdown(
     f"*Percent over {common_photos(comparison)} photos, higher is better, best mean rank first; "
-    "`forward` and `backward` count the passes that one map takes.*\n\n"
-    f"In words, from the paired intervals:\n\n{in_short(differences)}"
+    f"`forward` and `backward` count the passes that one map takes.* {in_short(differences)}"
 )
 
 # %% [markdown]
@@ -231,17 +233,18 @@ plot_road(curves(records, "ROAD"), ["T-TAME", "Grad-CAM", "attention rollout",
 # %% tags=["hide-input"]
 masked = [f"{metric} {share}%" for share in (50, 15) for metric in ("AD", "IC")]
 long = scores(records)
-words = {"the ten classes": in_short(paired_differences(long[long["score"].isin(masked)]))}
+words = {"Ten classes": in_short(paired_differences(long[long["score"].isin(masked)]))}
 for name, kind in {"1,000 classes, Imagenette": "imagenette",
                    "1,000 classes, other kinds": "kinds"}.items():  # fmt: skip
     found = scores(read_results(reference(f"vit_hybrid_{kind}_val.jsonl"))[1])
     words[name] = in_short(paired_differences(found[found["score"].isin(masked)]))
 half = long[long["score"] == "AD 50%"].groupby("method")["value"].mean()
 Markdown(
-    "\n\n".join(f"**{name}**\n\n{text}" for name, text in words.items())
+    "By AD and IC, against all other methods:\n\n"
+    + "\n".join(f"- **{name}.** {text}" for name, text in words.items())
     + "\n\nAD and IC are what T-TAME is trained for, so a lead there is no surprise. And mind how "
-    f"low the bar is: by AD at 50 % the random map has {half['random']:.1f} %, Grad-CAM "
-    f"{half['Grad-CAM']:.1f} %. A transformer bridges scattered holes, so that noise hides less "
+    f"low the bar is: by AD at 50\u00a0% the random map has {half['random']:.1f}\u00a0%, Grad-CAM "
+    f"{half['Grad-CAM']:.1f}\u00a0%. A transformer bridges scattered holes, so that noise hides less "
     "of a photo than a blob does."
 )
 
@@ -261,11 +264,17 @@ handled = paired_differences(kept, "dropped")
 plot_differences(handled, "dropping it")
 
 # %% tags=["hide-input"]
-said = ", ".join(f"{row.score} {row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f}, "
-                 f"{row.verdict})" for row in handled.itertuples())  # fmt: skip
+sign = [1 if higher_is_better(score) else -1 for score in handled["score"]]
+gained = handled[["difference", "low", "high"]].mul(sign, axis=0).assign(score=handled["score"])
+said = ", ".join(
+    f"{row.score} {row.difference:+.1f} ({min(row.low, row.high):+.1f} to "
+    f"{max(row.low, row.high):+.1f})".replace("-", "\N{MINUS SIGN}")
+    for row in gained.itertuples()
+)
 Markdown(
     "*Dropping the class token against multiplying by it, on the same photos: right of zero "
-    f"dropping is better.*\n\nIn percentage points, dropping less multiplying: {said}."
+    f"dropping is better.*\n\nThe advantage of dropping, in percentage points: {said}. "
+    + in_short(handled, "Dropping the class token")
 )
 
 # %% [markdown]

@@ -53,7 +53,11 @@ def test_correlations_that_may_be_zero_carry_no_number() -> None:
     figure = plot_agreement(PAIRS)
     assert isinstance(figure, Picture)
     (axis,) = figure.axes
-    assert [text.get_text() for text in axis.texts] == ["-0.5", "", "+0.9"]
+    assert [text.get_text() for text in axis.texts] == ["\N{MINUS SIGN}0.5", "", "+0.9"]
+    assert {text.get_color() for text in axis.texts} == {"black"}
+    (bar,) = axis.child_axes
+    assert bar.get_xlabel() == "rank correlation"
+    assert bar.get_xlim() == (-1, 1)
     assert [label.get_text() for label in axis.get_xticklabels()] == ["AD 100%", "SDS"]
 
 

@@ -39,6 +39,7 @@ def test_curves_are_read_out_from_end_to_end() -> None:
     assert describe_curves(curves, {"a": "total", "b": "area"}, "loss") == (
         "Over training steps, loss: total from 2 at step 0 to 0.5 at step 9; area: nothing logged."
     )
+    assert describe_curves(curves, {"a": "loss"}, "").startswith("Over training steps: loss from 2")
 
 
 def test_the_lowest_loss_is_read_out() -> None:

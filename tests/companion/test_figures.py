@@ -57,7 +57,10 @@ def test_signed_maps_are_centred_on_zero() -> None:
 
 def test_charts_of_scores_name_methods_and_percentages(records: pd.DataFrame) -> None:
     long = per_sample(records)
-    assert [len(axis.patches) > 0 for axis in plot_metrics(long).axes] == [True, True]
+    metrics = plot_metrics(long)
+    assert [len(axis.patches) > 0 for axis in metrics.axes] == [True, True]
+    assert [axis.get_legend() for axis in metrics.axes] == [None, None]
+    assert legend(metrics) == ["T-TAME", "random"]  # one for both panels
     titles = [axis.get_title() for axis in plot_drops(long).axes]
     assert titles == [f"{share} % retained" for share in (100, 50, 15)]
     panels = plot_probabilities(records, 50).axes

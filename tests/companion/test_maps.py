@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import torch
+
 from ttame.classifiers.layers import LayerInfo
-from ttame.companion.figures.maps import plot_layers
+from ttame.companion.figures.maps import plot_feature_maps, plot_layers
 
 
 def row(name: str, stride: float, chosen: bool = False, in_place: bool = True) -> LayerInfo:
     cells = round(64 / stride)
     return LayerInfo(name, "Conv2d", 8, (cells, cells), stride, chosen, in_place)
+
+
+def test_strongest_channels_are_named_below_their_layer() -> None:
+    maps = torch.tensor([1.0, 3.0, -5.0, 2.0])[None, :, None, None].expand(1, 4, 2, 2)
+    titles = [axis.get_title() for axis in plot_feature_maps({"blocks.2": maps}, 2).axes]
+    assert titles[:2] == ["blocks.2\nchannel 1", "blocks.2\nchannel 3"]
 
 
 def test_layers_are_drawn_in_the_order_they_run() -> None:

@@ -204,13 +204,17 @@ def test_verdicts_in_words() -> None:
 def test_verdicts_in_short() -> None:
     table = pd.DataFrame(
         {
-            "against": ["Grad-CAM", "RISE", "random", "Grad-CAM"],
-            "score": ["AD 50%", "AD 50%", "AD 50%", "IC 50%"],
-            "verdict": ["open", "worse", "better", "better"],
+            "against": ["Grad-CAM", "RISE", "random", "RISE", "LIME", "CAM"],
+            "score": ["AD 50%", "AD 50%", "AD 50%", "SDS", "SDS", "SDS"],
+            "verdict": ["open", "worse", "better", "worse", "worse", "worse"],
         }
     )
-    assert in_short(table, "Ours").split("\n") == [
-        "- **AD 50%**: Ours is better than 1 of 3 others; worse than RISE; not told apart from "
-        "Grad-CAM",
-        "- **IC 50%**: Ours is better than 1 of 1 others",
-    ]
+    assert in_short(table, "Ours") == (
+        "Ours is better in 1 of 6 comparisons, worse in 4; in 1, no difference is shown. It is "
+        "worse than RISE by AD 50% and SDS; LIME and CAM by SDS."
+    )
+
+
+def test_nothing_worse_is_said_in_a_sentence() -> None:
+    table = pd.DataFrame({"against": ["a", "b"], "score": "AD 50%", "verdict": "better"})
+    assert in_short(table) == ("T-TAME is better in 2 of 2 comparisons, worse in none.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -72,21 +74,25 @@ def in_words(differences: pd.DataFrame, method: str = "T-TAME") -> str:
 
 
 def in_short(differences: pd.DataFrame, method: str = "T-TAME") -> str:
-    """Write the verdicts of `paired_differences` as a Markdown list, one item per score.
+    """Write the verdicts of `paired_differences` in one or two sentences.
 
-    Methods that are worse than `method` are counted, the others named.
+    Comparisons are counted; only those in which `method` is worse are named.
 
     Args:
-        differences: With columns `against`, `score` and `verdict`.
+        differences: With columns `against`, `score` and `verdict`, one row per comparison.
         method: What the differences are of.
     """
-    lines = []
-    for score, found in differences.groupby("score", sort=False):
-        named = found.groupby("verdict")["against"].agg(", ".join)
-        better = int((found["verdict"] == "better").sum())
-        parts = [f"{method} is better than {better} of {len(found)} others"]
-        parts += [f"{words} {named[verdict]}" for verdict, words in
-                  (("worse", "worse than"), ("open", "not told apart from"))
-                  if verdict in named]  # fmt: skip
-        lines.append(f"- **{score}**: {'; '.join(parts)}")
-    return "\n".join(lines)
+    counts = differences["verdict"].value_counts().reindex(["better", "worse", "open"])
+    better, worse, unclear = counts.fillna(0).astype(int)
+    text = f"{method} is better in {better} of {len(differences)} comparisons, worse in "
+    text += f"{worse or 'none'}"
+    text += f"; in {unclear}, no difference is shown." if unclear else "."
+    behind = differences[differences["verdict"] == "worse"]
+    by = behind.groupby("against", sort=False)["score"].agg(_listed)
+    named = [f"{_listed(found.index)} by {scores}" for scores, found in by.groupby(by, sort=False)]
+    return f"{text} It is worse than {'; '.join(named)}." if named else text
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Join names by commas, the last by "and"."""
+    return " and ".join(", ".join(names).rsplit(", ", 1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from ttame.companion.figures.panels import caption, draw_verdicts, listed, name_lines, panels
@@ -15,6 +17,9 @@ from ttame.evaluation.confidence import higher_is_better
 from ttame.plotting import LETTERING, PAGE_WIDTH, SIGNED_COLORS
 
 _LINE = 0.24  # inches per score
+# The paler part of the colours: black numbers on them can be read, as light ones in a dark copy.
+# So few that the colour bar is no embedded image, whose colours a dark copy would leave.
+_PALE = ListedColormap(mpl.colormaps[SIGNED_COLORS](np.linspace(0.2, 0.8, 41)))
 
 
 def plot_margins(margins: Mapping[str, pd.DataFrame]) -> Figure:
@@ -74,7 +79,7 @@ def _draw_correlations(axis: Axes, table: pd.DataFrame) -> None:
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
     shown = table.assign(
         text=[
-            f"{value:+.1f}" if low > 0 or high < 0 else ""
+            f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if low > 0 or high < 0 else ""
             for value, low, high in table[["correlation", "low", "high"]].itertuples(index=False)
         ]
     )
@@ -85,10 +90,16 @@ def _draw_correlations(axis: Axes, table: pd.DataFrame) -> None:
         for column in ("correlation", "text")
     )
     sns.heatmap(
-        values, annot=texts.fillna(""), fmt="", vmin=-1, vmax=1, cmap=SIGNED_COLORS, cbar=False,
-        linewidths=0.5, annot_kws={"size": LETTERING}, xticklabels=True, yticklabels=True,
-        ax=axis,
+        values, annot=texts.fillna(""), fmt="", vmin=-1, vmax=1, cmap=_PALE, cbar=False,
+        linewidths=0.5, annot_kws={"size": LETTERING, "color": "black"}, xticklabels=True,
+        yticklabels=True, ax=axis,
     )  # fmt: skip
+    corner = axis.inset_axes((0.6, 0.9, 0.36, 0.03))  # the triangle leaves it free
+    bar = axis.figure.colorbar(axis.collections[0], cax=corner, orientation="horizontal")
+    corner.collections[-1].set_edgecolor("face")  # no seams
+    bar.set_ticks([-1, 0, 1])
+    bar.set_label("rank correlation", size=8)
+    bar.ax.tick_params(labelsize=LETTERING, length=0)
     axis.set(xlabel="", ylabel="")
     axis.tick_params(labelsize=LETTERING, length=0)
 

@@ -58,17 +58,22 @@ def plot_architecture(explainer: Explainer, photo: ImageLike, percentage: int = 
             f"{layer}, {_shape(found)}" for layer, found in zip(explainer.layers, maps, strict=True)
         )
         + f". Each goes through a branch and the fusion; the parts add up to the map, "
-        f"{_shape(explanation)}. The probability is {whole:.0%} on the photo and {left:.0%} on "
-        f"the masked one with {percentage} % of the pixels."
+        f"{_shape(explanation)}. The probability is {100 * whole:.0f} % on the photo and "
+        f"{100 * left:.0f} % on the masked one with {percentage} % of the pixels."
     )
     rows = len(maps)
     figure = Picture(figsize=(PAGE_WIDTH, 1.45 * rows + 0.3), layout="constrained", alt=alt)
     grid = figure.add_gridspec(rows, _COLUMNS)
     start, total, end = (figure.add_subplot(grid[:, at]) for at in (0, 4, 5))
-    _photo(start, denormalize(image, spec)[0], f"photo\n{_shape(image)}", f"p = {whole:.0%}")
+    _photo(
+        start,
+        denormalize(image, spec)[0],
+        f"photo\n{_shape(image)}",
+        f"p = {100 * whole:.0f}\u00a0%",
+    )
     _signed(total, explanation[0, 0], f"sum: map\n{_shape(explanation)}", name)
     title = f"masked photo\n{percentage} % retained"
-    _photo(end, denormalize(masked, spec)[0], title, f"p' = {left:.0%}")
+    _photo(end, denormalize(masked, spec)[0], title, f"p' = {100 * left:.0f}\u00a0%")
     begin = 0
     for row, layer in enumerate(explainer.layers):
         first, second, third = (figure.add_subplot(grid[row, at]) for at in (1, 2, 3))

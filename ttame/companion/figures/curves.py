@@ -29,21 +29,24 @@ def plot_metrics(long: pd.DataFrame) -> Figure:
     Args:
         long: `ttame.evaluation.tables.per_sample`, or its rows under other names of methods.
     """
-    figure, axes = panels(2, (10, 3.6), describe_metrics(long))
+    figure, axes = panels(2, (PAGE_WIDTH, 2.9), describe_metrics(long))
     titles = {
-        "AD": "Average Drop, % (lower is better)",
-        "IC": "Increase in Confidence, % (higher is better)",
+        "AD": "Average Drop\n(lower is better)",
+        "IC": "Increase in Confidence\n(higher is better)",
     }
     for axis, (metric, title) in zip(axes, titles.items(), strict=True):
         sns.barplot(
             data=long[long["metric"] == metric], x="percentage", y="value", hue="method",
             order=sorted(long["percentage"].unique(), reverse=True), palette=PALETTE,
             errorbar=("ci", 95), n_boot=500, seed=0, err_kws={"linewidth": 1}, ax=axis,
-            legend=metric == "IC",
         )  # fmt: skip
         caption(axis, title, "retained pixels, %", "mean over photos, %")
-    if axes[1].get_legend():
-        sns.move_legend(axes[1], "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    for axis in axes:
+        if legend := axis.get_legend():
+            legend.remove()
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4),
+                  frameon=False)  # fmt: skip
     return figure
 
 

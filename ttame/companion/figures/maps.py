@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from ttame.plotting import LETTERING, MARK_COLOR, PAGE_WIDTH, Picture, plot_grid
@@ -25,7 +26,7 @@ def plot_feature_maps(maps: Mapping[str, Tensor], channels: int = 6) -> Figure:
     for name, found in maps.items():
         strength = found[0].clamp_min(0).mean(dim=(-2, -1))
         top = strength.topk(min(channels, len(strength))).indices.tolist()
-        rows.append([(f"{name} · channel {index}", found[0, index]) for index in top])
+        rows.append([(f"{name}\nchannel {index}", found[0, index]) for index in top])
     return plot_grid(rows, what="Feature maps of strongest response, one row per layer")
 
 
@@ -42,7 +43,8 @@ def plot_layers(networks: Mapping[str, Sequence[LayerInfo]]) -> Figure:
     columns = min(len(networks), 2)
     rows = -(-len(networks) // columns)
     size = (min(5.2 * columns, PAGE_WIDTH), 3.1 * rows)
-    figure = Picture(figsize=size, layout="constrained", alt=describe_layers(networks))
+    layout = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep away from the line above
+    figure = Picture(figsize=size, layout=layout, alt=describe_layers(networks))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, found) in zip(axes, networks.items(), strict=False):
         for marker, color, picked in (

@@ -111,7 +111,7 @@ def plot_road_series(
         laid = overlay(raw, explanation)[0]
         for series in road_series(explainer, image, explanation, levels, seed):
             titles = [
-                f"{level} % gone\n{_short(name, 18)}\n{value:.0%}"
+                f"{level} % gone\n{_short(name, 18)}\n{100 * value:.0f}\u00a0%"
                 for level, name, value in zip(
                     series.levels, series.answers, series.probabilities, strict=True
                 )
@@ -157,7 +157,14 @@ def plot_masked(
     outputs = explainer.classifier(images)
     whole = probabilities(outputs, spec.activation).gather(1, targets[:, None])[:, 0]
     rows = [
-        [("\n".join([_short(explainer.classes[target]), f"{value:.0%}", note]).rstrip(), picture)]
+        [
+            (
+                "\n".join(
+                    [_short(explainer.classes[target]), f"{100 * value:.0f}\u00a0%", note]
+                ).rstrip(),
+                picture,
+            )
+        ]
         for target, value, picture, note in zip(
             targets.tolist(), whole.tolist(), raw, notes or [""] * len(raw), strict=True
         )
@@ -172,9 +179,9 @@ def plot_masked(
             for row, answer, target, picture in zip(
                 rows, answers, targets.tolist(), denormalize(masked, spec), strict=True
             ):
-                title = f"{percentage} % retained\np' = {answer[target]:.0%}"
+                title = f"{percentage} % retained\np' = {100 * answer[target]:.0f}\u00a0%"
                 if (top := int(answer.argmax())) != target:
-                    title += f"\n{_short(explainer.classes[top])} {answer[top]:.0%}"
+                    title += f"\n{_short(explainer.classes[top])} {100 * answer[top]:.0f}\u00a0%"
                 row.append((title, picture))
     what = (
         "Photos with the class that is explained, its map, and the masked photo with what is left"

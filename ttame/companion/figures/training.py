@@ -18,14 +18,14 @@ _FEW = 12  # points that a line marks one by one
 
 
 def plot_curves(
-    curves: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "value", window: int = 1
+    curves: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "", window: int = 1
 ) -> Figure:
     """Plot logged quantities over training steps, one panel per quantity.
 
     Args:
         curves: One row per logged step, with a column `step`.
         columns: Titles by column name.
-        ylabel: Label of the vertical axes.
+        ylabel: Label of the vertical axes; default: none, for titles that say the unit.
         window: Number of rows to average over; above 1, single values are drawn as points.
     """
     alt = describe_curves(curves, columns, ylabel)
@@ -34,7 +34,7 @@ def plot_curves(
         known = curves[["step", column]].dropna()
         color, mean = COLORS[0], known.copy()
         if window > 1:
-            sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.4)
+            sns.scatterplot(data=known, x="step", y=column, ax=axis, color=color, s=8, alpha=0.7)
             mean[column] = known[column].rolling(window, center=True, min_periods=1).mean()
         marker = "o" if len(mean) < _FEW else None
         sns.lineplot(data=mean, x="step", y=column, ax=axis, color=color, marker=marker)
@@ -91,7 +91,8 @@ def describe_curves(curves: pd.DataFrame, columns: Mapping[str, str], quantity: 
             f"{title} from {first[column]:.3g} at step {first['step']:.0f} to "
             f"{last[column]:.3g} at step {last['step']:.0f}"
         )
-    return f"Over training steps, {quantity}: {'; '.join(parts)}."
+    what = f", {quantity}" if quantity else ""
+    return f"Over training steps{what}: {'; '.join(parts)}."
 
 
 def describe_bars(table: pd.DataFrame, unit: str) -> str:
