@@ -1,4 +1,4 @@
-"""Speed of exported files: onnxruntime beside PyTorch, in turns, in one process."""
+"""Speed of exported files: onnxruntime and PyTorch, one after the other, in one process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from ttame.export.graph import open_graph
 def measure_runtime(
     explainer: Explainer, batch_sizes: Sequence[int] = (1, 32), repeats: int = 21, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Time plain forward passes and explanations of the predicted class, turn by turn.
+    """Time plain forward passes and explanations of the predicted class.
 
-    Both have as many threads as torch. The plain pass of onnxruntime is the part of the exported
+    Passes and explanations of one program alternate. The programs do not: threads of either go on
+    spinning for a while after a pass, and would be in the way of the other's. Both have as many
+    threads as torch. The plain pass of onnxruntime is the part of the exported
     graph that leads to the logits.
 
     Args:
@@ -55,14 +57,19 @@ def measure_runtime(
         spec = explainer.spec
         images = torch.randn(batch, spec.channels, *spec.input_size, generator=generator)
         array, targets = images.numpy(), torch.full((batch,), -1).numpy()
-        functions = (
+        of_torch = (
             lambda images=images: explainer.classifier(images),
             lambda images=images: explainer(images),
+        )
+        of_onnxruntime = (
             lambda array=array, targets=targets: plain_run(array, targets),
             lambda array=array, targets=targets: exported(array, targets),
         )
         with torch.inference_mode():
-            times = alternate(functions, repeats, images.device, warm_up=2)
+            times = [
+                seconds for functions in (of_torch, of_onnxruntime)
+                for seconds in alternate(functions, repeats, images.device, warm_up=2)
+            ]  # fmt: skip
         forward, explanation, ort_forward, ort_explanation = (
             1000 * statistics.median(turns) for turns in times
         )
