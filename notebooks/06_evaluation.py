@@ -438,7 +438,9 @@ display(spread.filter(regex="^ROAD.*RF$|tion$"))
 made = dict(zip([*home_files, *files], [*home_headers, *headers], strict=True))
 for found in comparisons.values():
     made |= found.headers
-provenances({**made, **larger, "refinement.json": refinement}).style.set_properties(**{"text-align": "left"})
+provenances({**made, **larger, "refinement.json": refinement}).style.set_properties(
+    **{"text-align": "left"}
+)
 
 # %% [markdown]
 # *Where all numbers of this page come from: what the files share, then what each has of its own.*

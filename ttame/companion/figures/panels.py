@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ttame.plotting import LETTERING, PAGE_WIDTH, PALETTE, Picture
 
@@ -50,8 +51,8 @@ def panels(
     figure = Picture(figsize=size, layout="constrained", alt=alt)
     with mpl.rc_context(_FONTS):
         axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey)
-    if lines > 1:
-        figure.get_layout_engine().set(h_pad=0.08)  # titles keep away from the line above
+    if lines > 1:  # titles keep away from the line above
+        figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.08))
     axes = axes.flatten()
     for axis in axes[count:]:
         axis.remove()
