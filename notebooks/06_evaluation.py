@@ -228,7 +228,7 @@ Markdown(
 # home ground: a lead there is no surprise, and still what a user sees in a masked photo.
 
 # %%
-files = [f"kinds_val{part}.jsonl" for part in ("", "_published", "_cam")]
+files = [f"kinds_val{part}.jsonl" for part in ("", "_published", "_cam", "_ablation")]
 headers, other = read_together(*[reference(name) for name in files])
 long = scores(other)
 masked = [f"{metric} {share}%" for share in (50, 15) for metric in ("AD", "IC")]

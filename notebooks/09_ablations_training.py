@@ -242,10 +242,12 @@ show_axis(judged, study, "training length", lines, resamples)
 # ## What makes our recipe learn
 #
 # The second study starts where the first one ends: T-TAME (our recipe), one pass over photos of
-# many kinds on a GPU, at full resolution, measured on photos of kinds that training never shows.
-# What was changed: three layers instead of one; training on mosaics of four photos, so that
-# the map has to find the right one; a second {term}`target class <Target class>` for each photo;
-# and a term by which the complement, the photo without what the mask keeps, must lose the class.
+# many kinds at full resolution, measured on photos of kinds that training never shows. The rows of
+# the first figure were trained on a GPU, two of them once more on CPU cores, all others on CPU cores.
+#
+# What is changed first: three layers instead of one; training on mosaics of four photos, so that the
+# map has to find the right one; a second {term}`target class <Target class>` for each photo; and a
+# term by which the complement, the photo without what the mask keeps, must lose the class.
 
 # %%
 learning = read_study(shipped("studies") / "learning.toml")
@@ -267,14 +269,14 @@ Markdown(
 )
 
 # %% [markdown]
-# ### Learning rates, start and length
+# ### Learning rate and length
 #
-# Our recipe lets the rows of the {term}`fusion <Fusion>` learn twenty times more slowly than the
-# rest, and starts from the classifier's gradients. Here they learn as fast as the rest; all learn
-# faster; they start from a linear surrogate of the classifier; training takes four times as long.
+# Our recipe lets the rows of the {term}`fusion <Fusion>`, which start from the classifier's
+# gradients, learn twenty times more slowly than the rest. Here they learn as fast as the rest; or
+# the training takes four times as long.
 
 # %%
-show_axis(learned[learned["percentage"] < 100], learning, "rates and start", cams, resamples)
+show_axis(learned[learned["percentage"] < 100], learning, "rate and length", cams, resamples)
 
 # %% [markdown]
 # ### What the mechanism reads
@@ -288,9 +290,9 @@ show_axis(learned[learned["percentage"] < 100], learning, "mechanism", cams, res
 # %% [markdown]
 # ### What the objective asks
 #
-# Without a limit to how far a rise of the probability counts, without the area term, and with
-# masked pixels blurred in training where they otherwise take the mean colour; scores are measured
-# with the mean colour all the same.
+# Without a limit to how far a rise of the probability counts, and with masked pixels blurred in
+# training where they otherwise take the mean colour; scores are measured with the mean colour all
+# the same.
 
 # %%
 show_axis(learned[learned["percentage"] < 100], learning, "objective", cams, resamples)
