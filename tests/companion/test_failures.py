@@ -98,7 +98,7 @@ def test_masked_photos_show_what_is_left(explainer: Explainer, images: Tensor) -
     titles = [axis.get_title() for axis in figure.axes]
     probability = explainer.classifier(images[:2]).softmax(dim=1).amax(dim=1)
     name = explainer.classes[int(targets[0])]
-    assert titles[0] == f"{name}\n{float(probability[0]):.0%}\nx"
+    assert titles[0] == f"{name}\n{100 * float(probability[0]):.0f}\u00a0%\nx"
     assert titles[1] == "ones"
     assert titles[2] == f"100 % retained\np' = {float(probability[0]):.0%}"  # nothing was hidden
     with pytest.raises(TTameError, match="1 notes for 2 photos"):
