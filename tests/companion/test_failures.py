@@ -100,7 +100,8 @@ def test_masked_photos_show_what_is_left(explainer: Explainer, images: Tensor) -
     name = explainer.classes[int(targets[0])]
     assert titles[0] == f"{name}\n{100 * float(probability[0]):.0f}\u00a0%\nx"
     assert titles[1] == "ones"
-    assert titles[2] == f"100 % retained\np' = {float(probability[0]):.0%}"  # nothing was hidden
+    shown = f"{100 * float(probability[0]):.0f}\u00a0%"
+    assert titles[2] == f"100 % retained\np' = {shown}"  # nothing was hidden
     with pytest.raises(TTameError, match="1 notes for 2 photos"):
         plot_masked(explainer, images[:2], targets, {"ones": ones}, notes=["x"])
 
@@ -112,7 +113,7 @@ def test_another_answer_is_named(explainer: Explainer, images: Tensor) -> None:
         explainer, images[:1], torch.tensor([least]), {"ones": torch.ones(1, 1, 4, 4)}, (100,)
     )
     top = int(answers.argmax())
-    shown = f"{explainer.classes[top]} {float(answers[top]):.0%}"
+    shown = f"{explainer.classes[top]} {100 * float(answers[top]):.0f}\u00a0%"
     assert figure.axes[2].get_title().splitlines()[2] == shown
 
 
