@@ -228,9 +228,10 @@ Markdown(
 # home ground: a lead there is no surprise, and still what a user sees in a masked photo.
 
 # %%
-files = [f"kinds_val{part}.jsonl" for part in ("", "_published", "_cam", "_ablation")]
+files = [f"kinds_val{part}.jsonl" for part in ("", "_published", "_cam")]
 headers, other = read_together(*[reference(name) for name in files])
-long = scores(other)
+alone, ablation = read_results(reference("kinds_val_ablation.jsonl"))
+long = pd.concat([scores(other), scores(ablation)])
 masked = [f"{metric} {share}%" for share in (50, 15) for metric in ("AD", "IC")]
 differences = paired_differences(long[long["score"].isin(masked)])
 plot_differences(differences, scores=masked)
@@ -438,7 +439,8 @@ display(spread.filter(regex="^ROAD.*RF$|tion$"))
 made = dict(zip([*home_files, *files], [*home_headers, *headers], strict=True))
 for found in comparisons.values():
     made |= found.headers
-provenances({**made, **larger, "refinement.json": refinement}).style.set_properties(
+made |= {**larger, "kinds_val_ablation.jsonl": alone}
+provenances({**made, "refinement.json": refinement}).style.set_properties(
     **{"text-align": "left"}
 )
 
