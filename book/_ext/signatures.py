@@ -20,6 +20,7 @@ _MARKDOWN = re.compile(r"\{cite\}`([\w,]+)`")
 # One key or several behind a bracket, such as (`rise`) or (`rise`, equation 6).
 _KEYS = re.compile(r"\(((?:`\w+`(?:, )?)+)(?=[;:,)])")
 _NAMED = re.compile(r"`(\w+)`")
+_ROLE = ":cite:"
 _BIBLIOGRAPHY = "book/references.bib"
 
 
@@ -40,9 +41,9 @@ def cited(text: str, keys: Collection[str]) -> str:
 
     def cite(found: re.Match[str]) -> str:
         names = _NAMED.findall(found[1])
-        return f"(:cite:`{','.join(names)}`" if set(names) <= set(keys) else found[0]
+        return f"({_ROLE}`{','.join(names)}`" if set(names) <= set(keys) else found[0]
 
-    return _KEYS.sub(cite, _MARKDOWN.sub(r":cite:`\1`", text))
+    return _KEYS.sub(cite, _MARKDOWN.sub(rf"{_ROLE}`\1`", text))
 
 
 def _read(
