@@ -440,9 +440,7 @@ made = dict(zip([*home_files, *files], [*home_headers, *headers], strict=True))
 for found in comparisons.values():
     made |= found.headers
 made |= {**larger, "kinds_val_ablation.jsonl": alone}
-provenances({**made, "refinement.json": refinement}).style.set_properties(
-    **{"text-align": "left"}
-)
+provenances({**made, "refinement.json": refinement}).style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
 # *Where all numbers of this page come from: what the files share, then what each has of its own.*
