@@ -124,7 +124,7 @@ plot_methods(explanation.images, maps, [found[0] for found in explanation.names(
 # explanation.plot()
 # ```
 #
-# [For people who …](../book/recipes.md) has ten lines each for explaining a classifier of your own,
+# [The recipes](../book/recipes.md) have ten lines each for explaining a classifier of your own,
 # training on your photos, comparing methods and reproducing a table.
 #
 # ## How good the maps are

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -50,8 +51,13 @@ def _read(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     kept = [line for line in lines if not line.lstrip().startswith(":type: ")]
-    keys = re.findall(r"^@\w+\{(\w+),", (Path(app.srcdir) / _BIBLIOGRAPHY).read_text("utf-8"), re.M)
-    lines[:] = cited("\n".join(kept), keys).split("\n")
+    lines[:] = cited("\n".join(kept), _keys(Path(app.srcdir))).split("\n")
+
+
+@cache
+def _keys(source: Path) -> list[str]:
+    """Read the keys of the bibliography, for which some hundred docstrings ask."""
+    return re.findall(r"^@\w+\{(\w+),", (source / _BIBLIOGRAPHY).read_text("utf-8"), re.M)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -64,6 +64,7 @@ def test_the_recipe_opens() -> None:
     [
         ({"objective": ObjectiveConfig()}, "objective weights"),
         ({"masked": "features"}, "masked='features'"),
+        ({"fill": "blur"}, "fill='blur'"),
         ({"tried": 0.5}, "tried=0.5"),
         ({"compile": True}, "compile=True"),
         ({"devices": 2}, "2 processes"),

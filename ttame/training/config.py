@@ -280,6 +280,7 @@ class TrainingConfig:
             "objective weights": any((loss.cross_entropy, loss.drop, loss.trials, loss.area,
                                       loss.variation)),
             f"masked={self.mask.masked!r}": self.mask.masked != "image",
+            f"fill={self.mask.fill!r}": self.mask.fill != "constant",
             f"tried={self.mask.tried}": self.mask.tried > 0,
             "compile=True": run.compile,
             f"{run.devices * run.nodes} processes": run.devices * run.nodes > 1,
