@@ -74,9 +74,10 @@ lint: $(STAMP) ## Check style, types and who imports whom
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-format: $(STAMP) ## Apply the style
+format: $(STAMP) ## Apply the style, to the notebooks' .ipynb, too
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(MAKE) --no-print-directory notebooks
 
 bench: $(STAMP) ## Time explanations, every method, ROAD's imputation and exported files
 	@$(BIN)/python -m benchmarks explaining $(ARGS)

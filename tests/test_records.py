@@ -60,6 +60,19 @@ def test_a_partial_file_is_continued(path: Path) -> None:
     header, records = read_results(again.finish())
     assert len(records) == 4
     assert header["command"] == "ttame evaluate"  # the run's first command, not the resuming one
+    assert "resumed" not in header  # the same commit, versions and machine
+
+
+def test_a_file_says_which_commit_and_machine_went_on(path: Path) -> None:
+    begin(path, 2)
+    first = {**MADE, "commit": "1234567", "hardware": "1 x GPU"}
+    ResultsFile(path, CONFIG, first, 2).append([record(2)])  # half a group: dropped, then made anew
+    ResultsFile(path, CONFIG, first, 2).append([record(2), record(3)])
+    second = {**MADE, "commit": "89abcde", "hardware": "2 cores"}
+    header, records = read_results(ResultsFile(path, CONFIG, second, 2).finish())
+    assert len(records) == 4
+    assert header["commit"] == MADE["commit"]
+    assert header["resumed"] == [{"after": 2, **first}, {"after": 4, **second}]
 
 
 def test_records_are_on_disk_when_append_returns(path: Path) -> None:
@@ -195,6 +208,15 @@ def test_a_run_that_was_ended_is_written_as_a_shorter_one(path: Path) -> None:
     assert list(records["photo"]) == ["0.jpg", "0.jpg", "1.jpg", "1.jpg"]
     # The fewest digits, by hand; each is the same number in float32.
     assert [value for (value,) in records["value"]] == [0.1, 0.517711, 1.0, 6.1961626e-05]
+    elsewhere = {**MADE, "hardware": "2 cores"}
+    ResultsFile(path, CONFIG | methods, elsewhere, 2)
+    kept = {
+        photos: read_results(
+            write_first(results.partial, path.with_name(f"{photos}.jsonl"), photos)
+        )
+        for photos in (1, 2)
+    }
+    assert all("resumed" not in header for header, _ in kept.values())  # it went on after these
     with pytest.raises(TTameError, match="holds 2 of its 4 photos, cannot write 3"):
         write_first(results.partial, path.with_name("long.jsonl"), 3)
     with pytest.raises(TTameError, match="exists already"):

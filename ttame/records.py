@@ -88,6 +88,9 @@ def read_record(path: Path | str, kind: str, version: int, command: str) -> dict
 class ResultsFile:
     """An append-only results file that survives being killed at any point.
 
+    The header keeps the provenance of the run that began the file. Where another commit, machine
+    or version of a package went on, `resumed` lists its provenance, and after how many records.
+
     Args:
         path: Final name, `.jsonl`, or `.jsonl.gz` to compress what is complete.
         config: Everything that decides the results; a partial file with another configuration
@@ -124,6 +127,7 @@ class ResultsFile:
                         f"now it is {str(now.get(key))[:80]}; remove it or choose another name"
                     )
             self.records = found[: len(found) // group * group]
+            header = _resumed(header, made, len(self.records))
         # Rewritten when resuming, to drop a torn last line or group.
         with replacing(self.partial) as temporary:
             temporary.write_text(_lines([header, *self.records]), encoding="utf-8")
@@ -220,6 +224,8 @@ def write_first(path: Path | str, out: Path | str, photos: int) -> Path:
     header["config"]["photos"] = planned[:photos]
     header["shortened"] = f"to the first {photos} of {len(planned)} photos; {ended}"
     kept = [_short(record) for record in records[: photos * len(methods)]]
+    went_on = [run for run in header.pop("resumed", []) if run["after"] < len(kept)]
+    header |= {"resumed": went_on} if went_on else {}
     _write(Path(out), _lines([header, *kept]))
     return Path(out)
 
@@ -231,6 +237,15 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(inner) for inner in value]
     return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _resumed(header: dict[str, Any], made: Mapping[str, Any], records: int) -> dict[str, Any]:
+    """Add the provenance of the run that goes on, unless it is like the last one's."""
+    runs = header.get("resumed", [])
+    last = runs[-1] if runs else header
+    if all(made.get(key) == last.get(key) for key in ("commit", "versions", "hardware")):
+        return header
+    return {**header, "resumed": [*runs, {"after": records, **made}]}
 
 
 def _write(path: Path, text: str) -> None:

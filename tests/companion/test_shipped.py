@@ -23,6 +23,15 @@ def test_reference_results_say_where_they_come_from() -> None:
     assert {"classifier", "explainer", "data", "commit", "date", "machine"} <= set(table.index)
 
 
+def test_a_run_that_went_on_elsewhere_says_where() -> None:
+    run = {"commit": "abc", "hardware": "a CPU", "versions": {"torch": "2"}, "date": "2026-11-27T1"}
+    header = {"hardware": "a GPU", "resumed": [{"after": 1500, **run}]}
+    assert provenance_table(header)["provenance"].to_dict() == {
+        "machine": "a GPU",
+        "resumed": "after 1,500 records, 2026-11-27, commit abc, a CPU, torch 2",
+    }
+
+
 def test_what_files_share_is_said_once_and_nothing_is_left_empty() -> None:
     headers = {
         "a": {"command": "ttame one", "commit": "abc", "seed": 0},

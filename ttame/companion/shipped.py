@@ -124,6 +124,11 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "date": str(header.get("date", ""))[:10],
         "seed": header.get("seed"),
         "machine": header.get("hardware"),
+        "resumed": "; ".join(
+            f"after {run['after']:,} records, {run['date'][:10]}, commit {run['commit']}, "
+            f"{run['hardware']}, torch {run['versions']['torch']}"
+            for run in header.get("resumed", [])
+        ),
         "ttame": header.get("versions", {}).get("ttame"),
         "torch": header.get("versions", {}).get("torch"),
     }
