@@ -128,6 +128,17 @@ def test_blobs_of_a_photo_are_exact_to_a_thousandth() -> None:
         assert torch.equal(filled[:, mask[0]], image[:, mask[0]])
 
 
+@pytest.mark.parametrize("size", [224, 225])
+def test_few_cycles_solve_every_level(size: int) -> None:
+    """Also where the border is removed, on which coarse grids of an even size depend."""
+    image = smooth_image(size)
+    blobs = torch.stack([without_blobs(size, share) for share in (0.1, 0.5, 0.9)])
+    known = torch.cat([blobs, ~blobs[:1]])
+    impute(image.expand(len(known), -1, -1, -1), known, iterations=10)  # raises beyond
+    scattered = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(15)) > 0.9
+    impute(image[None], scattered, iterations=14)
+
+
 def test_images_do_not_meet_in_the_solver() -> None:
     """Images that converge early leave the batch; the others must not notice, nor be swapped."""
     size = 56

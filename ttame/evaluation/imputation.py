@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ttame.errors import TTameError
 
-_SMOOTHINGS = 1
 _DAMPING = 0.9
 _COARSEST = 8  # cells; below, smoothing alone solves
 _COARSE_SMOOTHINGS = 12
+# What known pixels weigh on coarser grids, and the share of unknown ones from which a coarse cell
+# is solved for. Neither changes the solution, only how fast it is reached: measured on photos.
+_PULL, _SHARE = 0.5, 0.25
 
 
 def impute(
@@ -58,7 +60,7 @@ def impute(
     given = images * known
     unknown = (~known).to(images.dtype)
     # Known pixels move to the right-hand side.
-    target = unknown * _neighbours(given)
+    target = unknown * _spread(given)
     start = unknown * _pyramid_guess(given, known.to(images.dtype))
     filled = _conjugate_gradients(_grids(unknown), target, start, tolerance, iterations)
     if noise:
@@ -68,81 +70,107 @@ def impute(
     return torch.where(known, images, filled)
 
 
-def _spread(values: Tensor, step: int = 1) -> Tensor:
-    """Sum by [1, 2, 1] ⊗ [1, 2, 1] at every `step`-th cell, in shifted additions; outside is 0."""
-    rows = 2 * values
-    rows[..., 1:, :] += values[..., :-1, :]
-    rows[..., :-1, :] += values[..., 1:, :]
-    rows = rows[..., ::step, :]
-    total = 2 * rows
-    total[..., 1:] += rows[..., :-1]
-    total[..., :-1] += rows[..., 1:]
-    return total[..., ::step]
+def _spread(values: Tensor) -> Tensor:
+    """Sum by [1, 2, 1] ⊗ [1, 2, 1]; outside is 0. Additions are faster than a convolution."""
+    for dim in (-2, -1):
+        size = values.shape[dim]
+        shape = list(values.shape)
+        shape[dim] += 1
+        pairs = values.new_empty(shape)
+        first, second = values.narrow(dim, 0, size - 1), values.narrow(dim, 1, size - 1)
+        torch.add(first, second, out=pairs.narrow(dim, 1, size - 1))
+        pairs.select(dim, 0).copy_(values.select(dim, 0))
+        pairs.select(dim, size).copy_(values.select(dim, size - 1))
+        values = pairs.narrow(dim, 0, size) + pairs.narrow(dim, 1, size)
+    return values
 
 
-def _neighbours(values: Tensor) -> Tensor:
-    """Weighted sum of the eight neighbours; outside counts as zero."""
-    return _spread(values).sub_(values, alpha=4).div_(12)
+def _restrict(values: Tensor) -> Tensor:
+    """Sum cells into every second one, the transpose of `_prolong`."""
+    for dim in (-2, -1):
+        fine = values.movedim(dim, -1)
+        between, total = fine[..., 1::2], fine[..., ::2].clone()
+        inner = total.shape[-1] - 1
+        total[..., :inner].add_(between[..., :inner], alpha=0.5)
+        total[..., 1:].add_(between[..., :inner], alpha=0.5)
+        if between.shape[-1] > inner:
+            total[..., inner] += between[..., inner]
+        values = total.movedim(-1, dim)
+    return values
+
+
+def _prolong(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Interpolate linearly between every second of `size` cells.
+
+    A last cell with no coarse one beyond takes the value of the one before: images have no edge
+    that holds values at zero, and constants must stay constant.
+    """
+    for dim, cells in ((-2, size[0]), (-1, size[1])):
+        shape = list(values.shape)
+        shape[dim] = cells
+        finer = values.new_empty(shape)
+        coarse, fine = values.movedim(dim, -1), finer.movedim(dim, -1)
+        inner = coarse.shape[-1] - 1
+        fine[..., ::2] = coarse
+        fine[..., 1 : 2 * inner : 2] = torch.lerp(coarse[..., :inner], coarse[..., 1:], 0.5)
+        if cells % 2 == 0:
+            fine[..., -1] = coarse[..., -1]
+        values = finer
+    return values
 
 
 class _Grid:
-    """One level of the multigrid hierarchy: which cells are unknown, and the diagonal."""
+    """One level of the multigrid hierarchy: the system A of the cells that are solved for.
 
-    def __init__(self, unknown: Tensor) -> None:
-        self.unknown = unknown  # (B, 1, h, w) of 0 and 1
-        self.diagonal = _neighbours(torch.ones_like(unknown[:1]))  # border cells have fewer
-        self.inverse = unknown * (_DAMPING / self.diagonal)
+    With S for `_spread`, A(x) = d·x - S(x): twelve times each pixel's equation; that S counts the
+    pixel itself four times cancels in d.
 
-    def apply(self, values: Tensor) -> Tensor:
-        """Multiply the system's matrix by values that vanish on known cells."""
-        return _neighbours(values).addcmul_(self.diagonal, values, value=-1).mul_(-self.unknown)
+    Args:
+        unknown: Which cells are solved for, `(B, 1, h, w)` of 0 and 1.
+        held: What known pixels that lie between the cells add to d, `(B, 1, h, w)`.
+    """
+
+    def __init__(self, unknown: Tensor, held: Tensor) -> None:
+        self.unknown, self.held = unknown, held
+        self.diagonal = _spread(torch.ones_like(unknown)) + held  # fewer neighbours at the border
+        self.inverse = unknown * (_DAMPING / (self.diagonal - 4))
+
+    def residual(self, values: Tensor, target: Tensor) -> Tensor:
+        """Return target - A(values); what it says of other cells is meaningless."""
+        return _spread(values).addcmul_(self.diagonal, values, value=-1).add_(target)
 
     def smooth(self, values: Tensor, target: Tensor) -> Tensor:
-        """One damped Jacobi sweep; `inverse` keeps known cells at zero."""
-        residual = _neighbours(values).addcmul_(self.diagonal, values, value=-1).add_(target)
-        return values.addcmul(self.inverse, residual)
+        """One damped Jacobi sweep, in place; `inverse` keeps other cells at zero."""
+        return values.addcmul_(self.inverse, self.residual(values, target))
+
+    def coarser(self) -> _Grid:
+        """Build the grid of every second cell."""
+        # A coarse correction is a weighted sum of cells. Those beside known pixels pull it to zero.
+        pull = self.unknown * (_spread(1 - self.unknown) + self.held)
+        unknown = (_restrict(self.unknown) > _SHARE * 4).to(pull.dtype)  # weights sum to 4
+        return _Grid(unknown, _PULL * _restrict(pull))
 
 
 def _grids(unknown: Tensor) -> list[_Grid]:
-    grids = [_Grid(unknown)]
-    while min(unknown.shape[-2:]) > _COARSEST:
-        # A coarse cell is unknown where its whole neighbourhood is: a correction that leaks
-        # over known pixels would undo itself.
-        unknown = -F.max_pool2d(-unknown, kernel_size=3, stride=2, padding=1)
-        grids.append(_Grid(unknown))
+    grids = [_Grid(unknown, torch.zeros_like(unknown))]
+    while min(grids[-1].unknown.shape[-2:]) > _COARSEST:
+        grids.append(grids[-1].coarser())
     return grids
 
 
-def _prolong(values: Tensor, like: Tensor) -> Tensor:
-    """Bilinear interpolation from every second cell, the transpose of `_spread(_, 2) / 4`."""
-    height, width = like.shape[-2:]
-    wide = values.new_zeros(*values.shape[:-1], width)
-    wide[..., ::2] = values
-    wide[..., 1::2] = 0.5 * values[..., : width // 2]
-    wide[..., 1 : width - 1 : 2] += 0.5 * values[..., 1 : (width + 1) // 2]
-    tall = values.new_zeros(*values.shape[:-2], height, width)
-    tall[..., ::2, :] = wide
-    tall[..., 1::2, :] = 0.5 * wide[..., : height // 2, :]
-    tall[..., 1 : height - 1 : 2, :] += 0.5 * wide[..., 1 : (height + 1) // 2, :]
-    return tall
-
-
 def _cycle(grids: list[_Grid], target: Tensor) -> Tensor:
-    """One symmetric V-cycle from zero: an approximate inverse of the matrix."""
+    """One symmetric V-cycle from zero: an approximate inverse of A."""
     grid = grids[0]
     values = grid.inverse * target
-    sweeps = _SMOOTHINGS if len(grids) > 1 else _COARSE_SMOOTHINGS
-    for _ in range(sweeps - 1):
-        values = grid.smooth(values, target)
     if len(grids) == 1:
+        for _ in range(_COARSE_SMOOTHINGS - 1):
+            values = grid.smooth(values, target)
         return values
-    residual = target - grid.apply(values)
-    # The same stencil on cells twice as wide is a quarter of the operator.
-    coarse = _cycle(grids[1:], grids[1].unknown * _spread(residual, step=2) / 4)
-    values = values.addcmul(grid.unknown, _prolong(coarse, target))
-    for _ in range(_SMOOTHINGS):
-        values = grid.smooth(values, target)
-    return values
+    residual = grid.residual(values, target).mul_(grid.unknown)
+    # The same stencil on cells twice as wide is the same operator: it sums four times the cells.
+    coarse = _cycle(grids[1:], grids[1].unknown * _restrict(residual))
+    values.addcmul_(grid.unknown, _prolong(coarse, target.shape[-2:]))
+    return grid.smooth(values, target)
 
 
 def _pyramid_guess(given: Tensor, known: Tensor) -> Tensor:
@@ -161,33 +189,27 @@ def _pyramid_guess(given: Tensor, known: Tensor) -> Tensor:
 def _conjugate_gradients(
     grids: list[_Grid], target: Tensor, start: Tensor, tolerance: float, iterations: int
 ) -> Tensor:
-    """Solve every image and channel on its own, in step; images that are done drop out."""
+    """Solve every image and channel on its own, in step; those that are done stay as they are."""
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(dim=(-2, -1), keepdim=True)
 
-    values = start.clone()
-    residual = target - grids[0].apply(values)
+    grid, values = grids[0], start
+    residual = grid.residual(values, target).mul_(grid.unknown)
     limit = tolerance * dot(target, target).sqrt().clamp_min(1e-6)
     direction = torch.zeros_like(values)
     previous = torch.ones_like(limit)
-    solved, places = torch.empty_like(values), torch.arange(len(values), device=values.device)
     for _ in range(iterations):
         active = dot(residual, residual).sqrt() > limit
-        busy = active.flatten(1).any(dim=1)
-        if not bool(busy.all()):
-            solved[places[~busy]] = values[~busy]
-            if not bool(busy.any()):
-                return solved
-            places, active, limit = places[busy], active[busy], limit[busy]
-            values, residual, direction = values[busy], residual[busy], direction[busy]
-            previous, grids = previous[busy], [_Grid(grid.unknown[busy]) for grid in grids]
+        if not bool(active.any()):
+            return values
         corrected = _cycle(grids, residual)
         product = dot(residual, corrected)
         direction = corrected.addcmul_(product / previous, direction)
-        applied = grids[0].apply(direction)
-        step = torch.where(active, product / dot(direction, applied).clamp_min(1e-30), 0.0)
-        values = values.addcmul(step, direction)
-        residual = residual.addcmul(step, applied, value=-1)
+        # Minus A(direction).
+        applied = grid.residual(direction, torch.zeros_like(limit)).mul_(grid.unknown)
+        step = torch.where(active, -product / dot(direction, applied).clamp_max(-1e-30), 0.0)
+        values = values.addcmul_(step, direction)
+        residual = residual.addcmul_(step, applied)
         previous = product.clamp_min(1e-30)
     raise TTameError(f"the imputation did not converge within {iterations} iterations")
