@@ -164,6 +164,12 @@ def test_parameters_must_be_independent_literals(tmp_path: Path, line: str) -> N
         parameters_of(convert(notebook(tmp_path, cell=cell)), "trial")
 
 
+def test_notes_to_the_formatter_stay_in_the_source(tmp_path: Path) -> None:
+    cell = "\n# %%\npairs = {1:  2,\n         3: 44}  # fmt: skip\n"
+    converted = convert(notebook(tmp_path, cell=cell))
+    assert converted.cells[-1].source == "pairs = {1:  2,\n         3: 44}"
+
+
 # The notebooks of this repository
 
 

@@ -32,6 +32,12 @@ def test_a_run_that_went_on_elsewhere_says_where() -> None:
     }
 
 
+def test_settings_read_as_words() -> None:
+    settings = {"RISE": {"masks": 4000, "cells": 8}, "IIA": {"steps": 2}}
+    table = provenance_table({"config": {"settings": settings}})["provenance"]
+    assert table["settings"] == "RISE: masks 4000, cells 8; IIA: steps 2"
+
+
 def test_what_files_share_is_said_once_and_nothing_is_left_empty() -> None:
     headers = {
         "a": {"command": "ttame one", "commit": "abc", "seed": 0},

@@ -115,7 +115,10 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "data": config.get("data"),
         "photos": f"{len(photos) if isinstance(photos, list) else photos:,}" if photos else None,
         "masking space": config.get("space"),
-        "settings": config.get("settings") or None,
+        "settings": "; ".join(
+            f"{method}: {', '.join(f'{name} {value}' for name, value in given.items())}"
+            for method, given in (config.get("settings") or {}).items()
+        ),
         "ROAD, insertion, deletion on the first": config.get("curve_limit"),
         "removed": header.get("removed"),
         "shortened": header.get("shortened"),
