@@ -80,11 +80,17 @@ def test_means_are_of_the_photos_that_all_methods_saw() -> None:
     assert table["SDS"].to_dict() == {"a": 2, "T-TAME": 1}
 
 
-def test_methods_that_lack_photos_are_not_complete() -> None:
-    found = comparison({"a": {"SDS": 1.0}, "b": {"SDS": 2.0}, "c": {"SaCo": 1.0}})
-    more = found.long[found.long["method"] == "a"].assign(photo="1")
-    both = replace(found, long=pd.concat([found.long, more]))
-    assert list(both.complete()["method"]) == ["a", "c", "a"]
+def test_what_is_complete_has_the_photos_of_the_blind_maps() -> None:
+    photos = {"random": "01", "T-TAME": "012", "short": "0", "other photos": "12"}
+    rows = [(photo, method, "SDS", 1.0) for method, seen in photos.items() for photo in seen]
+    rows += [("0", "random", "SaCo", 2.0), ("0", "short", "SaCo", 2.0), ("0", "short", "AD", 2.0)]
+    long = pd.DataFrame(rows, columns=["photo", "method", "score", "value"])
+    kept = Comparison({}, long, pd.DataFrame()).complete()
+    assert set(kept[["photo", "method", "score"]].itertuples(index=False, name=None)) == {
+        *((photo, method, "SDS") for photo in "01" for method in ("random", "T-TAME")),
+        ("0", "random", "SaCo"),
+        ("0", "short", "SaCo"),
+    }
 
 
 def test_unknown_photos_are_named() -> None:

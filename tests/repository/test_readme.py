@@ -30,7 +30,7 @@ def test_python_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
     plt.close("all")
 
 
-@pytest.mark.parametrize("recipe", RECIPES.split("\n## … want to ")[1:], ids=lambda it: it[:12])
+@pytest.mark.parametrize("recipe", RECIPES.split("\n## ")[1:], ids=lambda it: it[:12])
 def test_recipes_are_short_and_run(
     recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -45,9 +45,11 @@ class Comparison:
     passes: pd.DataFrame
 
     def complete(self) -> pd.DataFrame:
-        """Select the rows of methods that were measured on all photos of a score."""
-        seen = self.long.groupby(["score", "method"])["photo"].transform("nunique")
-        return self.long[seen == seen.groupby(self.long["score"]).transform("max")]
+        """Select, by score, the photos of the blind maps and the methods that saw all of them."""
+        blind = self.long[self.long["method"].isin(BLIND)]
+        rows = self.long.merge(blind[["score", "photo"]].drop_duplicates())
+        seen = rows.groupby(["score", "method"])["photo"].transform("nunique")
+        return rows[seen == seen.groupby(rows["score"]).transform("max")]
 
 
 def read_comparison(photos: Photos) -> Comparison:
