@@ -55,6 +55,7 @@ from ttame.data import samples
 from ttame.images import normalize
 from ttame.methods import build
 from ttame.plotting import plot_methods
+from ttame.records import read_results
 
 open_profile(profile)
 path = {path.stem: path for path in samples().paths}
@@ -146,11 +147,13 @@ timed = pd.DataFrame(benchmark["methods"]).set_index("method")
 )
 
 # %% [markdown]
-# *Five measures, in percent, higher is better, by mean rank. None of them can be won by a map that
-# looks at neither the photo nor the class. Every method is shown that is ahead of our recipe in one
-# of them. `passes`: runs of the
-# classifier that one map takes; `time`: in units of a plain forward pass, a dash where it was not
-# measured; bold: the best of a column. Average Drop, the papers' score, is left out: a map that
+# *Five measures in percent, higher is better; rows in order of mean rank. No map that looks at
+# neither the photo nor the class won any of them. Shown are T-TAME and its variants, Grad-CAM, and
+# every method measured on these photos that is ahead of our recipe in one of them: among them
+# amortised Shapley {cite}`fastshap`, which learns to predict Shapley values, Finer-CAM
+# {cite}`finercam` and Occlusion {cite}`occlusion`. `passes`: runs of the classifier that one map
+# takes; `time`: in units of a plain forward pass, a dash where it was not measured; bold: the best
+# of a column. Average Drop, the papers' score, is left out: a map that
 # looks at nothing wins it, and our recipe trains for it. [Evaluation](06_evaluation.ipynb) has all
 # methods and scores, with intervals, and says what each score can be trusted for.*
 
@@ -176,7 +179,7 @@ Markdown(
 # %% tags=["remove-input"]
 Markdown(
     f"- **Training, once for a classifier:** {record['minutes']:.0f} minutes on "
-    f"{record['hardware']}, {record['photos']:,} photos, {record['steps']} steps. {enough:.1f} "
+    f"{record['hardware']}, for {record['photos']:,} photos in {record['steps']} steps. {enough:.1f} "
     "minutes are enough to be ahead of Grad-CAM in five of the six scores of Average Drop and "
     "Increase in Confidence, on Imagenette and on kinds of things that training never showed "
     "([GPU training](04_training.ipynb)).\n"
@@ -216,4 +219,12 @@ Markdown(
 # the command, the data and the commit it comes from. These are the sources of this page:
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
-provenances({**comparison.headers, "benchmark.json": benchmark, "training record": record}).style
+others = {
+    f"{data}_val{part}.jsonl": read_results(reference(f"{data}_val{part}.jsonl"))[0]
+    for data in ("imagenette", "kinds")
+    for part in ("", "_cam")
+}
+others["quality.json"] = read_benchmark(reference("quality.json"), "quality")
+provenances(
+    {**comparison.headers, **others, "benchmark.json": benchmark, "training record": record}
+).style

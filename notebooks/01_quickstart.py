@@ -94,8 +94,8 @@ explanation = explainer.explain([path[name] for name in shown], top_k=3)
 explanation.plot()
 
 # %% [markdown]
-# *Sample photos in rows; in columns the three most probable classes with their maps. Where the
-# classifier spreads its probability, the maps show what each guess rests on.*
+# *Sample photos in rows; in columns the three most probable classes with their maps. The maps show
+# what each guess rests on, however improbable.*
 #
 # ## Any class, by name
 #
@@ -195,8 +195,8 @@ plot_differences(differences, "T-TAME (our recipe)")
 # %% tags=["remove-input"]
 Markdown(
     in_words(differences, "T-TAME (our recipe)")
-    + "\n\nOur recipe trains for these scores, so there "
-    "are others to ask. [Evaluation](06_evaluation.ipynb) does, with every method."
+    + "\n\nOur recipe is trained for these scores, so others should be asked as well. "
+    "[Evaluation](06_evaluation.ipynb) does that, for every method."
 )
 
 # %% [markdown]

@@ -28,7 +28,7 @@
 #
 # **Model and photos.** An EfficientNet-Lite0 {cite}`efficientnet` with its ImageNet weights, and a
 # mechanism trained on it as the papers publish it {cite}`tame,ttame`. One sample photo goes through
-# all of it; every profile runs this chapter alike.
+# all of it; the chapter is the same for every data set.
 
 # %% tags=["remove-cell"]
 import subprocess
@@ -82,8 +82,8 @@ explainer = ttame.load("tf_efficientnet_lite0_published")
 plot_architecture(explainer, path[photo])
 
 # %% [markdown]
-# *From left to right: the photo; the feature maps of three layers of the frozen classifier, of
-# which the one channel is shown that adds most to the predicted class; the same channel after the
+# *From left to right: the photo; the feature maps of three layers of the frozen classifier, each
+# shown by the channel that adds most to the predicted class; the same channel after the
 # layer's {term}`branch <Feature branch>`; what the layer says about the class, red for it and blue
 # against it; the sum; and the photo under the map, with the probability that is left. Shapes are
 # channels × height × width.*
@@ -308,9 +308,9 @@ Markdown(
     f"**The deepest layer makes the map.** Without `{deepest_layer}`, AD at 50\u00a0% rises by "
     f"{lost[deepest_layer]:.0f} percentage points ({records['photo'].nunique()} photos of "
     f"Imagenette). Without `{shallow}` it rises by {lost[shallow]:.1f}, "
-    f"without `{middle}` by {lost[middle]:.1f}: within what chance can do. Together the two are "
-    f"worth something, though: with the deepest layer alone, AD at 100\u00a0% is {alone:.1f} points "
-    "higher. The parts say the same. Over the photo, that of the deepest layer varies "
+    f"without `{middle}` by {lost[middle]:.1f}: no more than chance could do. By IC each is worth "
+    "a few points at one share of pixels, and with the deepest layer alone AD at 100\u00a0% is "
+    f"{alone:.1f} points higher. The parts say the same. Over the photo, that of the deepest layer varies "
     f"{share[deepest_layer]:.2f} times as much as the whole map, that of the shallowest "
     f"{share[shallow]:.2f} times. [Feature selection](02_feature_selection.ipynb) asks what follows."
 )
@@ -425,8 +425,10 @@ print(f"correlation with the map: {torch.corrcoef(pair)[0, 1]:.2f}")
 nearest = [interpolate(found, size, mode="nearest") for found in branches]
 early = sum(interpolate(part, size, mode="nearest") for part in parts)
 late = fusion(torch.cat(nearest, dim=1))[:, target] - fusion.bias[target]
-print(f"nearest: {float((early[:, 0] - late).abs().max()):.0e}, linear, too, so nothing changes")
+gap = float((early[:, 0] - late).abs().max())
+print(f"nearest: they differ by {gap:.6f}: enlarging is still linear, so nothing changes")
 deep = convolutions[2](maps[2])
 orders = [torch.relu(interpolate(deep, size, mode="bilinear")),
           interpolate(torch.relu(deep), size, mode="bilinear")]  # fmt: skip
-print(f"rectified after: {float((orders[0] - orders[1]).abs().max()):.1f}, it is not linear")
+gap = float((orders[0] - orders[1]).abs().max())
+print(f"rectifier after upsampling: they differ by {gap:.1f}, because it is not linear")

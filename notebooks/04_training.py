@@ -53,7 +53,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from IPython.display import Markdown
-from matplotlib.ticker import MaxNLocator
 
 import ttame
 from ttame.classifiers.classes import short_name
@@ -196,8 +195,8 @@ Markdown(
     + f", worse in {behind or 'none'}, over {masked['data'].nunique()} sets of photos, "
     f"{masked['steps'].nunique()} lengths of training and 3 shares of pixels. It is better in "
     f"{(ahead & least).sum()} of {least.sum()} already after "
-    f"{masked.loc[least, 'minutes'].iloc[0]:.1f} minutes, {masked['steps'].min()} steps. What more "
-    f"training adds, the figure shows. Minutes are those of {quality['hardware']}, which other work "
+    f"{masked.loc[least, 'minutes'].iloc[0]:.1f} minutes, {masked['steps'].min()} steps. The "
+    f"figure shows what more training adds. Minutes are those of {quality['hardware']}, which other work "
     "was using as well."
 )
 
@@ -205,7 +204,7 @@ Markdown(
 # ## Train one yourself
 #
 # The same mechanism in small, on a few photos, again with tied rows and from a random start, so that
-# all that shows has been learned. The objective is that of our recipe. It asks for what AD measures,
+# everything the maps show has been learned. The objective is that of our recipe. It asks for what AD measures,
 # the *relative drop* of the probability, on masks that are scaled to their own range and keep all
 # pixels or half of them.
 
@@ -264,7 +263,8 @@ plot_grid(grid, what="Held-out photos and their maps as training goes on")
 
 # %% [markdown]
 # *Photos that the live training does not see, with their maps before the first step, as training
-# goes on, and from the recorded run on the GPU; each map from its own lowest to its highest value.*
+# goes on, and from the recorded run on the GPU; each map from its own lowest to its highest value.
+# Sixty steps on a few photos change little; on the right stands what a whole training makes of it.*
 #
 # ### Does it help on held-out photos?
 
@@ -303,7 +303,7 @@ Markdown(
 # %% [markdown]
 # ## What a step costs
 #
-# No training can be faster than the classifier. A step needs one of its forward passes without
+# No training can be faster than the classifier. A step of the papers' objective needs one of its forward passes without
 # gradient and, on the masked photos, one forward and one backward pass. That is the
 # {term}`floor <Floor>`; mechanism, objective and optimiser come on top.
 
@@ -316,7 +316,8 @@ plot_bars(rows[list(columns)].rename(columns=columns), "photos per second")
 # %% tags=["remove-input"]
 over = 100 * (rows["ratio"] - 1)
 Markdown(
-    f"*Photos per second on {throughput['hardware']}, {rows['batch'].iloc[0]} photos a step.* A "
+    f"*Photos per second on {throughput['hardware']}, {rows['batch'].iloc[0]} photos per step, with "
+    "the papers' objective.* A "
     f"step takes {over.min():.0f} to {over.max():.0f}\u00a0% longer than the floor, and "
     f"{rows['step_peak_mb'].min() / 1000:.1f} to {rows['step_peak_mb'].max() / 1000:.1f} GB of "
     "memory in all, classifier and photos included."
@@ -344,8 +345,8 @@ Markdown(
     f"other trainings ran on meanwhile: {own['steps']} steps of {own['config']['batch_size']} "
     f"photos, so {seen:,} of the {own['photos']:,} (the last {own['photos'] - seen} fill no step). "
     "A step this small does not fill such a card: several trainings fit on it at once, and reading "
-    "photos becomes the limit. Our recipe is slower than the papers' because it tries two more masks "
-    "for most photos."
+    "photos becomes the limit. Our recipe is slower than the papers', here and on CPU cores, because "
+    "it tries two more masks for most photos."
 )
 
 # %% [markdown]
@@ -360,7 +361,7 @@ Markdown(
 # $ ttame train --profile imagenet --out runs/8 --devices 4 --nodes 2 --dry-run
 # ```
 #
-# The last one only estimates the run on the machine that it is given on. From Python:
+# The last command only estimates the run, for the machine on which it is entered. From Python:
 
 # %%
 two = config.replace(epochs=8, steps=None, devices=2)
@@ -371,9 +372,9 @@ plan = plan_training(explainer, train, two, arguments)
 scaling = read_benchmark(reference("scaling.json"), "scaling")
 one_process, *_, most = scaling["rows"]
 Markdown(
-    f"- **steps:** {plan.steps} of {plan.batch_size} photos, {plan.share} a process\n"
+    f"- **steps:** {plan.steps} of {plan.batch_size} photos, {plan.share} per process\n"
     f"- **trained:** {plan.parameters:,} parameters\n"
-    f"- **memory:** {plan.memory / 2**30:.1f} GiB a process\n"
+    f"- **memory:** {plan.memory / 2**30:.1f} GiB per process\n"
     f"- **time:** at least {plan.floor:.0f} seconds, at the speed of this machine ({plan.device})\n"
     f"- **start it with:** `{plan.launch}`, or under Slurm `{plan.slurm}`\n\n"
     f"Two processes on two CPU cores ran {most['speedup']:.1f} times as fast as one on one core "
@@ -382,12 +383,12 @@ Markdown(
 )
 
 # %% [markdown]
-# A run that is killed goes on by `--resume`, and on one CPU process it ends with the same weights,
+# `--resume` continues a run that was killed; in a single CPU process it ends with the same weights,
 # bit for bit. What a step sees is a function of seed and step alone.
 #
 # ## How our recipe was found
 #
-# By measuring. Each line below is an explainer, measured on the same photos of Imagenette's
+# By measuring. Each row of the figure is an explainer, measured on the same photos of Imagenette's
 # validation split {cite}`imagenette`, which no training saw.
 
 # %% tags=["hide-input"]
@@ -405,10 +406,7 @@ pieces = [
     for station, file in stations.items()
 ]
 long = pd.concat(pieces)
-figure = plot_axis(long[long["score"].str.match("AD|IC")])
-for axis in figure.axes:
-    axis.xaxis.set_major_locator(MaxNLocator(2))  # six panels leave little room
-figure
+plot_axis(long[long["score"].str.match("AD|IC")])
 
 # %% [markdown]
 # *Means over 500 photos with 95 % intervals, from our first attempt down to the explainer that
@@ -485,6 +483,9 @@ Markdown(
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 headers = {"recorded run": record, "our recipe": own, "a step": throughput, "processes": scaling}
+headers["training time"] = quality
+mosaics = [f"recipe_mosaics_{file}.jsonl" for file in variants.values()]
+headers |= {file: read_results(reference(file))[0] for file in [*stations.values(), *mosaics]}
 origins = {name: provenance_table(header)["provenance"] for name, header in headers.items()}
 for name in ("learning", "trials"):
     origins[f"study {name}"] = study_provenance(shipped("results") / name)["provenance"]
@@ -492,15 +493,16 @@ pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
 
 # %% [markdown]
 # *Where the numbers of this chapter come from: the recorded run, our recipe, the benchmarks of a
-# step and of several processes, and the studies.*
+# step, of several processes and of the training time, the results of single explainers, and the
+# studies.*
 #
 # ## What to remember
 #
 # - The classifier's own answers are the labels: photos are all that training needs.
 # - The objective weighs a recognised photo against a small, smooth mask. Held-out AD and IC, not the
 #   loss, say whether maps get better.
-# - A step costs little more than the classifier's own passes, so a training takes minutes on a GPU
-#   and fits on two CPU cores.
+# - A step of the papers' objective costs little more than the classifier's own passes, one of our
+#   recipe more. Either way a training takes minutes on a GPU and fits on two CPU cores.
 # - The number of devices changes the time, not the result.
 # - AD and IC can be raised by showing more. Look at more than one score.
 #

@@ -52,7 +52,7 @@ from IPython.display import Markdown, display
 import ttame
 from ttame.companion.figures.studies import show_axis
 from ttame.companion.notebook_profiles import open_profile, quiet
-from ttame.companion.shipped import reference
+from ttame.companion.shipped import provenances, reference
 from ttame.companion.studies.records import read_runs, study_provenance, unfinished
 from ttame.companion.studies.references import read_references, top1
 from ttame.companion.studies.study import read_study
@@ -116,7 +116,7 @@ lines = lines[~lines["score"].str.contains("100")]
 #
 # A {term}`feature branch <Feature branch>` is a 1×1 convolution, batch norm, the
 # {term}`skip connection <Skip connection>` that adds the branch's input, and a ReLU. Each part can
-# be left out. Without all of them the {term}`fusion <Fusion>` reads the feature maps as they are,
+# be left out. Without any of them the {term}`fusion <Fusion>` reads the feature maps as they are,
 # which makes it an L-CAM {cite}`lcam` on three layers.
 
 # %%
@@ -125,14 +125,14 @@ show_axis(judged, study, "architecture", lines, resamples)
 # %% [markdown]
 # *How to read all figures of this chapter. Filled marks are means over photos and seeds with 95 %
 # intervals; hollow marks are single seeds. The orange line is Grad-CAM, the grey ones are maps that
-# look at nothing. The sentence below a figure sums it up: IC less AD, averaged over 50 and 15 %,
+# look at nothing. The sentence below a figure sums it up: IC minus AD, averaged over 50 and 15 %,
 # paired photo by photo against the row that changes nothing, in percentage points with a 95 %
 # interval. "No difference" means that the interval holds zero.*
 #
 # With so little training the full branch is the slowest to learn. What holds it back is the skip
 # connection: leaving it out helps alone, with batch norm gone as well, and in the papers' own
-# variant that also widens the branch. A sigmoid in place of the ReLU learns faster, too; batch norm
-# makes no difference that shows.
+# variant that also widens the branch. A sigmoid in place of the ReLU learns faster, too; for batch
+# norm no difference is shown.
 
 # %% tags=["hide-input"]
 best = judged[judged["score"] == "AD 50%"].groupby("method")["value"].mean().drop(
@@ -164,7 +164,7 @@ show_axis(judged, study, "layers", lines, resamples)
 #
 # ## Resolution, and the map that is read
 #
-# Two choices change no weight of the classifier's side of things. The layers' maps are brought to
+# Two choices concern the maps alone. The layers' maps are brought to
 # the size of the largest of them, or of the smallest. And the map, trained through a sigmoid, is
 # read before it, or behind it.
 
@@ -181,9 +181,9 @@ show_axis(judged, study, "inference map", lines, resamples)
 #
 # ## Variants that can be looked at
 #
-# The study measured its mechanisms and did not keep them, so their maps cannot be drawn. What ships
-# with weights are explainers of the same classifier, fully trained at 224 pixels, which differ in
-# the same things.
+# The study measured its mechanisms and did not keep them, so their maps cannot be drawn. Explainers
+# of the same classifier that do ship with weights, fully trained at 224 pixels, differ in the same
+# respects.
 
 # %%
 names = {
@@ -234,8 +234,8 @@ for axis in ("transformer layers", "transformer branches", "class token"):
 # Reading the blocks' inputs beats reading their outputs, and three blocks beat two or one:
 # a transformer keeps one resolution, so a further block costs no sharpness. Self-attention in the
 # branches costs more and buys nothing that can be told from chance. Multiplying the patches by the
-# class token makes maps worse. The [chapter on transformers](07_vision_transformers.ipynb) shows
-# such maps.
+# class token makes maps worse. The [chapter on transformers](07_vision_transformers.ipynb) measures
+# the same after a full training.
 #
 # ## What the authors say
 #
@@ -247,8 +247,8 @@ claims = check_claims(judged, study, resamples).set_index("claim")
 claims[["measured", "verdict"]].style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
-# *Measured: by how many percentage points the row that is said to be better is better here, with
-# its 95 % interval; "open" where that holds zero. Remarks that name 15 % are judged by AD at 15 %.*
+# *Measured: the lead, in percentage points, of the row that the remark favours, with its 95 %
+# interval; "open" where that holds zero. Remarks that name 15 % are judged by AD at 15 %.*
 #
 # None of the remarks is confirmed. That is no refutation: they are about VGG-16 and ResNet-50 on
 # ImageNet, trained for far longer. It is a warning that a choice made at one scale need
@@ -268,6 +268,9 @@ for axis in axes:
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 if len(left):
     display(left)
+sources = {name: read_results(reference(name))[0]
+           for name in ("size128_val.jsonl", "vit_imagenette_val.jsonl", "imagenette_val.jsonl")}  # fmt: skip
+display(provenances(sources).style.set_properties(**{"text-align": "left"}))
 study_provenance(folder).style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
@@ -284,8 +287,7 @@ study_provenance(folder).style.set_properties(**{"text-align": "left"})
 #
 # - Change one thing at a time, pair photo by photo, and give the interval; hold all of it against a
 #   method that trains nothing and maps that look at nothing.
-# - In a short training the skip connection is in the way, and batch norm makes no difference that
-#   shows.
+# - In a short training the skip connection is in the way; for batch norm no difference is shown.
 # - The deepest layer of a convolutional network says most; a transformer gains from several blocks,
 #   read at their inputs.
 # - A short study ranks what learns fast. What is best after long training is another question.
@@ -296,7 +298,7 @@ study_provenance(folder).style.set_properties(**{"text-align": "left"})
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 rows = axis_runs(judged, study.variants, "layers")
-differences(rows, "one", "two", resamples).set_index("score").round(1)
+differences(rows, "one", "two", resamples).set_index("score").round(1).style.format(precision=1)
 
 # %% [markdown]
 # **2.** The explainer with three layers was trained with all of them. Read only its deepest layer,
@@ -315,4 +317,5 @@ plot_methods(raw, {"all three": maps["our recipe, three layers"], **parts}, capt
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 ranked = ranking(judged, study, resamples)
 half = (ranked["high"] - ranked["low"]) / 2  # two seeds add their own spread to that of photos
-half.groupby(ranked["seeds"]).median().rename("half an interval, percentage points").to_frame()
+half = half.groupby(ranked["seeds"]).median().rename("half an interval, percentage points")
+half.to_frame().style.format(precision=1)

@@ -19,8 +19,7 @@
 #
 # - which terms of the objective carry the training, and how carefully they must be weighed;
 # - why a masked photo can be black or grey, and why scores of the two must not be compared;
-# - which single choice matters more than all others together: where the
-#   {term}`fusion <Fusion>` starts;
+# - which single choice gains more than any other: where the {term}`fusion <Fusion>` starts;
 # - how little is left to gain by changing our recipe once that choice is made.
 #
 # **It costs** about 30 seconds and 1.5 GB of memory on one CPU core; nothing is downloaded. The
@@ -52,18 +51,26 @@ import torch
 from IPython.display import Markdown, display
 
 import ttame
-from ttame.companion.figures.studies import plot_ranking, show_axis
+from ttame.companion.figures.studies import plot_axis, plot_ranking, show_axis
 from ttame.companion.notebook_profiles import open_profile, quiet
+from ttame.companion.shipped import provenances, reference
 from ttame.companion.studies.records import read_runs, study_provenance, unfinished
 from ttame.companion.studies.references import read_references
 from ttame.companion.studies.study import read_study
-from ttame.companion.studies.tables import axis_runs, mean_scores, run_scores
+from ttame.companion.studies.tables import (
+    axis_runs,
+    combined,
+    differences,
+    mean_scores,
+    run_scores,
+)
 from ttame.companion.studies.verdicts import ranking
 from ttame.data import samples
 from ttame.files import shipped
 from ttame.images import denormalize, normalize, to_batch
 from ttame.masking import normalize_maps
 from ttame.plotting import plot_grid, plot_methods
+from ttame.records import read_results
 
 open_profile(profile)
 quiet()
@@ -91,7 +98,7 @@ show_axis(judged, study, "loss terms", lines, resamples)
 # %% [markdown]
 # *How to read all figures of this chapter. Filled marks are means over photos and seeds with 95 %
 # intervals; hollow marks are single seeds. The orange line is Grad-CAM, the grey ones are maps that
-# look at nothing. The sentence below a figure sums it up: IC less AD, averaged over 50 and 15 % of
+# look at nothing. The sentence below a figure sums it up: IC minus AD, averaged over 50 and 15 % of
 # retained pixels, paired photo by photo against the row that changes nothing, in percentage points
 # with a 95 % interval. "No difference" means that the interval holds zero.*
 #
@@ -113,8 +120,8 @@ show_axis(judged, study, "area exponent", lines, resamples)
 # the published value comes first.*
 #
 # The published weights lie on a plateau that is flat, but not endless: ten times less or more of
-# the cross-entropy is too much, and so is ten times the area. More of the variation would be rather
-# better. The exponent hardly matters.
+# the cross-entropy is too much, and so is ten times the area. A larger weight of the variation
+# would, if anything, be better. The exponent hardly matters.
 #
 # ## Which maps are regularised, and how
 #
@@ -130,7 +137,7 @@ show_axis(judged, study, "reduction of the variation", lines, resamples)
 # *Above, which maps are regularised; below, sum against mean.*
 #
 # Regularising the photo's own map alone is worse. The other labels' maps, of classes that the photo
-# does not show, tell the mechanism what is no support. With a start from the classifier's own
+# does not show, teach it what does not count as support. With a start from the classifier's own
 # gradients this difference is gone, as [little data](05_little_data.ipynb) shows.
 #
 # ## Labels
@@ -170,8 +177,8 @@ with torch.inference_mode():
         hidden[title] = denormalize(masked, spec), kept
 cells = []
 for index in (0, 2):
-    cells.append((f"whole\np = {probability[index]:.0%}", raw[index]))
-    cells += [(f"{title}\np' = {kept[index]:.0%}", found[index])
+    cells.append((f"whole\np = {100 * probability[index]:.0f}\u00a0%", raw[index]))
+    cells += [(f"{title}\np' = {100 * kept[index]:.0f}\u00a0%", found[index])
               for title, (found, kept) in hidden.items()]  # fmt: skip
 plot_grid([cells], what="Two photos, whole and masked in two spaces, with the class's probability")
 
@@ -179,19 +186,31 @@ plot_grid([cells], what="Two photos, whole and masked in two spaces, with the cl
 # *Two sample photos, whole and with 15 % of their pixels retained by the same map of T-TAME (our
 # recipe), in either masking space. Above each, the probability of the predicted class.*
 #
-# Training and measurement choose their {term}`space <Masking space>` each for itself; the published
-# code trains its transformer in one and measures it in the other.
+# Training and measurement may each use either {term}`space <Masking space>`; the published code
+# trains its transformer in one and measures it in the other.
 
 # %%
-show_axis(judged, study, "masking space", resamples=resamples)
+spaces = axis_runs(judged, study.variants, "masking space")
+plot_axis(spaces)
 
 # %% [markdown]
 # *Without lines, since those were measured on grey alone. Rows that are measured in different
 # spaces answer different questions: compare the first two with each other, and the last two.*
-#
-# Black hurts this classifier more than grey, however the mechanism was trained. Training in the
-# space of the measurement is the smaller matter. What must never be done is to compare scores of
-# two spaces.
+
+# %% tags=["remove-input"]
+said = []
+for colour, space in (("grey", "normalised"), ("black", "raw")):
+    rows = [f"trained {trained}, measured {space}" for trained in ("raw", "normalised")]
+    found = differences(combined(spaces), *rows, resamples).iloc[0]
+    gain, low, high = (f"{found[name]:+.1f}" for name in ("difference", "low", "high"))
+    shown = "no difference is shown" if found["verdict"] == "open" else f"**{found['verdict']}**"
+    said.append(f"measured on {colour}, {shown} ({gain}, {low} to {high})")
+text = " and ".join(said).replace("-", "\N{MINUS SIGN}")
+Markdown(f"Trained on black instead of grey, by IC minus AD: {text}.")
+
+# %% [markdown]
+# Scores on black are lower than on grey for every mechanism here, which says something about the
+# classifier and nothing about the maps. Scores of two spaces must never be compared.
 #
 # ## Where the fusion starts
 #
@@ -206,7 +225,7 @@ show_axis(judged, study, "start of the fusion", lines, resamples)
 # *Random start, and two starts from the classifier's gradients.*
 #
 # This is the largest lever of the whole study: a start from the classifier's gradients gains more
-# than four times as many steps from a random one. Tying the rows changes nothing that shows on
+# than training four times as long from a random one. Tying the rows changes nothing that shows on
 # these ten classes, which training shows; it is what carries maps over to classes that training
 # never shows ([little data](05_little_data.ipynb)).
 #
@@ -237,7 +256,7 @@ show_axis(judged, study, "training length", lines, resamples)
 # %% [markdown]
 # *Each length has a learning-rate schedule of its own.*
 #
-# More steps help, less and less. None of these lengths is near the papers' hundreds of thousands.
+# More steps help, with diminishing returns. None of these lengths is near the papers' hundreds of thousands.
 #
 # ## What makes our recipe learn
 #
@@ -290,9 +309,8 @@ show_axis(learned[learned["percentage"] < 100], learning, "mechanism", cams, res
 # %% [markdown]
 # ### What the objective asks
 #
-# Without a limit to how far a rise of the probability counts, and with masked pixels blurred in
-# training where they otherwise take the mean colour; scores are measured with the mean colour all
-# the same.
+# Two changes: a rise of the probability counts without limit; masked pixels are blurred in training
+# instead of taking the mean colour. Scores are measured with the mean colour all the same.
 
 # %%
 show_axis(learned[learned["percentage"] < 100], learning, "objective", cams, resamples)
@@ -336,15 +354,18 @@ for title, planned, place in (("Ablations", study, folder),
     if len(left):
         display(left)
     display(study_provenance(place).style.set_properties(**{"text-align": "left"}))
+sources = {name: read_results(reference(name))[0]
+           for name in ("size128_val.jsonl", "kinds_val_cam.jsonl")}  # fmt: skip
+provenances(sources).style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
-# *Means in percent; runs that the studies plan and that have no record are listed.*
+# *Means in percent; planned runs without a record would be listed.*
 #
 # ## What to remember
 #
 # - Start from what the classifier knows. No weight, term or schedule gains as much.
-# - Of the objective's regularisers, the variation carries the training; the weights may be wrong by
-#   a little, not by ten times.
+# - Of the objective's regularisers, the variation carries the training. Some weights may be wrong by
+#   ten times, others may not.
 # - Black and grey masks ask different questions. State the masking space, and never compare scores
 #   across it.
 # - Around a recipe that works, most changes cannot be told from chance. A single run that "helps"
@@ -357,7 +378,8 @@ for title, planned, place in (("Ablations", study, folder),
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 chosen = ranked["variant"].isin(["free rows, from the classifier", "400 steps"])
-ranked.loc[chosen, ["variant", "difference", "low", "high", "seeds"]].round(1)
+columns = ["difference", "low", "high", "seeds"]
+ranked[chosen].set_index("variant")[columns].style.format(precision=1)
 
 # %% [markdown]
 # **2.** How many of the gains and losses would you expect by chance alone, if no variant differed
@@ -368,12 +390,12 @@ told = (ranked["verdict"] != "open").sum()
 print(f"expected by chance: {0.05 * len(ranked):.1f} of {len(ranked)}; found: {told}")
 
 # %% [markdown]
-# **3.** Turn down the mask instead of the photo: what does the classifier say when a quarter of the
-# pixels is retained, in either space?
+# **3.** Keep a quarter of the pixels instead of 15 %. What does the classifier say, in either space?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 with torch.inference_mode():
-    for space in ("raw", "normalized"):
+    for colour, space in (("black", "raw"), ("grey", "normalized")):
         masked = replace(explainer.spec, space=space).mask(images, masks, 0.25)
         kept = explainer.classifier(masked).softmax(dim=1).gather(1, target[:, None])[:, 0]
-        print(space, [f"{name}: {value:.0%}" for name, value in zip(captions, kept, strict=True)])
+        answers = zip(captions, kept, strict=True)
+        print(f"{colour}: " + ", ".join(f"{name} {100 * value:.0f} %" for name, value in answers))

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Your own classifier
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/10_your_own_classifier.ipynb)
+# [![Open in
+# Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/10_your_own_classifier.ipynb)
 #
 # **You will learn**
 #
@@ -24,7 +25,8 @@
 #
 # **It costs** about 50 seconds and 2 GB of memory on one CPU core; nothing is downloaded.
 #
-# **Model and photos.** A network as most people have one: an EfficientNet-Lite0 {cite}`efficientnet`
+# **Model and photos.** The kind of network that most people have: an EfficientNet-Lite0
+# {cite}`efficientnet`
 # with ImageNet weights and a new head, for classes of one's own. It learns to tell animals from
 # everything else on eleven of the sample photos; five others are held out.
 
@@ -85,9 +87,9 @@ for place, names in photos.items():
 # %% [markdown]
 # ## A classifier to explain
 #
-# Put your own in the place of this section: anything that maps images to {term}`logits <Logits>`
+# Replace this section by your own: anything that maps images to {term}`logits <Logits>`
 # will do. Ours is made of a folder of photos with a subfolder for each class, and of a pretrained
-# network that gets a head for two classes. Imports are in the folded cells above.
+# network that gets a head for two classes. Imports are in the folded cell above.
 
 # %%
 train, held_out = image_folder(folder / "train"), image_folder(folder / "held_out")
@@ -110,8 +112,8 @@ print(f"outputs   {', '.join(explainer.classes)} ({spec.activation})")
 
 # %% [markdown]
 # Check what it found out, for a wrong normalisation is easily overlooked. Networks that state these
-# facts, as those of timm do, are believed. What is neither stated nor found by a forward pass is
-# asked for. For the layers, a picture says more:
+# facts, as those of timm do, are believed. For anything that is neither stated nor found by a
+# forward pass, `attach` asks. For the layers, a picture says more:
 
 # %%
 plot_layers({"EfficientNet-Lite0": list_layers(model, spec.input_size)})
@@ -143,10 +145,10 @@ for _ in range(100):
 untrained = ttame.attach(model, "deepest", config=DECODED, classes=["animal", "other"])
 recipe = ours(steps=steps, batch_size=len(train), workers=0, seed=seed)
 explainer = fit(untrained, train, recipe, folder / "run", name="animals", progress=False)
+explained = explainer.explain(held_out.paths)
 
 # %% tags=["remove-input"]
-said = explainer.explain(held_out.paths)
-right = (said.targets[:, 0] == torch.tensor(held_out.labels)).sum()
+right = (explained.targets[:, 0] == torch.tensor(held_out.labels)).sum()
 trained = sum(p.numel() for p in explainer.mechanism.parameters())
 Markdown(
     f"The classifier is right on {right} of {len(held_out)} held-out photos. The mechanism has "
@@ -154,12 +156,12 @@ Markdown(
 )
 
 # %%
-images, targets = normalize(said.images, spec), said.targets[:, 0]
-maps = {"untrained": untrained.explain(held_out.paths).maps, "trained": said.maps}
+images, targets = normalize(explained.images, spec), explained.targets[:, 0]
+maps = {"untrained": untrained.explain(held_out.paths).maps, "trained": explained.maps}
 maps["Grad-CAM"] = build("Grad-CAM", explainer)(images, targets)
-rows = said.probabilities().tolist()
-titles = [f"{names[0]} {p[0]:.0%}" for names, p in zip(said.names(), rows, strict=True)]
-plot_methods(said.images, maps, titles)
+rows = explained.probabilities().tolist()
+titles = [f"{names[0]} {p[0]:.0%}" for names, p in zip(explained.names(), rows, strict=True)]
+plot_methods(explained.images, maps, titles)
 
 # %% [markdown]
 # *Held-out photos with the predicted class: the map before training, the same after it, and that of
@@ -175,7 +177,7 @@ plot_methods(said.images, maps, titles)
 # %%
 methods = ("T-TAME", "Grad-CAM", "random")
 scores = evaluate(explainer, held_out, folder / "scores.jsonl", methods=methods)
-summary(scores)[["AD 100%", "AD 50%", "AD 15%"]].round(1)
+summary(scores)[["AD 100%", "AD 50%", "AD 15%"]].style.format(precision=1)
 
 # %% [markdown]
 # *{term}`Average Drop` (AD) at three shares of retained pixels, percent, lower is better. Five
@@ -190,7 +192,7 @@ summary(scores)[["AD 100%", "AD 50%", "AD 15%"]].round(1)
 # %%
 saved = explainer.save(folder / "animals.safetensors")
 again = ttame.load(saved, model=model)
-same = torch.equal(again.explain(held_out.paths).maps, said.maps)
+same = torch.equal(again.explain(held_out.paths).maps, explained.maps)
 print(f"{saved.name}: {saved.stat().st_size / 1e6:.1f} MB, same maps after loading: {same}")
 
 # %% [markdown]
@@ -299,8 +301,7 @@ library = found.index.str.partition("/").get_level_values(0)
 passed = found["passed"].groupby(library).agg(["sum", "count"])
 parts = ", ".join(f"{row['sum']} of {row['count']} of {name}" for name, row in passed.iterrows())
 Markdown(
-    "That is checked on a small member of every model family, with random weights: layers are "
-    "found that lie in place, an explanation takes one forward pass, a training step changes the "
+    "This is checked on a small member of every model family, with random weights: suitable layers are found, an explanation takes one forward pass, a training step changes the "
     "mechanism and not the classifier, and a saved explainer comes back with the same maps. "
     f"{found['passed'].sum()} of {len(found)} families pass ({parts}). It says nothing about how "
     "good the maps are."
@@ -335,7 +336,7 @@ provenance_table(origin).style
 # ## Exercises
 #
 # **1.** Training showed no people. What does the classifier make of the astronaut and the
-# photographer, and which places does it go by?
+# photographer, and what in the photo does it go by?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 explainer.explain([path["astronaut"], path["photographer"]], top_k=2).plot()
@@ -354,5 +355,6 @@ print(f"{', '.join(wide.layers)}: {count:,} parameters, in place of {trained:,}"
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 mended = ttame.attach(plain, input_size=(96, 96), mean=0.5, std=0.5)
-print(mended.layers, mended.explain(path["cat"]).maps.shape)
+height, width = mended.explain(path["cat"]).maps.shape[-2:]
+print(f"reads layer {mended.layers[0]}, a map of {height} × {width}")
 runs.cleanup()

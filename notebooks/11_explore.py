@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Look for yourself
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/11_explore.ipynb)
+# [![Open in
+# Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/11_explore.ipynb)
 #
 # **You will learn**
 #
@@ -64,8 +65,9 @@ exploration = ttame.explore(explainer, photos, classes=classes, methods=methods,
 exploration
 
 # %% [markdown]
-# *Bright places support the chosen class. A good map loses little of the class's probability on the
-# way. Some even raise it, because what spoke for other classes is gone. The lines compare the
+# *Bright places support the chosen class. With a good map, the class loses little of its
+# probability on the way. Some maps even raise it, because what spoke for other classes is gone.
+# The lines compare the
 # methods at every step.*
 #
 # ## Your own photo
@@ -79,7 +81,8 @@ exploration
 # rounded to 16 bits; tests hold its numbers against PyTorch in Chromium and Firefox. Grad-CAM needs
 # gradients, which the page's network does not have, so it is shown for the sample photos alone.
 #
-# Maps of the mechanism trained as published mean little here. It learns a row of weights for each
+# For classes that it rarely saw in training, the mechanism trained as published gives maps that
+# mean little. It learns a row of weights for each
 # class from photos of that class, and has met most classes rarely or never
 # ([Training on little data](05_little_data.ipynb) measures what that does). Our recipe ties the
 # rows to the classifier's own {term}`class vectors <Class vector>`.
@@ -109,17 +112,18 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # Answer both with the page, before you unfold the solution.
 #
-# **1.** How few pixels of the photographer are enough for the tripod? Try T-TAME first, then
+# **1.** How few pixels of the photographer's photo are enough for “tripod”? Try T-TAME first, then
 # Grad-CAM.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 table = exploration.table()
 tripod = table[table["class"] == "tripod"]
-tripod.pivot(index="share", columns="method", values="masked").style.format("{:.0%}")
+tripod = tripod.pivot(index="share", columns="method", values="masked")
+tripod.rename_axis(index="pixels kept, %", columns=None).style.format("{:.0%}")
 
 # %% [markdown]
-# **2.** On which photo does a class gain most when pixels are hidden, and which rival has to go for
-# it?
+# **2.** On which photo does a class gain most when pixels are hidden, and which rival class has to
+# be hidden for that?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 table["gain"] = table["masked"] - table["whole"]
@@ -128,5 +132,5 @@ best.style.hide().format("{:.0%}", subset=["whole", "masked", "gain"])
 
 # %% [markdown]
 # *The largest gains, each with the method and the share of pixels in percent: `whole` is the
-# probability on the whole photo, `masked` that with only this share of its pixels. Lemons have to
-# go for the orange.*
+# probability on the whole photo, `masked` that with only this share of its pixels. Orange gains
+# when the lemons are hidden.*

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Where maps mislead
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/12_failure_cases.ipynb)
+# [![Open in
+# Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/12_failure_cases.ipynb)
 #
 # **You will learn**
 #
@@ -146,7 +147,7 @@ Markdown(
 # ## Wrong answers, convincing maps
 #
 # A map explains the prediction, right or wrong. To see wrong ones, make the task harder: show a
-# corner of one photo, and turn three others.
+# corner of one photo, and rotate three others.
 
 # %%
 path = {path.stem: path for path in samples().paths}
@@ -169,8 +170,8 @@ plot_masked(explainer, images, targets, {"T-TAME": maps}, (50,), notes)
 # what the photo shows. The maps lie on the helmet, the cats, the crab and the man with his camera,
 # as convincing as under the right names.*
 #
-# These answers are fragile: three of the four change once half of the pixels are hidden. Could one
-# tell wrong answers by that?
+# These answers are fragile: three of the four change once half of the pixels are hidden. Could
+# that give wrong answers away?
 
 # %% tags=["remove-input"]
 labels = {name: imagenet_indices()[name.split("/")[0]] for name in committed["photo"].unique()}
@@ -182,16 +183,15 @@ Markdown(
     f"with a probability from 0.3 to 0.7, the best half of the pixels keeps "
     f"{alike.loc['wrong', 'kept']:.0f} % of it where the prediction is wrong "
     f"({alike.loc['wrong', 'photos']:.0f} photos), and {alike.loc['right', 'kept']:.0f} % where it "
-    f"is right ({alike.loc['right', 'photos']:.0f}). Some of these labels are the poorer name, "
-    "for a photo may show several things and has one label only."
+    f"is right ({alike.loc['right', 'photos']:.0f}). Some of these labels are worse than the prediction: a photo may show several things but has only one label."
 )
 
 # %% [markdown]
 # ## Two classes, one map
 #
 # The map of the most probable class and that of the runner-up should differ where the classifier
-# tells the two apart. A rank correlation says how much they do: 1 means that both rank all places
-# alike.
+# tells the two apart. A rank correlation says how similar they are: 1 means that both rank all
+# places alike.
 
 # %%
 explanation = explainer.explain(photos.paths, top_k=2, progress=False)
@@ -225,7 +225,7 @@ plot_grid(rows, signed=True, what="Differences of the maps of two classes")
 #
 # ## A perfect score that says nothing
 #
-# Fake-CAM {cite}`fakecam` is one everywhere but at a single pixel. It looks at nothing.
+# Fake-CAM {cite}`fakecam` is 1 everywhere except at a single pixel. It looks at nothing.
 
 # %%
 images, targets = read_rows(explainer, photos, worst.head(2))
@@ -234,7 +234,7 @@ plot_masked(explainer, images, targets, {"Fake-CAM": fake}, (100, 15))
 
 # %% [markdown]
 # *The first two photos of this page under a map that says nothing. With all pixels retained the
-# answer is intact. At 15 % the map has to choose, and chooses by lot.*
+# answer is intact. At 15 % the map has to choose, and chooses at random.*
 
 # %% tags=["hide-input"]
 columns = ["AD 100%", "IC 100%", "AD 15%", "IC 15%"]
@@ -242,8 +242,8 @@ summary(committed).loc[[*compared, "Fake-CAM"], columns].style.format(precision=
 
 # %% [markdown]
 # *{term}`Average Drop` (AD, lower is better) and {term}`Increase in Confidence` (IC, higher is
-# better) on 500 photos of Imagenette, percent. By AD with all pixels retained, the map that looks
-# at nothing wins. Never read that column alone.*
+# better) on 500 photos of Imagenette, percent. With all pixels retained, the map that looks at
+# nothing wins both columns. Never read these alone.*
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenances(dict(zip(names, headers, strict=True))).style

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Drawn objects with known parts
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/13_drawn_objects.ipynb)
+# [![Open in
+# Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/13_drawn_objects.ipynb)
 #
 # **You will learn**
 #
@@ -81,14 +82,14 @@ plot_removals(explainer, drawings)
 # little in another.*
 #
 # Beak, crest, wing, tail and feet have four variants each. A class is a choice of variants, and its
-# name spells them, one syllable a part. Body, pose, colours and clutter say nothing about it.
+# name spells them, one syllable per part. Body, pose, colours and clutter say nothing about it.
 
 # %%
 words = pd.DataFrame(class_words(), index=explainer.classes, columns=PARTS)
 words.loc[[explainer.classes[found.label] for found in drawings]]
 
 # %% [markdown]
-# *The variants that make the four classes. Any two classes differ in two parts at least.*
+# *The variants that make the four classes. Any two classes differ in at least two parts.*
 
 # %% tags=["remove-input"]
 once = records.drop_duplicates("photo")
@@ -128,7 +129,7 @@ plot_methods(raw, maps, [explainer.classes[target] for target in targets])
 # Six measures. The exact effects judge the first four, the outline of the creature the last two:
 #
 # - **part correlation** and **pair correlation**: does the map rank the five parts, or the ten
-#   pairs of parts, as their removal does? 1 is the same order, 0 none.
+#   pairs of parts, as their removal does? 1 means the same order, 0 no relation.
 # - **background independence**: how often does a part that matters outshine clutter that does not?
 # - **target sensitivity**: asked for class A and then for a similar class B, does the map move
 #   towards the parts that tell A from B?
@@ -144,17 +145,19 @@ plot_part_scores(table)
 #
 # No method wins everywhere. RISE, which asks the classifier about hundreds of masked copies of each
 # drawing, ranks parts best and follows the class best. T-TAME, with one pass, keeps best to the
-# creature and off the clutter. And not every measure means much: a blob in the centre, which looks
+# creature and off the clutter. Nor does every measure mean much: a blob in the centre, which looks
 # at nothing, does well in pointing and background independence, since creatures stand in the
-# middle. In the correlations and in target sensitivity it scores what chance does.
+# middle. In the correlations and in target sensitivity it scores at chance level.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means and intervals", "code_prompt_hide": "Hide all means and intervals"}
 table["half"] = (table["high"] - table["low"]) / 2
 table["shown"] = [
-    f"{mean:.2f} ± {half:.2f}" for mean, half in zip(table["mean"], table["half"], strict=True)
+    f"{mean:.2f}\u00a0±\u00a0{half:.2f}".replace("-", "\N{MINUS SIGN}")
+    for mean, half in zip(table["mean"], table["half"], strict=True)
 ]
 order = {"index": table["score"].unique(), "columns": table["method"].unique()}
-table.pivot(index="score", columns="method", values="shown").reindex(**order).T
+shown = table.pivot(index="score", columns="method", values="shown").reindex(**order).T
+shown.rename_axis(index=None, columns=None).style
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show where the numbers come from", "code_prompt_hide": "Hide where the numbers come from"}
 provenance_table(header).style
@@ -164,9 +167,9 @@ provenance_table(header).style
 #
 # - Where an object can be drawn without a part, the effect of the part is exact, and a map can be
 #   held against it.
-# - Maps foretell which part matters better than chance, and far from perfectly.
+# - Maps predict which part matters better than chance, but far from perfectly.
 # - Measures differ in what they ask; pointing at the object is the easiest.
-# - Before a measure impresses you, see what a map scores that looks at nothing.
+# - Before a measure impresses you, see what a map that looks at nothing scores.
 #
 # ## Exercises
 #

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Take it with you
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/14_take_it_with_you.ipynb)
+# [![Open in
+# Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/14_take_it_with_you.ipynb)
 #
 # **You will learn**
 #
@@ -73,19 +74,20 @@ folder = tempfile.TemporaryDirectory()
 file = Path(folder.name) / "explainer.onnx"
 agreement = explainer.export(file, storage="float16", preprocess=True)
 print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, compared on {agreement.photos} photos")
-print(f"largest difference: logits {agreement.logits:.1e}, maps {agreement.maps:.1e}")
+print(f"largest difference: logits {agreement.logits:.4f}, maps {agreement.maps:.4f}")
 print(f"the same class is predicted for {agreement.same:.0%} of them")
 
 # %% [markdown]
 # Differences are relative to the largest value. `storage="float16"` halves the file: weights are
-# rounded, while the network computes in float32 as before. `preprocess=True` puts resizing, cropping
+# rounded, while the network computes in float32 as before. `preprocess=True` puts resizing,
+# cropping
 # and normalising inside, so that the file takes the pixels of a photo as they are. On the command
 # line this is `ttame export explainer.onnx --storage float16 --preprocess`.
 #
 # ## Without PyTorch
 #
-# `ttame.Exported` needs onnxruntime, Pillow and numpy, and no other part of this library: one
-# source file to copy.
+# `ttame.Exported` needs onnxruntime, Pillow and numpy, and no other part of this library: copy its
+# one source file and replace `TTameError` by `ValueError`.
 
 # %%
 exported = ttame.Exported(file)
@@ -119,7 +121,7 @@ plot_bars(pd.DataFrame(parts).T.rename(columns="{} at a time".format), "ms per p
 # %% tags=["remove-input"]
 one, many = timed.loc[1], timed.loc[timed.index.max()]
 Markdown(
-    f"*Medians of {one['repeats']:.0f} turns on {speed['hardware']}.* With onnxruntime "
+    f"*Medians of {one['repeats']:.0f} runs on {speed['hardware']}.* With onnxruntime "
     f"{speed['onnxruntime']} an explanation takes {one['explanation_ratio']:.2f} times as long as "
     f"with PyTorch for one photo, {many['explanation_ratio']:.2f} times for {timed.index.max()} at "
     "a time."
@@ -147,7 +149,7 @@ listed = listed.rename(columns={"megabytes": "MB", "maps": "largest difference o
 listed.style.format({"MB": "{:.0f}", "largest difference of maps": "{:.0e}"}, na_rep="–")
 
 # %% [markdown]
-# Maps of rounded weights, against those of the exact ones, on held-out photos:
+# Maps computed with rounded weights, compared with those of the exact weights, on held-out photos:
 
 # %% tags=["remove-input"]
 storage = read_benchmark(reference("storage.json"), "storage")
@@ -185,7 +187,7 @@ origins = {name: provenance_table(header)["provenance"] for name, header in head
 pd.concat(origins).rename_axis(["of", "fact"]).to_frame().style
 
 # %% [markdown]
-# ## In a page
+# ## As a web page
 #
 # `explainer.demo("demo.html")`, or `ttame demo demo.html`, writes a page in which the explainer
 # runs, with the network and ONNX Runtime inside. Open it, put it on any web host, or send it to a
@@ -230,7 +232,8 @@ ttame.explore(explainer, path[photo], live=live)
 #
 # ## Limits
 #
-# - The page runs the network on one core, since more need headers that a file on a disk cannot send:
+# - The page runs the network on one core, since more would need HTTP headers, which a page opened
+#   from disk does not have:
 #   a few tenths of a second per pass.
 # - A browser without WebAssembly, or with too little memory, says so; photos that were explained
 #   beforehand are shown all the same.

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Every number and its command
 #
-# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/15_reproduce.ipynb)
+# [![Open in
+# Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ttame-companion/ttame/blob/main/notebooks/15_reproduce.ipynb)
 #
 # **You will learn**
 #
@@ -25,8 +26,10 @@
 # nothing is run: this page reads records.
 #
 # **Model and photos.** The training records, results and study records that come with `ttame`. They
-# were made at the scale of Imagenette {cite}`imagenette`. The papers' scale {cite}`tame,ttame`, with
-# other classifiers on ImageNet's photos, was not run here. [Reproduce it](../book/reproduce.md) says
+# were made at the scale of Imagenette {cite}`imagenette`. The papers' scale {cite}`tame,ttame`,
+# with
+# other classifiers on ImageNet's photos, was not run here. [Reproduce it](../book/reproduce.md)
+# says
 # how to set up and run.
 
 # %% tags=["remove-cell"]
@@ -75,9 +78,10 @@ for title, pattern in patterns.items():
     display(Markdown(f"**{title}**"), score_table(pattern))
 
 # %% [markdown]
-# *Numbers of a cell stand in the order of its heading. ROAD is the area under the curve of the
-# share of photos that keep their class; passes are those of one map. Where photos are fewer, they are
-# the first of the same ones. What the numbers say is the matter of [the
+# *The numbers in a cell are in the order of the heading. ROAD is the area under the curve of the
+# share of photos that keep their class; passes are those of one map. Where photos are fewer, they
+# are
+# the first of the same ones. What they mean is discussed in [the
 # evaluation](06_evaluation.ipynb) and of [the chapter on
 # transformers](07_vision_transformers.ipynb).*
 #
@@ -92,12 +96,13 @@ Markdown(command_list(first))
 Markdown(command_list(item for item in made if item not in first))
 
 # %% [markdown]
-# *For each file: what it holds, the commit and the day, the machine, and the whole command.*
+# *For each file: how many photos, how long the maps took, the commit, the day and the machine, and
+# the whole command. It gives these numbers at that commit: files called `recipe_...` measured
+# explainers that have been replaced since. A `+` marks a commit with changes not yet committed.*
 #
 # ## Trainings
 #
-# Each model that ships has a record beside it. What is marked "not run" would be the papers' own
-# setting.
+# Each model that ships has a record beside it. Those marked "not run" are the papers' own settings.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all commands", "code_prompt_hide": "Hide the commands"}
 Markdown(command_list(trainings()))
@@ -128,7 +133,7 @@ for name in studies():
 #
 # ## Costs and checks
 #
-# What an explanation and a training step cost, how training scales, and which networks can be
+# What an explanation and a training step cost, how training scales, and which networks it can be
 # attached to.
 
 # %% tags=["hide-input"]
@@ -143,7 +148,7 @@ Markdown(command_list(benchmarks()))
 # - A number without its command, commit and machine cannot be checked; here each has them.
 # - What was not run says so. The papers' tables are of other classifiers on other photos, and need
 #   not agree with these.
-# - One chapter alone is run anew by
+# - To run one chapter again:
 #
 #   ```console
 #   $ .venv/bin/python -m ttame.companion.notebooks execute notebooks/06_evaluation.py out.ipynb

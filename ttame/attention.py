@@ -147,7 +147,7 @@ class SelfAttention(nn.Module):
 
 
 class MapDecoder(nn.Module):
-    """Refine the fused map of any class by what every layer shows at each place (`ttame`: ours).
+    """Refine the fused map of any class by what each layer shows in each place (not in `ttame`).
 
     A fusion is linear in the branches, so it can weigh layers but not let one decide how another
     is read. Here the fused map, standardised per photo, meets a few channels of each layer in a

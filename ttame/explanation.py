@@ -32,7 +32,8 @@ class Explanation:
     Attributes:
         logits: The classifier's outputs, `(B, K)` float32.
         targets: Explained classes, `(B, T)` int64.
-        maps: Raw maps before the sigmoid, `(B, T, h, w)` float32: neither scaled nor clipped.
+        maps: Raw maps, `(B, T, h, w)` float32: before the sigmoid, or in (0, 1) where there is a
+            decoder; neither scaled nor clipped.
         images: The photos as the classifier saw them, raw, `(B, C, H, W)` in [0, 1].
         classes: K class names.
         crops: B parts of photos that `images` show.

@@ -271,7 +271,7 @@ def open_image(item: ImageLike, position: int = 0, channels: int = 3) -> Image.I
     Args:
         item: The image.
         position: Its position among others, for error messages.
-        channels: C.
+        channels: Number of channels C.
 
     Returns:
         A Pillow image, upright RGB or greyscale of 8 bits, or `(C, H, W)`, float32 in [0, 1].

@@ -167,7 +167,8 @@ def attach(
     widths, count = probe(classifier, spec.layers, size, config.tokens, spec.channels, auxiliary)
     if names is not None and len(names) != count:
         both = f", the two answers of its one output, such as {ANSWERS}" if binary else ""
-        raise TTameError(f"got names of {len(names)} classes, the classifier has {count}{both}")
+        found = f"{len(names)} class name{'' if len(names) == 1 else 's'}"
+        raise TTameError(f"got {found}, but the classifier has {count} classes{both}")
     mechanism = AttentionMechanism(widths, count, config).to(input_like(classifier).device)
     return Explainer(replace(backbone, spec=spec), mechanism, auxiliary=auxiliary).eval()
 
@@ -210,7 +211,7 @@ def open_explainer(
     weights: Path | str | None = None,
     size: int | None = None,
 ) -> tuple[Explainer, bool]:
-    """Load the explainer to evaluate, or attach an untrained one to a backbone without.
+    """Load the explainer to evaluate, or attach an untrained one to a backbone that has none.
 
     Args:
         name: As for `load`, or `"none"`.

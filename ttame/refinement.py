@@ -1,4 +1,4 @@
-"""Refining maps photo by photo, by a few gradient steps that begin at T-TAME's own (`ttame`: ours).
+"""Refining maps photo by photo, by a few gradient steps from T-TAME's own (not in `ttame`).
 
 A mechanism answers from what it learned on other photos. Where a photo is worth more passes, each
 step masks it by the map, asks the classifier, and moves the map so that the masked photo keeps

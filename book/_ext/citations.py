@@ -6,7 +6,7 @@ references cannot tell two papers of the same authors and year apart.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -14,6 +14,7 @@ from string import ascii_lowercase
 
 from pybtex.database import Entry, Person
 from pybtex.plugin import register_plugin
+from pybtex.richtext import Text
 from pybtex.style.formatting.plain import Style
 from pybtex.style.labels import BaseLabelStyle
 from pybtex.style.sorting.author_year_title import SortingStyle
@@ -39,7 +40,10 @@ class AuthorOrder(SortingStyle):  # type: ignore[misc]
     def person_key(self, person: Person) -> str:
         """Return what a person is sorted by."""
         key: str = super().person_key(person)
-        return re.sub("[{}]", "", key)
+        plain = str(Text.from_latex(key))  # of B{\"o}hle and of a group's braces
+        return "".join(
+            c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c)
+        )
 
 
 class AuthorYearStyle(Style):  # type: ignore[misc]

@@ -16,18 +16,19 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 _BOUNDED = re.compile(r"~?(?:typing\.)?Annotated\[(\w+), [^()]*\([^()]*\)\]")
-_MADE = re.compile(r"<factory>")
+_MADE = re.compile(r"<factory>|<function (?:[^<>]|<[^<>]*>)*>")
+_FOLDERS = re.compile(r"~(?:\w+\.)*")
 _MARKDOWN = re.compile(r"\{cite\}`([\w,]+)`")
 # One key or several behind a bracket, such as (`rise`) or (`rise`, equation 6).
-_KEYS = re.compile(r"\(((?:`\w+`(?:, )?)+)(?=[;:,)])")
+_KEYS = re.compile(r"\(((?:`\w+`(?:, )?)+)(\)|(?=[;:,]))")
 _NAMED = re.compile(r"`(\w+)`")
 _ROLE = ":cite:"
 _BIBLIOGRAPHY = "book/references.bib"
 
 
 def plain(signature: str) -> str:
-    """Write a signature without bounds and without `<factory>`."""
-    return _MADE.sub("...", _BOUNDED.sub(r"\1", signature))
+    """Write a signature without bounds, folders of modules, and what has no name."""
+    return _FOLDERS.sub("", _MADE.sub("...", _BOUNDED.sub(r"\1", signature)))
 
 
 def _simplify(
@@ -42,7 +43,10 @@ def cited(text: str, keys: Collection[str]) -> str:
 
     def cite(found: re.Match[str]) -> str:
         names = _NAMED.findall(found[1])
-        return f"({_ROLE}`{','.join(names)}`" if set(names) <= set(keys) else found[0]
+        if not set(names) <= set(keys):
+            return found[0]
+        # Citations have brackets of their own.
+        return f"{'' if found[2] else '('}{_ROLE}`{','.join(names)}`"
 
     return _KEYS.sub(cite, _MARKDOWN.sub(rf"{_ROLE}`\1`", text))
 

@@ -118,11 +118,11 @@ def test_ranking_claims_and_words(path: Path) -> None:
     assert len(plot_ranking(ranked).axes) == 1
     claims = check_claims(long(), study)
     assert list(claims["verdict"]) == ["agrees", "not run"]
-    assert claims["measured"].iloc[0] == "+35.0 (+30.0\u00a0to\u00a0+40.0)"
+    assert claims["measured"].iloc[0] == "+35.0\u00a0(+30.0\u00a0to\u00a0+40.0)"
     assert list(claims["on"]) == ["AD 100%", "IC - AD"]
     assert axis_words(long(), study, "size") == (
-        "Against *whole*, by IC less AD (1 seed in common), **worse** is *small* (\u221235.0, "
-        "\u221240.0 to \u221230.0)."
+        "Compared with “whole”, “small” (\u221235.0, \u221240.0 to \u221230.0) is **worse**. "
+        "(IC minus AD, 1 seed in common.)"
     )
     only = long()[long()["method"] == "nothing"]
     with pytest.raises(TTameError, match=r"records of whole alone.*needs 'whole' and another"):
@@ -143,8 +143,8 @@ def test_what_is_no_different_is_said_last(path: Path) -> None:
         ]
     )  # fmt: skip
     assert axis_words(same, study, "size") == (
-        "Against *whole*, by IC less AD (1 to 2 seeds in common), **better** is *not run* (+5.0, "
-        "+5.0 to +5.0); **no difference** is shown for *small*."
+        "Compared with “whole”, “not run” (+5.0, +5.0 to +5.0) is **better**; **no difference** is "
+        "shown for “small”. (IC minus AD, 1 to 2 seeds in common.)"
     )
 
 

@@ -196,8 +196,9 @@ def test_verdicts_in_words() -> None:
     assert in_words(table, "Ours").split("\n") == [
         "Ours is",
         "",
-        "- against Grad-CAM: **better** on AD 100%, IC 50%; **open** on AD 50%",
-        "- against RISE: **worse** on AD 100%",
+        "- compared with Grad-CAM: **better** by AD 100% and IC 50%; **no difference** is shown by "
+        "AD 50%",
+        "- compared with RISE: **worse** by AD 100%",
     ]
 
 

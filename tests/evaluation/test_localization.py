@@ -117,13 +117,23 @@ def test_pointing_against_loops(tolerance: float) -> None:
 
 def test_equal_maxima_are_drawn_by_the_seed() -> None:
     masks = box_masks([[(0, 0, 4, 8)]], (8, 8))
-    constant = torch.full((1, 1, 3, 3), 0.3)  # enlarging would round this value
+    equal = torch.ones(1, 1, 8, 8)
+    equal[..., 7, 7] = 0
     found = []
     for seed in range(20):
-        pixel = int(rank_pixels(torch.ones(1, 1, 8, 8), seed)[0, 0, 0])
-        found.append(float(pointing_game(constant, masks, 0, seed)[0]))
+        pixel = int(rank_pixels(equal, seed)[0, 0, 0])
+        found.append(float(pointing_game(equal, masks, 0, seed)[0]))
         assert found[-1] == 100 * (pixel % 8 < 4)
     assert set(found) == {0.0, 100.0}
+
+
+def test_a_constant_map_points_as_well_as_chance() -> None:
+    masks = box_masks([[(0, 0, 2, 8)], [(0, 0, 8, 8)], [(0, 0, 4, 8)]], (8, 8))
+    maps = torch.full((3, 1, 3, 3), 0.3)  # enlarging would round this value
+    maps[2, 0, 1, 2] = 1.0
+    assert pointing_game(maps, masks, 0).tolist() == [25.0, 100.0, 0.0]
+    # Within one pixel: three columns of eight.
+    assert pointing_game(maps[:1], masks[:1], 1).tolist() == [37.5]
 
 
 def test_energy_by_hand() -> None:

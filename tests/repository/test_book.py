@@ -304,6 +304,10 @@ def extension(name: str) -> ModuleType:
             "(a: float = 0.5, b: list[int] = ...)",
         ),
         ("(a: Literal['x'] = 'x') -> int", "(a: Literal['x'] = 'x') -> int"),
+        (
+            "(see: ~collections.abc.Callable[[~torch.Tensor], None] = <function <lambda>>, b: int)",
+            "(see: Callable[[Tensor], None] = ..., b: int)",
+        ),
     ],
 )
 def test_signatures_are_shown_without_bounds(signature: str, read: str) -> None:
@@ -313,7 +317,7 @@ def test_signatures_are_shown_without_bounds(signature: str, read: str) -> None:
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        ("RISE (`rise`): masks.", "RISE (:cite:`rise`): masks."),
+        ("RISE (`rise`): masks.", "RISE :cite:`rise`: masks."),
         ("As in (`rise`, `road`; ours)", "As in (:cite:`rise,road`; ours)"),
         ("the masks of (`rise`, equation 6)", "the masks of (:cite:`rise`, equation 6)"),
         ("like {cite}`fastshap,vitshapley`", "like :cite:`fastshap,vitshapley`"),
@@ -322,6 +326,12 @@ def test_signatures_are_shown_without_bounds(signature: str, read: str) -> None:
 )
 def test_docstrings_cite(text: str, read: str) -> None:
     assert extension("signatures").cited(text, ["rise", "road"]) == read
+
+
+def test_percentages_are_tied_to_their_numbers() -> None:
+    tied = extension("typography").tied
+    assert tied("95 % of 3 or 4.5 %") == "95\u00a0% of 3 or 4.5\u00a0%"
+    assert tied("100% and a % b") == "100% and a % b"
 
 
 @pytest.fixture(scope="module")

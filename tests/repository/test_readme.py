@@ -37,9 +37,9 @@ def test_recipes_are_short_and_run(
     examples = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
     commands = re.findall(r"```console\n(.*?)```", recipe, re.DOTALL)
     assert examples or commands
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "pictures").mkdir()
     for name in ("cat", "german_shepherd", "honey_bee"):
-        shutil.copy(ROOT / "data" / "samples" / f"{name}.jpg", tmp_path / "photos")
+        shutil.copy(ROOT / "data" / "samples" / f"{name}.jpg", tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
     for example in examples:
         code = [line for line in example.splitlines() if line and "import" not in line.split()]

@@ -20,7 +20,10 @@ SETS: dict[Photos, str] = {
     "other kinds": "kinds_*.jsonl*",
     "transformer": "vit_*.jsonl*",
 }
-_MOSAICS: dict[Photos, str] = {"Imagenette": "mosaics_imagenette.jsonl*"}
+_MOSAICS: dict[Photos, str] = {
+    "Imagenette": "mosaics_imagenette*.jsonl*",
+    "other kinds": "mosaics_kinds*.jsonl*",
+}
 SCORES = [
     *(f"{score} {share}%" for score in ("AD", "IC") for share in (100, 50, 15)),
     "ROAD MoRF", "ROAD LeRF", GAP, "insertion", "deletion", "SDS", "SaCo", "grid pointing",
@@ -73,8 +76,11 @@ def read_comparison(photos: Photos) -> Comparison:
     records = measured(records)
     pieces = [add_gap(scores(records))]
     if photos in _MOSAICS:
-        (path,) = folder.glob(_MOSAICS[photos])
-        headers[path.name.removesuffix(".gz")], mosaics = read_results(path)
+        made = {path: read_results(path) for path in sorted(folder.glob(_MOSAICS[photos]))}
+        if len({str(header["config"]["mosaics"]) for header, _ in made.values()}) > 1:
+            raise TTameError(f"{', '.join(path.name for path in made)} are of different mosaics")
+        headers |= {path.name.removesuffix(".gz"): header for path, (header, _) in made.items()}
+        mosaics = pd.concat([found for _, found in made.values()])
         named = mosaics.assign(photo="mosaic " + mosaics["mosaic"].astype(str))
         pieces.append(scores(named).groupby(["photo", "method", "score"], as_index=False).mean())
     long = pd.concat(pieces, ignore_index=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,10 @@ def evaluations(patterns: Sequence[str]) -> list[Made]:
         header, records = read_results(path)
         # Records know how long each map took, not the masking and scoring after it.
         minutes = records["seconds"].sum() / 60
-        photos = f"{records['photo'].nunique()} photos"
+        mosaics = header["config"].get("mosaics")
+        photos = f"{len(mosaics)} mosaics" if mosaics else f"{records['photo'].nunique()} photos"
+        if "shortened" in header:
+            photos += f" ({header['shortened']})"
         found.append(_made(path.name, header, photos, f"{minutes:.1f} minutes for the maps"))
     return found
 
@@ -258,7 +262,14 @@ def _results(pattern: str) -> list[Path]:
 
 def _made(name: str, header: Mapping[str, Any], *facts: str) -> Made:
     made = f"commit {header['commit']}", str(header["date"])[:10], str(header["hardware"])
-    return Made(name, (*facts, *made), str(header["command"]))
+    # Rows that the named command left as an earlier one made them say so.
+    kept = Counter(
+        row["commit"]
+        for row in header.get("rows", [])
+        if row.get("commit", header["commit"]) != header["commit"]
+    )
+    earlier = (f"{count} rows kept, of commit {commit}" for commit, count in kept.items())
+    return Made(name, (*facts, *made, *earlier), str(header["command"]))
 
 
 def _cells(row: pd.Series | None, scores: Mapping[str, Iterable[str]]) -> dict[str, str]:

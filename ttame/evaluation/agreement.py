@@ -23,7 +23,7 @@ GAP = "ROAD gap"
 
 
 def add_gap(long: pd.DataFrame) -> pd.DataFrame:
-    """Add ROAD's two orders as one score, `"ROAD gap"`: LeRF less MoRF, per photo.
+    """Add ROAD's two orders as one score, `"ROAD gap"`: LeRF minus MoRF, per photo.
 
     A map that ranks nothing removes the same pixels in both orders, and gets about zero.
 
@@ -56,7 +56,7 @@ def blind_margins(
         One row per score, in the index: `blind`, the blind method with the best mean; its `rank`
         among all `methods` (1 is best); `behind`, how many of the `looking` methods have a worse
         mean; `best`, the method that looks with the best mean; the mean paired `difference` of the
-        two, blind less best (percentage points), with its 95 % bootstrap interval over photos,
+        two, blind minus best (percentage points), with its 95 % bootstrap interval over photos,
         `low` and `high`; and the `verdict` on the blind map: `"better"`, `"worse"` or `"open"`.
 
     Raises:

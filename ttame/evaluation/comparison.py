@@ -65,11 +65,16 @@ def in_words(differences: pd.DataFrame, method: str = "T-TAME") -> str:
         differences: With columns `against`, `score` and `verdict`.
         method: What the differences are of.
     """
+    said = {
+        "better": "**better** by",
+        "worse": "**worse** by",
+        "open": "**no difference** is shown by",
+    }
     lines = [f"{method} is", ""]
     for other, found in differences.groupby("against", sort=False):
-        on = found.groupby("verdict")["score"].agg(", ".join)
-        parts = [f"**{name}** on {on[name]}" for name in ("better", "worse", "open") if name in on]
-        lines.append(f"- against {other}: {'; '.join(parts)}")
+        by = found.groupby("verdict")["score"].agg(_listed)
+        parts = [f"{words} {by[name]}" for name, words in said.items() if name in by]
+        lines.append(f"- compared with {other}: {'; '.join(parts)}")
     return "\n".join(lines)
 
 

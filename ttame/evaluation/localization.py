@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ttame.errors import TTameError
-from ttame.masking import enlarge, normalize_maps, rank_pixels
+from ttame.masking import degenerate, enlarge, normalize_maps, rank_pixels
 
 # Pixels of the mask; the paper's margin, which forgives a peak just beside the object.
 TOLERANCE = 15
@@ -69,8 +69,8 @@ def pointing_game(
 
     A hit lies at most `tolerance` pixels (Euclidean, between pixel centres) from the mask. Maps
     are enlarged to the mask before their maximum is sought. Of several equal maxima one is
-    taken by a seeded shuffle (`masking.rank_pixels`); so a constant map points at the same,
-    arbitrary pixel in all photos of one size: count such maps with `masking.degenerate`.
+    taken by a seeded shuffle (`masking.rank_pixels`). A constant map has no maximum and scores what
+    a random pixel does (`pointing_chance`): the shuffle would take the same pixel in all photos.
 
     Args:
         maps: Raw explanation maps, `(B, 1, h, w)`, any float dtype.
@@ -79,7 +79,7 @@ def pointing_game(
         seed: Seed of the tie-break.
 
     Returns:
-        `(B,)` float32, 0 or 100.
+        `(B,)` float32, 0 or 100; of a constant map in between.
 
     Raises:
         TTameError: If the shapes do not fit, the masks are not bool, a mask is empty, a map is
@@ -93,7 +93,11 @@ def pointing_game(
     rows = torch.arange(height, device=maps.device).view(-1, 1) - peak // width  # (B, 1, H, 1)
     columns = torch.arange(width, device=maps.device) - peak % width  # (B, 1, 1, W)
     near = rows**2 + columns**2 <= tolerance**2
-    return 100 * (near & masks).flatten(1).any(dim=1).float()
+    hits = 100 * (near & masks).flatten(1).any(dim=1).float()
+    flat = degenerate(maps[:, 0])
+    if bool(flat.any()):
+        hits[flat] = pointing_chance(masks[flat], tolerance)
+    return hits
 
 
 def pointing_chance(masks: Tensor, tolerance: float = TOLERANCE) -> Tensor:

@@ -93,7 +93,7 @@ def target_sensitivity(means: Tensor, others: Tensor, contrast: Tensor) -> Tenso
     Args:
         means: Mean of A's map over every part, `(B, P)`.
         others: The same of B's map.
-        contrast: What the removal of each part takes from the logit of A less that of B, `(B, P)`.
+        contrast: What the removal of each part takes from the logit of A minus that of B, `(B, P)`.
 
     Returns:
         `(B,)` float64: 100, 50 for a tie, or 0; NaN where all parts speak for A, or none.

@@ -47,7 +47,7 @@ def removal_effects(
     Returns:
         Drops of the target's logit: `importance` of the parts `(P,)`, `pairs` of parts `(10,)`,
         `clutter` `(C,)`, and all clutter at once, `background` `(1,)`. `contrast` `(P,)` is the
-        drop of the target's logit less the other's, by part.
+        drop of the target's logit minus the other's, by part.
     """
     pairs = [(PARTS[first], PARTS[second]) for first, second in PAIRS]
     removed = [(), *((name,) for name in PARTS), *pairs, *((name,) for name in CLUTTER), CLUTTER]

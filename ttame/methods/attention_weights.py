@@ -1,6 +1,6 @@
 """Attention probabilities: one forward pass of a Vision Transformer gives those of every block.
 
-Read are timm's transformers (`blocks`, each with one self-attention) and torchvision's
+It reads timm's transformers (`blocks`, each with one self-attention) and torchvision's
 (`encoder.layers`, each with one `nn.MultiheadAttention`). Both compute their attention in one
 fused step that never shows the probabilities; a view of the model for one pass takes it apart.
 """

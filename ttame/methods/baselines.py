@@ -37,7 +37,7 @@ def centre_gaussian(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def fake_cam(images: Tensor, targets: Tensor) -> Tensor:
-    """Fake-CAM (`opticam`): ones but for one pixel in the corner, at the image's size.
+    """Fake-CAM (`fakecam`): ones but for one pixel in the corner, at the image's size.
 
     It explains nothing and scores a near-perfect Average Drop at 100 %: what that number alone
     cannot see.

@@ -24,7 +24,7 @@ def kernel_sizes(players: int) -> Tensor:
     It is proportional to 1 / (k·(N - k)); none and all of the players are no question of the fit.
 
     Args:
-        players: N.
+        players: Number of players N.
 
     Returns:
         `(N + 1,)` float64, summing to 1.

@@ -1,4 +1,6 @@
-"""The training objective, as pure functions with named parts (T-TAME §III-C, `ttame`; `tame`).
+"""The training objective, as pure functions with named parts (`ttame`, §III-C; `tame`).
+
+The loss of a batch is ::
 
     L = λ₃ · cross-entropy(classifier(masked image), model truth)
       + λ₂ · area(a)

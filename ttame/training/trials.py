@@ -1,4 +1,4 @@
-"""Learning which pixels to keep by trying two masks per photo (`ttame`: ours).
+"""Learning which pixels to keep by trying two masks per photo (ours, not in `ttame`).
 
 Which pixels are among the top 15 % is a hard choice. Gradients reach a map through the values of
 the pixels kept, not through the choice. A trial asks the classifier instead: the map is moved by

@@ -70,7 +70,7 @@ class SharedBias(nn.Module):
     """The fusion's bias `(K,)` as one number.
 
     Args:
-        classes: K.
+        classes: Number of classes K.
     """
 
     def __init__(self, classes: int) -> None:

@@ -104,7 +104,7 @@ def draw_verdicts(
         rows, places = table[chosen], np.asarray(lines)[chosen]
         ends = rows[["low", "high"]].to_numpy()
         axis.hlines(places, ends.min(axis=1), ends.max(axis=1), color=color, linewidth=1.5)
-        label = verdict if verdict == "open" else f"{method} {verdict}".strip()
+        label = "no difference shown" if verdict == "open" else f"{method} {verdict}".strip()
         axis.plot(rows["difference"], places, marker, color=color, markersize=size, label=label)
 
 

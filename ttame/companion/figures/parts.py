@@ -33,10 +33,11 @@ def plot_removals(explainer: Explainer, drawings: Sequence[Drawing]) -> Figure:
     for found in drawings:
         effects = removal_effects(explainer, found, found.label, nearest_classes(found.label)[0])
         clutter = [layer.name for layer in found.layers if layer.name.startswith("clutter")]
-        titles = [f"no {part}\n{drop:+.2f}" for part, drop in
-                  zip(PARTS, (-effects["importance"]).tolist(), strict=True)]  # fmt: skip
-        titles = [explainer.classes[found.label], *titles,
-                  f"no clutter\n{-float(effects['background']):+.2f}"]  # fmt: skip
+        changes = dict(zip(PARTS, (-effects["importance"]).tolist(), strict=True))
+        changes["clutter"] = -float(effects["background"])
+        titles = [f"no {name}\n{change:+.2f}".replace("-", "\N{MINUS SIGN}")
+                  for name, change in changes.items()]  # fmt: skip
+        titles = [explainer.classes[found.label], *titles]
         removed = [(), *((part,) for part in PARTS), clutter]
         rows.append(
             [(title, pil_to_tensor(found.render(names)).float() / 255)

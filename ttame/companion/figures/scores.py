@@ -209,7 +209,7 @@ def _label(axis: Axes, found: pd.DataFrame, method: str) -> None:
         axis.annotate(
             name, found.iloc[index].tolist(), offsets[best] / scale, textcoords="offset points",
             ha="center", va="center", fontsize=_SIZE, fontweight=weight,
-            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6} if far else None,
+            arrowprops={"arrowstyle": "-", "color": "0.45", "linewidth": 0.7} if far else None,
         )  # fmt: skip
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ttame.companion.figures.panels import (
     COLORS,
@@ -91,6 +93,8 @@ def plot_axis(long: pd.DataFrame, references: pd.DataFrame | None = None) -> Fig
         better = "higher" if higher_is_better(score) else "lower"
         caption(axis, f"{score}\n{better} is better")
         axis.title.set_fontsize(LETTERING)  # six of them share a line
+        if len(scores) > 4:
+            axis.xaxis.set_major_locator(MaxNLocator(2))
         name_lines(axis, names, size=LETTERING)
     figure.supxlabel("mean over photos and seeds, %", fontsize=8)
     handles = [Line2D([], [], label=name, linestyle=style, color=color, linewidth=1)
@@ -121,20 +125,20 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     Args:
         table: `ttame.companion.studies.tables.ranking`.
     """
-    figure, (axis,) = panels(1, (9.5, 0.4 * len(table) + 1.2), describe_ranking(table))
+    figure, (axis,) = panels(1, (4.0, 0.4 * len(table) + 1.2), describe_ranking(table))
     axis.axvline(0, color="0.3", linewidth=0.8)
     draw_verdicts(axis, table, range(len(table)), size=6)
-    # Above the lines: beside them, long names would leave half of a phone's screen to the data.
+    # As wide as a phone. Beside the lines, long names would leave half of that to the data.
     name_lines(axis, [""] * len(table), size=8)
     names = table["axis"] + ": " + table["variant"]
     for place, name in enumerate(names):
         axis.annotate(name, (0.006, place - 0.32), xycoords=("axes fraction", "data"), fontsize=8,
                       va="center")  # fmt: skip
     axis.set_ylim(len(table) - 0.5, -0.8)
-    axis.set_xlabel("IC less AD against the default, percentage points")
+    axis.set_xlabel("IC minus AD against the default, percentage points")
     handles, labels = axis.get_legend_handles_labels()
     shown = [(handle, label) for handle, label in zip(handles, labels, strict=True)
-             if label in set(table["verdict"])]  # fmt: skip
+             if isinstance(handle, Line2D) and len(np.asarray(handle.get_xdata()))]  # fmt: skip
     figure.legend(*zip(*shown, strict=True), loc="outside upper right", ncols=3, frameon=False)
     return figure
 
@@ -160,6 +164,6 @@ def describe_ranking(table: pd.DataFrame) -> str:
         for row in table.itertuples()
     ]
     return (
-        f"{len(table)} variants by how much IC less AD differs from the default, percentage "
+        f"{len(table)} variants by how much IC minus AD differs from the default, percentage "
         f"points, best first: {'; '.join(parts)}."
     )

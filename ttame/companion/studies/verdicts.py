@@ -68,7 +68,8 @@ def _check(long: pd.DataFrame, study: Study, claim: Claim, resamples: int) -> tu
     sign = 1 if higher_is_better(claim.score) else -1
     low, high = sorted((sign * found["low"], sign * found["high"]))
     said = {"better": "agrees", "worse": "disagrees", "open": "open"}[found["verdict"]]
-    shown = f"{sign * found['difference']:+.1f} ({low:+.1f}\u00a0to\u00a0{high:+.1f})"
+    mean = _signed(sign * found["difference"])
+    shown = f"{mean}\u00a0({_signed(low)}\u00a0to\u00a0{_signed(high)})"
     return claim.text, claim.score, shown, said
 
 
@@ -104,22 +105,24 @@ def axis_words(long: pd.DataFrame, study: Study, axis: str, resamples: int = 100
     for verdict in ("better", "worse"):
         rows = table[table["verdict"] == verdict]
         listed = [
-            f"*{name}* ({_signed(mean)}, {_signed(low)} to {_signed(high)})"
+            f"“{name}” ({_signed(mean)}, {_signed(low)} to {_signed(high)})"
             for name, mean, low, high in rows[["variant", "difference", "low", "high"]].to_numpy()
         ]
         if listed:
-            parts.append(f"**{verdict}** {'are' if len(listed) > 1 else 'is'} {_listed(listed)}")
-    still = [f"*{name}*" for name in table.loc[table["verdict"] == "open", "variant"]]
+            parts.append(f"{_listed(listed)} {'are' if len(listed) > 1 else 'is'} **{verdict}**")
+    still = [f"“{name}”" for name in table.loc[table["verdict"] == "open", "variant"]]
     if still:
         parts.append(f"**no difference** is shown for {_listed(still)}")
     few, many = int(table["seeds"].min()), int(table["seeds"].max())
     count = f"{few} to {many} seeds" if few < many else f"{many} seed{'s' if many > 1 else ''}"
-    return f"Against *{plain}*, by IC less AD ({count} in common), {'; '.join(parts)}."
+    return f"Compared with “{plain}”, {'; '.join(parts)}. (IC minus AD, {count} in common.)"
 
 
 def _signed(value: float) -> str:
-    """Write a number with its sign, and zero without one."""
+    """Write a number with its sign, with a second decimal where one would make it zero."""
     text = f"{value:+.1f}"
+    if float(text) == 0:
+        text = f"{value:+.2f}"
     return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
 
 

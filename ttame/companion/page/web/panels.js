@@ -40,7 +40,9 @@ export const panelsOf = (state, explanations, { data, colors, signed }) => {
       picture: async () => {
         const [pixels, one, two] = await Promise.all([
           pixelsOf(photo), maskOf(photo, method, target), maskOf(photo, method, other)]);
-        made.numbers = `red: more for the first, by up to ${largestGap(one, two).toFixed(2)}`;
+        made.numbers =
+          `red: more for ${labelOf(target)}, blue: more for ${labelOf(other)}; ` +
+          `at most ${largestGap(one, two).toFixed(2)}`;
         return difference(pixels, data.size, signed, one, two);
       },
     };
