@@ -75,12 +75,14 @@ def read_comparison(photos: Photos) -> Comparison:
     headers = dict(zip(names, found, strict=True))
     records = measured(records)
     pieces = [add_gap(scores(records))]
-    if photos in _MOSAICS:
-        made = {path: read_results(path) for path in sorted(folder.glob(_MOSAICS[photos]))}
-        if len({str(header["config"]["mosaics"]) for header, _ in made.values()}) > 1:
-            raise TTameError(f"{', '.join(path.name for path in made)} are of different mosaics")
-        headers |= {path.name.removesuffix(".gz"): header for path, (header, _) in made.items()}
-        mosaics = pd.concat([found for _, found in made.values()])
+    boards = sorted(folder.glob(_MOSAICS[photos])) if photos in _MOSAICS else []
+    if boards:
+        made = [read_results(path) for path in boards]
+        if len({str(header["config"]["mosaics"]) for header, _ in made}) > 1:
+            raise TTameError(f"{', '.join(path.name for path in boards)} are of different mosaics")
+        for path, (header, _) in zip(boards, made, strict=True):
+            headers[path.name.removesuffix(".gz")] = header
+        mosaics = pd.concat([found for _, found in made])
         named = mosaics.assign(photo="mosaic " + mosaics["mosaic"].astype(str))
         pieces.append(scores(named).groupby(["photo", "method", "score"], as_index=False).mean())
     long = pd.concat(pieces, ignore_index=True)
