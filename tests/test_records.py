@@ -287,3 +287,11 @@ def test_results_are_found_either_way_but_not_both(path: Path) -> None:
     begin(path.with_name("run.jsonl.gz"), 2).finish()
     with pytest.raises(TTameError, match="compressed, too"):
         results_paths(path.parent, "run.jsonl")
+
+
+def test_a_whole_run_is_written_without_a_word(path: Path) -> None:
+    results = ResultsFile(path, CONFIG | {"methods": ["A", "B"]}, MADE, 2)
+    results.append(record(i) for i in range(4))
+    header, records = read_results(write_first(results.finish(), path.with_name("short.jsonl"), 2))
+    assert "shortened" not in header
+    assert len(records) == 4

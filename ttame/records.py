@@ -193,8 +193,8 @@ def write_first(path: Path | str, out: Path | str, photos: int) -> Path:
     """Write the first photos of a results file, finished or not, as a finished results file.
 
     For runs that were ended: what `NAME.partial` holds is worth as much as a run on fewer photos.
-    The header keeps the run's provenance, lists the photos written, and says under `shortened` what
-    the run was to measure and did. Floats are written with the fewest digits that give the same
+    The header keeps the run's provenance, lists the photos written, and, where some are left out,
+    says under `shortened` what the run was to measure and did. Floats are written with the fewest digits that give the same
     float32, the precision in which they were measured.
 
     Args:
@@ -222,7 +222,8 @@ def write_first(path: Path | str, out: Path | str, photos: int) -> Path:
         raise TTameError(f"{str(out)!r} exists already; remove it or choose another name")
     ended = "all measured" if measured == len(planned) else f"the run was ended after {measured}"
     header["config"]["photos"] = planned[:photos]
-    header["shortened"] = f"to the first {photos} of {len(planned)} photos; {ended}"
+    if photos < len(planned):
+        header["shortened"] = f"to the first {photos} of {len(planned)} photos; {ended}"
     kept = [_short(record) for record in records[: photos * len(methods)]]
     went_on = [run for run in header.pop("resumed", []) if run["after"] < len(kept)]
     header |= {"resumed": went_on} if went_on else {}
