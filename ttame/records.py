@@ -194,8 +194,8 @@ def write_first(path: Path | str, out: Path | str, photos: int) -> Path:
 
     For runs that were ended: what `NAME.partial` holds is worth as much as a run on fewer photos.
     The header keeps the run's provenance, lists the photos written, and, where some are left out,
-    says under `shortened` what the run was to measure and did. Floats are written with the fewest digits that give the same
-    float32, the precision in which they were measured.
+    says under `shortened` what the run was to measure and did. Floats are written with the fewest
+    digits that give the same float32, the precision in which they were measured.
 
     Args:
         path: Results file of `ttame evaluate`, or its `.partial`.
