@@ -149,11 +149,10 @@ timed = pd.DataFrame(benchmark["methods"]).set_index("method")
 # %% [markdown]
 # *Five measures in percent, higher is better; rows in order of mean rank. No map that looks at
 # neither the photo nor the class won any of them. Shown are T-TAME and its variants, Grad-CAM, and
-# every method measured on these photos that is ahead of our recipe in one of them: among them
-# amortised Shapley {cite}`fastshap`, which learns to predict Shapley values, Finer-CAM
-# {cite}`finercam` and Occlusion {cite}`occlusion`. `passes`: runs of the classifier that one map
-# takes; `time`: in units of a plain forward pass, a dash where it was not measured; bold: the best
-# of a column. Average Drop, the papers' score, is left out: a map that
+# every method measured on these photos that is ahead of our recipe in one of them; [the method
+# page](../book/method.md) says what each does. `passes`: runs of the classifier that one map takes;
+# `time`: in units of a plain forward pass, a dash where it was not measured; bold: the best of a
+# column. Average Drop, the papers' score, is left out: a map that
 # looks at nothing wins it, and our recipe trains for it. [Evaluation](06_evaluation.ipynb) has all
 # methods and scores, with intervals, and says what each score can be trusted for.*
 

@@ -20,10 +20,7 @@ SETS: dict[Photos, str] = {
     "other kinds": "kinds_*.jsonl*",
     "transformer": "vit_*.jsonl*",
 }
-_MOSAICS: dict[Photos, str] = {
-    "Imagenette": "mosaics_imagenette*.jsonl*",
-    "other kinds": "mosaics_kinds*.jsonl*",
-}
+_MOSAICS: dict[Photos, str] = {"Imagenette": "mosaics_imagenette*.jsonl*"}
 SCORES = [
     *(f"{score} {share}%" for score in ("AD", "IC") for share in (100, 50, 15)),
     "ROAD MoRF", "ROAD LeRF", GAP, "insertion", "deletion", "SDS", "SaCo", "grid pointing",
@@ -75,8 +72,8 @@ def read_comparison(photos: Photos) -> Comparison:
     headers = dict(zip(names, found, strict=True))
     records = measured(records)
     pieces = [add_gap(scores(records))]
-    boards = sorted(folder.glob(_MOSAICS[photos])) if photos in _MOSAICS else []
-    if boards:
+    if photos in _MOSAICS:
+        boards = sorted(folder.glob(_MOSAICS[photos]))
         made = [read_results(path) for path in boards]
         if len({str(header["config"]["mosaics"]) for header, _ in made}) > 1:
             raise TTameError(f"{', '.join(path.name for path in boards)} are of different mosaics")
