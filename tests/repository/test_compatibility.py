@@ -59,7 +59,7 @@ def test_results_are_read_and_measured_again(classifier: nn.Module, tmp_path: Pa
     # The classifier's name in both is that of its class; how the explainer was saved is not.
     assert {**again["config"], "explainer": ""} == {**header["config"], "explainer": ""}
     seconds = [name for name in records.columns if "second" in name]
-    # ROAD's imputation was solved three times less exactly then.
+    # ROAD's imputation was solved less exactly then.
     road = [name for name in records.columns if name.startswith("road")]
     for columns, tolerance in ((road, 1e-4), (records.columns.difference(road + seconds), 1e-5)):
         pd.testing.assert_frame_equal(
