@@ -193,7 +193,7 @@ def test_layers_given_twice_or_not_at_all_are_refused(toy: nn.Module) -> None:
 
 
 def test_names_of_too_few_classes_are_refused(toy: nn.Module) -> None:
-    with pytest.raises(TTameError, match="names of 2 classes, the classifier has 10"):
+    with pytest.raises(TTameError, match="2 class names, but the classifier has 10"):
         ttame.attach(toy, LAYERS, classes=("a", "b"), input_size=SIZE, **IMAGENET)
 
 

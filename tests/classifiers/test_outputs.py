@@ -151,7 +151,7 @@ def test_both_answers_are_explained_and_named() -> None:
     assert not torch.equal(both.maps[:, 0], both.maps[:, 1])
     named = attached(model, "sigmoid", classes=("healthy", "ill"))
     assert named.explain(photos[0], "ill").names() == [["ill"]]
-    with pytest.raises(TTameError, match="2, the two answers of its one output"):
+    with pytest.raises(TTameError, match="2 classes, the two answers of its one output"):
         attached(model, "sigmoid", classes=("ill",))
     assert both_answers(model) is None  # the caller's own answers as before
 

@@ -146,7 +146,7 @@ def test_the_head_decides_on_the_number_of_classes(tmp_path: Path) -> None:
     assert again.classes == ("ant", "bee", "cat")
     raw = torch.rand(1, 3, 32, 32)
     assert torch.equal(again.explain(raw, "bee").maps, explainer.explain(raw, 1).maps)
-    with pytest.raises(TTameError, match="names of 2 classes, the classifier has 3"):
+    with pytest.raises(TTameError, match="2 class names, but the classifier has 3"):
         ttame.attach("toy", weights=path, classes=("a", "b"))
 
 

@@ -278,7 +278,7 @@ def test_right_of_zero_is_better_whatever_the_score(differences: pd.DataFrame) -
         ("AD 50%", 0): (4.0, "T-TAME better"),
         ("AD 50%", 1): (-3.0, "T-TAME worse"),
         ("insertion", 0): (6.0, "T-TAME better"),
-        ("insertion", 1): (-1.0, "open"),
+        ("insertion", 1): (-1.0, "no difference shown"),
     }
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["Grad-CAM", "random"]

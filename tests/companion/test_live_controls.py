@@ -325,7 +325,9 @@ def test_two_classes_stand_side_by_side_with_their_difference(live: Live) -> Non
     assert live.page.locator("figure canvas").count() == 3
     one, two, gap = live.page.locator(".tx-name").all_inner_texts()
     assert [one, two] == live.classes()[:2] and gap == f"{one} − {two}"
-    assert "red: more for the first, by up to" in live.text("figure:nth-child(3) .tx-numbers")
+    assert "red: more for ant, blue: more for gnu; at most 0." in live.text(
+        "figure:nth-child(3) .tx-numbers"
+    )
     live.search("gnu", field=1)
     live.page.keyboard.press("Enter")
     live.page.wait_for_function("document.querySelectorAll('.tx-name')[1].textContent === 'gnu'")
