@@ -151,9 +151,10 @@ plot_part_scores(table)
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show all means and intervals", "code_prompt_hide": "Hide all means and intervals"}
 table["half"] = (table["high"] - table["low"]) / 2
+digits = table["score"].str.contains("correlation").map({True: 2, False: 1})
 table["shown"] = [
-    f"{mean:.2f}\u00a0±\u00a0{half:.2f}".replace("-", "\N{MINUS SIGN}")
-    for mean, half in zip(table["mean"], table["half"], strict=True)
+    f"{mean:.{places}f}\u00a0±\u00a0{half:.{places}f}".replace("-", "\N{MINUS SIGN}")
+    for mean, half, places in zip(table["mean"], table["half"], digits, strict=True)
 ]
 order = {"index": table["score"].unique(), "columns": table["method"].unique()}
 shown = table.pivot(index="score", columns="method", values="shown").reindex(**order).T
