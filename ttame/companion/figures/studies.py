@@ -125,7 +125,7 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     Args:
         table: `ttame.companion.studies.tables.ranking`.
     """
-    figure, (axis,) = panels(1, (4.0, 0.4 * len(table) + 1.2), describe_ranking(table))
+    figure, (axis,) = panels(1, (3.9, 0.4 * len(table) + 1.2), describe_ranking(table))
     axis.axvline(0, color="0.3", linewidth=0.8)
     draw_verdicts(axis, table, range(len(table)), size=6)
     # As wide as a phone. Beside the lines, long names would leave half of that to the data.
@@ -139,7 +139,8 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     handles, labels = axis.get_legend_handles_labels()
     shown = [(handle, label) for handle, label in zip(handles, labels, strict=True)
              if isinstance(handle, Line2D) and len(np.asarray(handle.get_xdata()))]  # fmt: skip
-    figure.legend(*zip(*shown, strict=True), loc="outside upper right", ncols=3, frameon=False)
+    figure.legend(*zip(*shown, strict=True), loc="outside upper right", ncols=3, frameon=False,
+                  fontsize=LETTERING, columnspacing=1, handletextpad=0.2)  # fmt: skip
     return figure
 
 
