@@ -179,8 +179,8 @@ chosen = {}
 for name, found in comparisons.items():
     kept = found.long["score"].isin(MEASURES) & ~found.long["method"].isin(BLIND)
     chosen[name] = paired_differences(found.long[kept])
-plot_differences(chosen["other kinds"], scores=[name for name in MEASURES
-                                                if name in set(chosen["other kinds"]["score"])])  # fmt: skip
+here = chosen["other kinds"]
+plot_differences(here, scores=[name for name in MEASURES if name in set(here["score"])])
 
 # %% [markdown]
 # *T-TAME (our recipe) against every other method on photos of other kinds: mean paired difference,
@@ -189,7 +189,8 @@ plot_differences(chosen["other kinds"], scores=[name for name in MEASURES
 # %%
 tables = {name: headline(found) for name, found in comparisons.items()}
 for name in ("other kinds", "Imagenette"):
-    display(Markdown(f"**{name[0].upper()}{name[1:]}**, {common_photos(comparisons[name])} photos"))
+    count = common_photos(comparisons[name])
+    display(Markdown(f"**{name[0].upper()}{name[1:]}**, {count} photos"))
     display(tables[name].style.format(precision=1, na_rep="–").format(
         precision=0, subset=["forward", "backward"]))  # fmt: skip
 

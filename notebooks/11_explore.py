@@ -61,7 +61,8 @@ photos = [path[name] for name in shown]
 
 # %%
 explainer = ttame.load(setting.backbone)
-exploration = ttame.explore(explainer, photos, classes=classes, methods=methods, live=live)
+exploration = ttame.explore(explainer, photos, classes=classes,
+                            methods=methods, live=live)  # fmt: skip
 exploration
 
 # %% [markdown]
