@@ -70,9 +70,11 @@ names = {
 # %%
 explainer = ttame.load("tf_efficientnet_lite0")
 explanation = explainer.explain(photos)
-images, targets = normalize(explanation.images, explainer.spec), explanation.targets[:, 0]
+images = normalize(explanation.images, explainer.spec)
+targets = explanation.targets[:, 0]
 few = slice(len(shown))
-plot_masked(explainer, images[few], targets[few], {"T-TAME": explanation.maps[few]}, [15])
+own = {"T-TAME": explanation.maps[few]}
+plot_masked(explainer, images[few], targets[few], own, [15])
 
 # %% [markdown]
 # *Photos with the class that the classifier predicts and its probability p; the explanation map,
@@ -107,7 +109,8 @@ plot_architecture(ttame.load("tf_efficientnet_lite0_published_tied"), path["hone
 
 # %%
 methods = ["T-TAME", "T-TAME (published)", "Grad-CAM", "Layer-CAM", "L-CAM-Fm", "random"]
-maps = {names.get(name, name): build(name, explainer)(images, targets) for name in methods}
+maps = {names.get(name, name): build(name, explainer)(images, targets)
+        for name in methods}  # fmt: skip
 plot_methods(explanation.images, maps, [found[0] for found in explanation.names()])
 
 # %% [markdown]

@@ -205,11 +205,11 @@ for colour, space in (("grey", "normalised"), ("black", "raw")):
     gain, low, high = (f"{found[name]:+.1f}" for name in ("difference", "low", "high"))
     shown = "no difference is shown" if found["verdict"] == "open" else f"**{found['verdict']}**"
     said.append(f"measured on {colour}, {shown} ({gain}, {low} to {high})")
-text = " and ".join(said).replace("-", "\N{MINUS SIGN}")
+text = "; ".join(said).replace("-", "\N{MINUS SIGN}")
 Markdown(f"Trained on black instead of grey, by IC minus AD: {text}.")
 
 # %% [markdown]
-# Scores on black are lower than on grey for every mechanism here, which says something about the
+# Scores on black are worse than on grey for every mechanism here, which says something about the
 # classifier and nothing about the maps. Scores of two spaces must never be compared.
 #
 # ## Where the fusion starts
@@ -238,7 +238,8 @@ names = {
     "our recipe, tied rows": "tf_efficientnet_lite0",
 }
 with torch.inference_mode():
-    maps = {title: ttame.load(name)(images, target[:, None])[2] for title, name in names.items()}
+    maps = {title: ttame.load(name)(images, target[:, None])[2]
+            for title, name in names.items()}  # fmt: skip
 
 # %% tags=["hide-input"]
 captions = [explainer.classes[index].split(",")[0] for index in target.tolist()]

@@ -147,3 +147,9 @@ def test_commands_of_all_tables_can_be_given_today() -> None:
         assert shown.exit_code == 0, command
         for option in (word for word in words if word.startswith("--")):
             assert option in shown.output, command
+
+
+def test_a_run_that_went_on_elsewhere_is_listed_with_both_machines() -> None:
+    (found,) = evaluations(["every_metric/kinds_cam.jsonl"])
+    assert "1 x NVIDIA H100 80GB HBM3" in found.facts
+    assert any(fact.startswith("resumed after 780 records, 2026-11-27") for fact in found.facts)

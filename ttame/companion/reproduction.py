@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from ttame.companion.shipped import BENCHMARKS, training_record
+from ttame.companion.shipped import BENCHMARKS, resumptions, training_record
 from ttame.companion.studies.records import read_runs, total_minutes
 from ttame.companion.studies.study import read_study
 from ttame.companion.studies.tables import mean_scores, run_scores
@@ -269,7 +269,8 @@ def _made(name: str, header: Mapping[str, Any], *facts: str) -> Made:
         if row.get("commit", header["commit"]) != header["commit"]
     )
     earlier = (f"{count} rows kept, of commit {commit}" for commit, count in kept.items())
-    return Made(name, (*facts, *made, *earlier), str(header["command"]))
+    later = (f"resumed {run}" for run in resumptions(header))
+    return Made(name, (*facts, *made, *earlier, *later), str(header["command"]))
 
 
 def _cells(row: pd.Series | None, scores: Mapping[str, Iterable[str]]) -> dict[str, str]:

@@ -127,16 +127,25 @@ def provenance_table(header: Mapping[str, Any]) -> pd.DataFrame:
         "date": str(header.get("date", ""))[:10],
         "seed": header.get("seed"),
         "machine": header.get("hardware"),
-        "resumed": "; ".join(
-            f"after {run['after']:,} records, {run['date'][:10]}, commit {run['commit']}, "
-            f"{run['hardware']}, torch {run['versions']['torch']}"
-            for run in header.get("resumed", [])
-        ),
+        "resumed": "; ".join(resumptions(header)),
         "ttame": header.get("versions", {}).get("ttame"),
         "torch": header.get("versions", {}).get("torch"),
     }
     known = {key: str(value) for key, value in rows.items() if value not in (None, "")}
     return pd.DataFrame({"provenance": known})
+
+
+def resumptions(header: Mapping[str, Any]) -> list[str]:
+    """Say which other commit and machine went on with a results file, and after how many records.
+
+    Args:
+        header: Header of a results file.
+    """
+    return [
+        f"after {run['after']:,} records, {run['date'][:10]}, commit {run['commit']}, "
+        f"{run['hardware']}, torch {run['versions']['torch']}"
+        for run in header.get("resumed", [])
+    ]
 
 
 def provenances(headers: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

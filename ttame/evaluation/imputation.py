@@ -194,7 +194,7 @@ def _conjugate_gradients(
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(dim=(-2, -1), keepdim=True)
 
-    grid, values = grids[0], start
+    grid, values = grids[0], start.clone()
     residual = grid.residual(values, target).mul_(grid.unknown)
     limit = tolerance * dot(target, target).sqrt().clamp_min(1e-6)
     direction = torch.zeros_like(values)

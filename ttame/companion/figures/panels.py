@@ -104,8 +104,13 @@ def draw_verdicts(
         rows, places = table[chosen], np.asarray(lines)[chosen]
         ends = rows[["low", "high"]].to_numpy()
         axis.hlines(places, ends.min(axis=1), ends.max(axis=1), color=color, linewidth=1.5)
-        label = "no difference shown" if verdict == "open" else f"{method} {verdict}".strip()
-        axis.plot(rows["difference"], places, marker, color=color, markersize=size, label=label)
+        axis.plot(rows["difference"], places, marker, color=color, markersize=size,
+                  label=verdict_label(verdict, method))  # fmt: skip
+
+
+def verdict_label(verdict: str, method: str = "") -> str:
+    """Return what a legend calls a verdict on `method`."""
+    return "no difference shown" if verdict == "open" else f"{method} {verdict}".strip()
 
 
 def listed(values: pd.Series[Any], digits: int = 1) -> str:

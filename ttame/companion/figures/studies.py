@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,6 +17,7 @@ from ttame.companion.figures.panels import (
     listed,
     name_lines,
     panels,
+    verdict_label,
 )
 from ttame.companion.studies.study import Study
 from ttame.companion.studies.tables import axis_runs, seed_intervals
@@ -137,8 +137,9 @@ def plot_ranking(table: pd.DataFrame) -> Figure:
     axis.set_ylim(len(table) - 0.5, -0.8)
     axis.set_xlabel("IC minus AD against the default, percentage points")
     handles, labels = axis.get_legend_handles_labels()
+    present = set(map(verdict_label, table["verdict"]))
     shown = [(handle, label) for handle, label in zip(handles, labels, strict=True)
-             if isinstance(handle, Line2D) and len(np.asarray(handle.get_xdata()))]  # fmt: skip
+             if label in present]  # fmt: skip
     figure.legend(*zip(*shown, strict=True), loc="outside upper right", ncols=3, frameon=False,
                   fontsize=LETTERING, columnspacing=1, handletextpad=0.2)  # fmt: skip
     return figure
